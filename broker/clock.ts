@@ -1,0 +1,66 @@
+/** Time as a port, so that a test can move it: the system's clock, and one that only goes forward when told to. */
+
+export interface Clock {
+  /** Milliseconds since 1970. */
+  now(): number;
+  /** Calls `run` once after `ms`; the returned function takes that back. */
+  after(ms: number, run: () => void): () => void;
+}
+
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  after(ms, run) {
+    // setTimeout counts in 32 bits: a longer wait would fire at once.
+    const timer = setTimeout(run, Math.min(Math.max(ms, 0), 2 ** 31 - 1));
+    return () => clearTimeout(timer);
+  },
+};
+
+export interface TestClock extends Clock {
+  /** Lets `ms` go by: every timer that falls due runs, in order, and what it set going is awaited. */
+  advance(ms: number): Promise<void>;
+}
+
+/** A clock for tests: starts at a fixed time and stands still. */
+export function testClock(start = Date.UTC(2026, 0, 1)): TestClock {
+  let now = start;
+  let sequence = 0;
+  const timers = new Map<number, { at: number; run: () => void }>();
+  const next = () => [...timers].sort(([a, x], [b, y]) => x.at - y.at || a - b)[0];
+  const settled = async () => {
+    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+  };
+  return {
+    now: () => now,
+    after(ms, run) {
+      const id = sequence++;
+      timers.set(id, { at: now + Math.max(ms, 0), run });
+      return () => void timers.delete(id);
+    },
+    async advance(ms) {
+      const end = now + ms;
+      await settled();
+      for (let due = next(); due !== undefined && due[1].at <= end; due = next()) {
+        timers.delete(due[0]);
+        now = Math.max(now, due[1].at);
+        due[1].run();
+        await settled();
+      }
+      now = end;
+    },
+  };
+}
+
+/** Resolves after `ms`, or as soon as `signal` aborts. Never rejects. */
+export function pause(clock: Clock, ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) return resolve();
+    const done = () => {
+      cancel();
+      signal?.removeEventListener('abort', done);
+      resolve();
+    };
+    const cancel = clock.after(ms, done);
+    signal?.addEventListener('abort', done, { once: true });
+  });
+}

@@ -1,0 +1,90 @@
+/**
+ * Envelope (EIP: Message with Correlation Identifier, Return Address, Message Expiration, Routing Slip, Message Sequence,
+ * Message History). Immutable; every hop derives the next one, and derives its id from the one before, so that a step
+ * that runs twice produces the same message twice.
+ */
+import { v5, v7 } from 'uuid';
+import type { HeaderValue } from './transport.js';
+
+export type EnvelopeType = 'request' | 'reply' | 'part' | 'progress' | 'fault' | 'event' | 'cancel';
+
+/** Membership in a group that a split made (EIP: Message Sequence). */
+export interface GroupMember {
+  readonly id: string;
+  /** Position of this part, from 0. */
+  readonly index: number;
+  readonly size: number;
+  /** The aggregator that collects the group. */
+  readonly at: string;
+}
+
+export interface Envelope {
+  readonly id: string;
+  readonly requestId: string;
+  readonly type: EnvelopeType;
+  readonly flow: string;
+  /** Steps still to go, the one addressed first. Empty on an outcome. */
+  readonly slip: readonly string[];
+  /** How many hops the request has made: 1 at its first step. */
+  readonly step: number;
+  /** Which try of this step this is, from 1. */
+  readonly attempt: number;
+  /** When the request must have its outcome: ms since 1970, whole seconds (the wire carries seconds). */
+  readonly deadline: number;
+  /** Return address: a queue's name. Absent on one-way messages. */
+  readonly replyTo?: string;
+  /** Innermost first. */
+  readonly groups: readonly GroupMember[];
+  /** Business key to find the request by. */
+  readonly key?: string;
+  readonly principal?: string;
+  readonly conversation?: string;
+  /** False on volatile flows: transient, unconfirmed, best effort. */
+  readonly durable: boolean;
+  /** True when the store holds a record of the request, so that steps report where it is. */
+  readonly recorded: boolean;
+  /** The step that produced this message, and for how long its handler ran (ms). */
+  readonly from?: string;
+  readonly took?: number;
+  /** When it was made, ms since 1970. */
+  readonly at: number;
+  readonly body: Buffer;
+  readonly contentType: string;
+  readonly contentEncoding?: string;
+  readonly traceparent?: string;
+  readonly tracestate?: string;
+  readonly priority?: number;
+  /** `hub-error…` and foreign headers that travel along (faults, retries, dead letters). */
+  readonly extra?: Readonly<Record<string, HeaderValue>>;
+}
+
+/** A fresh request id: UUIDv7 (RFC 9562), so ids sort by time and tell when the request came in. */
+export const newId = (): string => v7();
+
+const namespace = '6d0c9f5e-7a0b-5f8e-9b6e-0a5b3c2d1e4f';
+
+/** The id that follows from `id`: UUIDv5 of it and what happened. Same input, same id, on any machine. */
+export const deriveId = (id: string, ...what: readonly (string | number)[]): string => v5(`${id}/${what.join('/')}`, namespace);
+
+/** When a UUIDv7 was made, ms since 1970; undefined for any other id. */
+export function timeOfId(id: string): number | undefined {
+  return /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(id)
+    ? Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16)
+    : undefined;
+}
+
+/** The envelope that follows `previous` once its step is done. */
+export function follow(previous: Envelope, change: Partial<Envelope> & { readonly at: number }, index: string | number = 0): Envelope {
+  const slip = change.slip ?? previous.slip.slice(1);
+  const { extra: _dropped, ...kept } = previous;
+  return {
+    ...kept,
+    attempt: 1,
+    step: previous.step + 1,
+    type: slip.length === 0 ? 'reply' : 'request',
+    ...(previous.slip[0] === undefined ? {} : { from: previous.slip[0] }),
+    ...change,
+    slip,
+    id: deriveId(previous.id, previous.slip[0] ?? 'end', index),
+  };
+}

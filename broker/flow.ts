@@ -1,0 +1,74 @@
+/**
+ * A flow (EIP: Routing Slip): a request type and its list of steps. Data, not code: it comes from `hub.yaml` and is
+ * checked before anything starts.
+ */
+import type { Step } from './step.js';
+
+export type JsonSchema = boolean | { readonly [keyword: string]: unknown };
+
+export interface Flow {
+  readonly name: string;
+  readonly summary?: string;
+  /** Names of the steps, in order. */
+  readonly steps: readonly string[];
+  /** How long a requestor is held when it does not say, and at most (ms). */
+  readonly waitMs: number;
+  readonly maxWaitMs: number;
+  /** How long a request lives when its requestor does not say, and at most (ms). */
+  readonly deadlineMs: number;
+  readonly maxDeadlineMs: number;
+  /** False: volatile, for idempotent reads only: transient messages, no confirms, no 202. */
+  readonly durable: boolean;
+  /** JSON Schemas (2020-12) of the request's and the reply's body. */
+  readonly request?: JsonSchema;
+  readonly reply?: JsonSchema;
+  /** A body to show in documents and in the ready-to-paste curl. */
+  readonly example?: unknown;
+}
+
+/** Something wrong with the flows, and where it is in `hub.yaml`. */
+export interface FlowFlaw {
+  /** Keys from the top of the document: `['flows', 'loan.quote', 'steps', 1]`. */
+  readonly path: readonly (string | number)[];
+  readonly message: string;
+}
+
+/** Lists everything that would stop these flows from running on these steps. */
+export function checkFlows(flows: readonly Flow[], steps: ReadonlyMap<string, Step>): FlowFlaw[] {
+  return flows.flatMap((flow) => {
+    const at = ['flows', flow.name];
+    const flaws: FlowFlaw[] = [];
+    if (flow.steps.length === 0) flaws.push({ path: at, message: `flow ${flow.name} has no steps: name at least one` });
+    flow.steps.forEach((name, index) => {
+      const path = [...at, 'steps', index];
+      const step = steps.get(name);
+      if (step === undefined) flaws.push({ path, message: `flow ${flow.name} names an unknown step "${name}"${didYouMean(name, [...steps.keys()])}` });
+      else if (!flow.durable && step.kind !== 'worker')
+        flaws.push({ path, message: `flow ${flow.name} is volatile (durable: false) and step ${name} is an ${step.kind}: only workers can serve it` });
+    });
+    if (flow.waitMs > flow.maxWaitMs) flaws.push({ path: [...at, 'wait'], message: `flow ${flow.name}: wait is longer than maxWait` });
+    if (flow.deadlineMs > flow.maxDeadlineMs) flaws.push({ path: [...at, 'deadline'], message: `flow ${flow.name}: deadline is longer than maxDeadline` });
+    return flaws;
+  });
+}
+
+/** `; did you mean "x"?`, or what there is when nothing is near. */
+export function didYouMean(name: string, known: readonly string[]): string {
+  const [best] = known.map((candidate) => ({ candidate, far: distance(name, candidate) })).sort((a, b) => a.far - b.far);
+  if (best !== undefined && best.far <= Math.max(2, name.length / 3)) return `; did you mean "${best.candidate}"?`;
+  if (known.length === 0) return '; none are defined';
+  return `; there is ${[...known].sort().slice(0, 20).join(', ')}`;
+}
+
+/** Edit distance (Levenshtein). */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min(next[j - 1]! + 1, row[j]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

@@ -1,0 +1,183 @@
+/**
+ * Port to the current state (EIP: Message Store, Idempotent Receiver): requests that must be findable, groups, the
+ * idempotency keys, the deadlines. Two implementations: `store-redis.ts` and `store-memory.ts`;
+ * `test/contract/store.ts` runs on both. Every method is atomic and may be called twice with the same effect.
+ * All times are ms since 1970 by the store's own clock (`time()`).
+ */
+import type { Message } from './transport.js';
+
+export type RequestState = 'accepted' | 'running' | 'waiting' | 'replied' | 'faulted' | 'timed-out' | 'cancelled';
+
+export type OutcomeKind = 'reply' | 'fault' | 'timeout' | 'cancelled';
+
+/** The state that each outcome leads to. */
+export const stateOf: Readonly<Record<OutcomeKind, RequestState>> = {
+  reply: 'replied',
+  fault: 'faulted',
+  timeout: 'timed-out',
+  cancelled: 'cancelled',
+};
+
+/** The one thing that becomes of a request. A body that is not a reply is a FaultBody as JSON. */
+export interface Outcome {
+  readonly kind: OutcomeKind;
+  readonly body: Buffer;
+  readonly contentType: string;
+  readonly contentEncoding?: string;
+  /** When it was decided. */
+  readonly at: number;
+}
+
+/** A foreign requestor's return address, to which the hub forwards the outcome. */
+export interface ForwardAddress {
+  readonly queue: string;
+  readonly correlationId?: string;
+}
+
+export interface RequestRecord {
+  readonly id: string;
+  readonly flow: string;
+  readonly state: RequestState;
+  readonly principal?: string;
+  readonly key?: string;
+  readonly acceptedAt: number;
+  readonly updatedAt: number;
+  readonly deadline: number;
+  /** True once the broker is known to have the request. */
+  readonly published: boolean;
+  /** The step it is at, as far as reported, and which attempt of it. */
+  readonly step?: string;
+  readonly attempt?: number;
+  /** What `waiting` waits for: `parts:bank.a,bank.b`, `retry:2/4 in 5s`, `foreign:legacy.price`. */
+  readonly waitingOn?: string;
+  readonly progress?: Progress;
+  readonly forward?: ForwardAddress;
+  /** Set from `settle` on; shown only when `shown`. */
+  readonly outcome?: Outcome;
+  /** True once the journal has the outcome; until then nobody may see it. */
+  readonly shown: boolean;
+}
+
+export interface Progress {
+  readonly percent?: number;
+  readonly message?: string;
+  /** A value that a generator step yielded, and its number from 1: shown to watchers as a `part` event. */
+  readonly part?: unknown;
+  readonly sequence?: number;
+}
+
+export type NewRecord = Pick<RequestRecord, 'id' | 'flow' | 'state' | 'acceptedAt' | 'deadline' | 'published'> &
+  Partial<Pick<RequestRecord, 'principal' | 'key' | 'forward'>>;
+
+/** An idempotency key: `scope` already holds principal, flow and key; `fingerprint` is the hash of the body. */
+export interface Claim {
+  readonly scope: string;
+  readonly fingerprint: string;
+}
+
+export type Created =
+  | { readonly result: 'created' }
+  /** The id or the key is taken: here is who has it, and whether it came with the same body. */
+  | { readonly result: 'exists'; readonly record: RequestRecord; readonly sameBody: boolean };
+
+/** What a step reports. Ignored once the request has an outcome or when there is no record. */
+export type Report = Partial<Pick<RequestRecord, 'published' | 'step' | 'attempt' | 'progress'>> & {
+  readonly state?: 'running' | 'waiting';
+  /** `null` clears it. */
+  readonly waitingOn?: string | null;
+};
+
+/** `won`: this is the outcome now. `same`: this very outcome (kind and bytes) was there already. `late`: another was. */
+export type Settled = 'won' | 'same' | 'late' | 'unknown';
+
+/** Something that happened to a recorded request, for server-sent events. */
+export interface RequestEvent {
+  /** Rises within the request; a watcher resumes after it. */
+  readonly sequence: number;
+  readonly at: number;
+  readonly name: 'state' | 'step' | 'progress' | 'part' | 'outcome';
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+export interface Group {
+  readonly id: string;
+  readonly requestId: string;
+  /** Who is asked, by index. */
+  readonly members: readonly string[];
+  /** When it is complete at the latest. */
+  readonly deadline: number;
+}
+
+/** What one member of a group said. */
+export interface Part {
+  readonly index: number;
+  readonly kind: 'reply' | 'fault';
+  readonly body: Buffer;
+  readonly contentType: string;
+  readonly at: number;
+}
+
+/**
+ * - `open`: not complete; `parts` are those so far.
+ * - `closed`: complete, for `reason`, with exactly these `parts` for ever, but its result is not known to be published.
+ * - `done`: its result is with the broker: whatever comes now is late.
+ * - `unknown`: no such group, or forgotten.
+ */
+export interface GroupState {
+  readonly state: 'open' | 'closed' | 'done' | 'unknown';
+  readonly parts: readonly Part[];
+  readonly members: readonly string[];
+  readonly deadline: number;
+  readonly reason?: string;
+  /** When the last part came (or it was opened). */
+  readonly touchedAt: number;
+}
+
+export interface Store {
+  /** The one clock: Redis TIME. Also the health check. Rejects within 2 s when the store is away. */
+  time(): Promise<number>;
+
+  /** Creates the record and claims the idempotency key, or says who has it. Both or nothing. */
+  create(record: NewRecord, claim?: Claim): Promise<Created>;
+  get(id: string): Promise<RequestRecord | undefined>;
+  /** Takes back a `create` whose request certainly never reached the broker; frees its key. Not after an outcome. */
+  discard(id: string): Promise<void>;
+  /** Notes where the request is; `event` is appended for watchers. No-op without record or after the outcome. */
+  report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<void>;
+  /** First wins. With `shown: false` nobody sees it until `show`. Removes the deadline; arms the retention. */
+  settle(id: string, outcome: Outcome, shown: boolean): Promise<Settled>;
+  /** The journal has the outcome now: makes it visible, appends the `outcome` event. */
+  show(id: string): Promise<void>;
+  /** The outcome has been forwarded to its `forward` address (or cannot be). */
+  forwarded(id: string): Promise<void>;
+  /** Ids whose deadline has passed without outcome, oldest first. */
+  due(limit: number): Promise<readonly string[]>;
+  /** Ids settled more than `olderThanMs` ago whose outcome is not shown, or not forwarded though it must be. */
+  owed(olderThanMs: number, limit: number): Promise<readonly string[]>;
+  /** Events after `sequence` (0: from the start), in order. */
+  events(id: string, sequence: number): Promise<readonly RequestEvent[]>;
+  /** Calls `wake` with the id of a request that changed, on any hub. A hint: it may be missing or come twice. */
+  watch(wake: (id: string) => void): Promise<() => Promise<void>>;
+
+  /** Opens a group; opening it again changes nothing. */
+  openGroup(group: Group): Promise<void>;
+  /** Adds a part to an open group (the first one of an index stays) and closes it once it has `enough` parts. */
+  addPart(groupId: string, part: Part, enough: number): Promise<GroupState>;
+  /** Closes an open group with the parts it has; the first reason stays. */
+  closeGroup(groupId: string, reason: string): Promise<GroupState>;
+  /** The group's result is with the broker. */
+  groupDone(groupId: string): Promise<void>;
+  group(groupId: string): Promise<GroupState>;
+
+  /** Keeps the last message of a topic; an older one (`at`) never replaces a newer one. */
+  remember(topic: string, message: Message, at: number): Promise<void>;
+  last(topic: string): Promise<{ readonly message: Message; readonly at: number } | undefined>;
+
+  /** Keeps a value for `ttlMs` under `name` (continuations of foreign steps); putting it again replaces it. */
+  park(name: string, value: Buffer, ttlMs: number): Promise<void>;
+  parked(name: string): Promise<Buffer | undefined>;
+
+  /** True when `holder` has the lease `name` for the next `ttlMs` (new, or renewed). */
+  lease(name: string, holder: string, ttlMs: number): Promise<boolean>;
+  close(): Promise<void>;
+}

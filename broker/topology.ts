@@ -1,0 +1,114 @@
+/**
+ * Every name in RabbitMQ, and what is declared there. Sorted, the RabbitMQ queues page reads as the hub's own status
+ * page. The first word is the namespace, so that tests and two hubs on one broker live side by side.
+ */
+import type { Flow } from './flow.js';
+import { pauseMs, type Step } from './step.js';
+import type { Address, Binding, Exchange, Queue, Topology } from './transport.js';
+
+export type Names = ReturnType<typeof namesIn>;
+
+/** The names within a namespace (`hub` in production). */
+export function namesIn(namespace: string) {
+  const name = (...words: string[]) => [namespace, ...words].join('.');
+  return {
+    namespace,
+    /** Entrance of foreign requestors: exchange and queue. */
+    requests: name('requests'),
+    unrouted: name('unrouted'),
+    work: name('work'),
+    workQueue: (step: string) => name('work', step),
+    journal: name('journal'),
+    replies: name('replies'),
+    /** Return address of a hub; also its routing key in `replies`. */
+    reply: (hub: string) => name('reply', hub),
+    late: name('reply', 'late'),
+    /** Answers of foreign workers in the middle of a slip. */
+    continuation: name('continue'),
+    retry: (delay: string) => name('retry', delay),
+    dead: name('dead'),
+    deadQueue: (step: string) => name('dead', step),
+    events: name('events'),
+    lastEvents: name('events', 'last'),
+    control: name('control'),
+    volatile: name('volatile'),
+    volatileQueue: (step: string) => name('volatile', step),
+  };
+}
+
+export interface TopologyInput {
+  readonly names: Names;
+  readonly flows: readonly Flow[];
+  readonly steps: ReadonlyMap<string, Step>;
+  /** Absent in a process that only works. */
+  readonly hub?: string;
+  readonly journalMaxAge: string;
+}
+
+/** How long a reply waits for its hub before any other hub may take it. */
+const replyTtlMs = 10_000;
+
+export function topologyOf({ names, flows, steps, hub, journalMaxAge }: TopologyInput): Topology {
+  const exchanges: Exchange[] = [
+    { name: names.unrouted, type: 'fanout' },
+    { name: names.requests, type: 'topic', alternate: names.unrouted },
+    { name: names.work, type: 'direct' },
+    { name: `${names.replies}.late`, type: 'fanout' },
+    { name: names.replies, type: 'direct', alternate: `${names.replies}.late` },
+    { name: names.dead, type: 'direct' },
+    { name: names.events, type: 'topic' },
+    { name: names.control, type: 'fanout' },
+  ];
+  const queues: Queue[] = [
+    { name: names.journal, type: 'stream', about: 'Everything that happened, kept for a while. Read it with: answerback trace <id>', maxAge: journalMaxAge },
+    { name: names.requests, type: 'quorum', about: 'Requests of foreign programs that no hub has taken yet' },
+    { name: names.late, type: 'quorum', about: 'Replies whose hub is away. Any hub stores them' },
+    { name: names.continuation, type: 'quorum', about: 'Answers of foreign workers; the hub goes on with the slip' },
+    { name: names.deadQueue('unrouted'), type: 'quorum', about: 'Messages that no flow or step was found for. Ready > 0: a person must decide' },
+    { name: names.lastEvents, type: 'quorum', about: 'Events on their way to "last value of a topic"', singleActive: true },
+  ];
+  const bindings: Binding[] = [
+    { exchange: names.unrouted, queue: names.deadQueue('unrouted'), routingKey: '' },
+    { exchange: names.requests, queue: names.requests, routingKey: '#' },
+    { exchange: `${names.replies}.late`, queue: names.late, routingKey: '' },
+    { exchange: names.dead, queue: names.deadQueue('unrouted'), routingKey: 'unrouted' },
+    { exchange: names.events, queue: names.lastEvents, routingKey: '#' },
+    { exchange: names.events, queue: names.journal, routingKey: '#' },
+  ];
+
+  for (const step of steps.values()) {
+    queues.push(
+      { name: names.workQueue(step.name), type: 'quorum', about: `${step.summary}. Ready: waits. Unacked: is being done`, deadLetter: { exchange: names.dead, routingKey: step.name } },
+      { name: names.deadQueue(step.name), type: 'quorum', about: `Gave up at ${step.name}, the reason is in the headers. Ready > 0: a person must decide` },
+    );
+    bindings.push(
+      { exchange: names.work, queue: names.workQueue(step.name), routingKey: step.name },
+      { exchange: names.work, queue: names.journal, routingKey: step.name },
+      { exchange: names.dead, queue: names.deadQueue(step.name), routingKey: step.name },
+      { exchange: names.dead, queue: names.journal, routingKey: step.name },
+    );
+  }
+  for (const delay of new Set([...steps.values()].flatMap((step) => step.retry))) {
+    exchanges.push({ name: names.retry(delay), type: 'fanout' });
+    queues.push({ name: names.retry(delay), type: 'quorum', about: `Failed, will be tried again after ${delay}`, ttlMs: pauseMs(delay), deadLetter: { exchange: names.work } });
+    bindings.push({ exchange: names.retry(delay), queue: names.retry(delay), routingKey: '' }, { exchange: names.retry(delay), queue: names.journal, routingKey: '' });
+  }
+  const volatileSteps = new Set(flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
+  if (volatileSteps.size > 0) exchanges.push({ name: names.volatile, type: 'direct' });
+  for (const step of volatileSteps) {
+    queues.push({ name: names.volatileQueue(step), type: 'classic', about: `Volatile requests for ${step}: fast, not kept` });
+    bindings.push({ exchange: names.volatile, queue: names.volatileQueue(step), routingKey: step });
+  }
+  if (hub !== undefined) {
+    queues.push({ name: names.reply(hub), type: 'quorum', about: `Replies on their way to hub ${hub}`, ttlMs: replyTtlMs, deadLetter: { exchange: `${names.replies}.late` } });
+    bindings.push({ exchange: names.replies, queue: names.reply(hub), routingKey: names.reply(hub) }, { exchange: names.replies, queue: names.journal, routingKey: names.reply(hub) });
+  }
+  return { exchanges, queues, bindings };
+}
+
+/** Where a message for a step is published. */
+export const workAddress = (names: Names, step: string, durable: boolean): Address => ({ exchange: durable ? names.work : names.volatile, routingKey: step });
+
+/** Where an outcome is published: our own return addresses through `hub.replies` (and so the journal), others directly. */
+export const replyAddress = (names: Names, replyTo: string, durable: boolean): Address =>
+  durable && replyTo.startsWith(`${names.namespace}.reply.`) ? { exchange: names.replies, routingKey: replyTo } : { exchange: '', routingKey: replyTo };

@@ -1,0 +1,190 @@
+/**
+ * Envelope ⇄ AMQP 0-9-1. The AMQP body is the body; everything of ours is in one header, `hub`, a Structured Field
+ * dictionary (RFC 9651) that a person can read in the RabbitMQ UI and that a plain RPC program can ignore:
+ *
+ *   flow=loan.quote, slip=(bank.offer loan.best), step=2, attempt=1, at=1795413590123, key="C-1042", deadline=@1795413600
+ *
+ * It is written by template, since that is on the way of every message, and read by a library. Reading never throws.
+ */
+import { DisplayString, parseDictionary, Token, type BareItem, type InnerList, type Item } from 'structured-headers';
+import { isFault, readFault, type Fault } from './fault.js';
+import type { Envelope, EnvelopeType, GroupMember } from './envelope.js';
+import type { Outcome } from './store.js';
+import type { Delivery, HeaderValue, Headers, Message } from './transport.js';
+import { version } from './version.js';
+
+const appId = `answerback/${version}`;
+const envelopeTypes: readonly string[] = ['request', 'reply', 'part', 'progress', 'fault', 'event', 'cancel'] satisfies EnvelopeType[];
+
+/** A text as sf-string, or as Display String when it is not plain ASCII. */
+const text = (value: string): string =>
+  /^[\x20-\x7e]*$/.test(value)
+    ? `"${value.replace(/["\\]/g, '\\$&')}"`
+    : `%"${[...Buffer.from(value)].map((byte) => (byte < 0x20 || byte > 0x7e || byte === 0x25 || byte === 0x22 ? `%${byte.toString(16).padStart(2, '0')}` : String.fromCharCode(byte))).join('')}"`;
+
+const member = (group: GroupMember): string => `${text(group.id)};index=${group.index};size=${group.size};at=${group.at}`;
+
+function hubHeader(envelope: Envelope): string {
+  let header = `flow=${envelope.flow}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
+  if (envelope.groups.length > 0) header += `, groups=(${envelope.groups.map(member).join(' ')})`;
+  if (envelope.from !== undefined) header += `, from=${envelope.from}, took=${Math.round(envelope.took ?? 0)}`;
+  if (envelope.key !== undefined) header += `, key=${text(envelope.key)}`;
+  if (envelope.principal !== undefined) header += `, principal=${text(envelope.principal)}`;
+  if (envelope.conversation !== undefined) header += `, conversation=${text(envelope.conversation)}`;
+  if (!envelope.durable) header += ', durable=?0';
+  if (envelope.recorded) header += ', recorded';
+  // Last, since structured-headers 2.1 does not take a comma after a Date.
+  return `${header}, deadline=@${Math.ceil(envelope.deadline / 1_000)}`;
+}
+
+/** The message that carries this envelope. */
+export function encode(envelope: Envelope): Message {
+  const headers: Record<string, HeaderValue> = { hub: hubHeader(envelope) };
+  if (envelope.traceparent !== undefined) headers['traceparent'] = envelope.traceparent;
+  if (envelope.tracestate !== undefined) headers['tracestate'] = envelope.tracestate;
+  if (envelope.extra !== undefined) Object.assign(headers, envelope.extra);
+  return {
+    body: envelope.body,
+    messageId: envelope.id,
+    correlationId: envelope.requestId,
+    type: envelope.type,
+    contentType: envelope.contentType,
+    timestamp: Math.floor(envelope.at / 1_000),
+    appId,
+    headers,
+    ...(envelope.replyTo === undefined ? {} : { replyTo: envelope.replyTo }),
+    ...(envelope.contentEncoding === undefined ? {} : { contentEncoding: envelope.contentEncoding }),
+    ...(envelope.priority === undefined ? {} : { priority: envelope.priority }),
+  };
+}
+
+/** A text that says what is wrong with a message. */
+export interface Undecodable {
+  readonly undecodable: string;
+}
+
+/** The envelope that a message of ours carries, or what is wrong with it. Never throws. */
+export function decode(message: Message): Envelope | Undecodable {
+  const hub = message.headers?.['hub'];
+  if (typeof hub !== 'string') return { undecodable: 'it has no "hub" header: only the hub publishes to work queues; others publish to the requests exchange' };
+  try {
+    return read(message, parseDictionary(hub));
+  } catch (error) {
+    return { undecodable: `its "hub" header cannot be read: ${error instanceof Error ? error.message : String(error)}` };
+  }
+}
+
+export const isUndecodable = (found: Envelope | Undecodable): found is Undecodable => 'undecodable' in found;
+
+type Dictionary = ReadonlyMap<string, Item | InnerList>;
+
+function read(message: Message, hub: Dictionary): Envelope {
+  if (message.messageId === undefined || message.correlationId === undefined) throw new TypeError('message_id and correlation_id are missing');
+  if (message.type === undefined || !envelopeTypes.includes(message.type)) throw new TypeError(`type is ${JSON.stringify(message.type)}`);
+  const optional = <Name extends string>(name: Name, value: string | undefined): { [N in Name]?: string } => (value === undefined ? {} : ({ [name]: value } as { [N in Name]: string }));
+  const took = numberIn(hub, 'took');
+  return {
+    id: message.messageId,
+    requestId: message.correlationId,
+    type: message.type as EnvelopeType,
+    flow: required(stringIn(hub, 'flow'), 'flow'),
+    slip: listIn(hub, 'slip').map(([item]) => plain(item)),
+    step: required(numberIn(hub, 'step'), 'step'),
+    attempt: required(numberIn(hub, 'attempt'), 'attempt'),
+    deadline: dateIn(hub, 'deadline'),
+    groups: listIn(hub, 'groups').map(groupMember),
+    durable: bareIn(hub, 'durable') !== false,
+    recorded: bareIn(hub, 'recorded') === true,
+    at: numberIn(hub, 'at') ?? (message.timestamp ?? 0) * 1_000,
+    body: message.body,
+    contentType: message.contentType ?? 'application/octet-stream',
+    ...(took === undefined ? {} : { took }),
+    ...optional('from', stringIn(hub, 'from')),
+    ...optional('key', stringIn(hub, 'key')),
+    ...optional('principal', stringIn(hub, 'principal')),
+    ...optional('conversation', stringIn(hub, 'conversation')),
+    ...optional('replyTo', message.replyTo),
+    ...optional('contentEncoding', message.contentEncoding),
+    ...optional('traceparent', headerText(message.headers, 'traceparent')),
+    ...optional('tracestate', headerText(message.headers, 'tracestate')),
+    ...(message.priority === undefined ? {} : { priority: message.priority }),
+    ...extraOf(message.headers),
+  };
+}
+
+const isList = (entry: Item | InnerList | undefined): entry is InnerList => entry !== undefined && Array.isArray(entry[0]);
+const bareIn = (hub: Dictionary, name: string): BareItem | undefined => {
+  const entry = hub.get(name);
+  return entry === undefined || isList(entry) ? undefined : (entry as Item)[0];
+};
+const listIn = (hub: Dictionary, name: string): readonly Item[] => {
+  const entry = hub.get(name);
+  return isList(entry) ? entry[0] : [];
+};
+const plain = (item: BareItem): string => (item instanceof Token || item instanceof DisplayString ? item.toString() : String(item));
+const stringIn = (hub: Dictionary, name: string): string | undefined => {
+  const item = bareIn(hub, name);
+  return item === undefined ? undefined : plain(item);
+};
+const numberIn = (hub: Dictionary, name: string): number | undefined => {
+  const item = bareIn(hub, name);
+  return typeof item === 'number' && Number.isFinite(item) ? item : undefined;
+};
+function dateIn(hub: Dictionary, name: string): number {
+  const item = bareIn(hub, name);
+  if (!(item instanceof Date) || Number.isNaN(item.getTime())) throw new TypeError(`${name} is not a date`);
+  return item.getTime();
+}
+function required<T>(value: T | undefined, name: string): T {
+  if (value === undefined) throw new TypeError(`${name} is missing`);
+  return value;
+}
+function groupMember([id, parameters]: Item): GroupMember {
+  const index = parameters.get('index');
+  const size = parameters.get('size');
+  const at = parameters.get('at');
+  if (typeof index !== 'number' || typeof size !== 'number' || at === undefined) throw new TypeError('a group needs index, size and at');
+  return { id: plain(id), index, size, at: plain(at) };
+}
+const headerText = (headers: Headers | undefined, name: string): string | undefined => {
+  const value = headers?.[name];
+  return typeof value === 'string' ? value : undefined;
+};
+function extraOf(headers: Headers | undefined): { extra?: Record<string, HeaderValue> } {
+  const extra = Object.entries(headers ?? {}).filter(([name]) => name.startsWith('hub-'));
+  return extra.length === 0 ? {} : { extra: Object.fromEntries(extra) };
+}
+
+/** Headers that tell a person, in the queue, what went wrong. Each its own, unlike `hub`. */
+export const errorHeaders = (fault: Fault, step: string, at: number): Record<string, HeaderValue> => ({
+  'hub-error-code': fault.code,
+  'hub-error': fault.message.slice(0, 500),
+  'hub-error-step': step,
+  'hub-error-at': new Date(at).toISOString(),
+});
+
+/** What an answer says, whoever wrote it: `type=fault` is a fault, everything else of a worker is the reply. */
+export function outcomeOf(message: Delivery | Message, at: number): Outcome {
+  if (message.type === 'fault') {
+    const fault = readFault(message.body, message.headers?.['hub-error-code'], message.headers?.['hub-error']);
+    const kind = fault.code === 'timeout' ? 'timeout' : fault.code === 'cancelled' ? 'cancelled' : 'fault';
+    return { kind, ...faultMessage(fault), at };
+  }
+  return {
+    kind: 'reply',
+    body: message.body,
+    contentType: message.contentType ?? 'application/octet-stream',
+    ...(message.contentEncoding === undefined ? {} : { contentEncoding: message.contentEncoding }),
+    at,
+  };
+}
+
+/** A fault as body and content type. */
+export function faultMessage(fault: Fault): { body: Buffer; contentType: string } {
+  const { code, message, step, reason, errors } = fault;
+  return { body: Buffer.from(JSON.stringify({ code, message, step, reason, errors })), contentType: 'application/json' };
+}
+
+/** Anything that was thrown, as the fault that the requestor hears: the details of our own errors stay with us. */
+export const faultOf = (error: unknown, step: string): Fault =>
+  isFault(error) ? readFault(Buffer.from(JSON.stringify({ code: error.code, message: error.message, reason: error.reason, errors: error.errors, step: error.step ?? step }))) : readFault(Buffer.from(JSON.stringify({ code: 'internal', message: `step ${step} failed after its last attempt`, step })));

@@ -1,0 +1,13 @@
+/** ESM throughout; swc strips the types (tsc checks them); services come from scripts/test.mjs. */
+export default {
+  testMatch: ['<rootDir>/test/**/*.test.ts'],
+  extensionsToTreatAsEsm: ['.ts'],
+  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1', '^answerback$': '<rootDir>/index.ts' },
+  modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/.hub'],
+  transform: {
+    '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } }],
+  },
+  testTimeout: 30_000,
+  maxWorkers: 2,
+  workerIdleMemoryLimit: '512MB',
+};

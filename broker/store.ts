@@ -52,6 +52,8 @@ export interface RequestRecord {
   readonly waitingOn?: string;
   readonly progress?: Progress;
   readonly forward?: ForwardAddress;
+  /** True once the outcome is at its `forward` address (or cannot be). */
+  readonly forwarded?: boolean;
   /** Set from `settle` on; shown only when `shown`. */
   readonly outcome?: Outcome;
   /** True once the journal has the outcome; until then nobody may see it. */
@@ -161,7 +163,7 @@ export interface Store {
 
   /** Opens a group; opening it again changes nothing. */
   openGroup(group: Group): Promise<void>;
-  /** Adds a part to an open group (the first one of an index stays) and closes it once it has `enough` parts. */
+  /** Adds a part to an open group (the first one of an index stays) and closes it once it has `enough` parts: reason `all` when that is every member, else `at-least`. */
   addPart(groupId: string, part: Part, enough: number): Promise<GroupState>;
   /** Closes an open group with the parts it has; the first reason stays. */
   closeGroup(groupId: string, reason: string): Promise<GroupState>;

@@ -47,7 +47,8 @@ export async function isOurs(pid, dir) {
   return cwd.startsWith(`${root}/`);
 }
 
-/** Ends processes one after the other: SIGTERM, 10 s, SIGKILL. Resolves when all are gone.
+/** Ends processes one after the other: SIGTERM, 10 s, SIGKILL. Resolves when all are gone. RabbitMQ 3.10 with its
+ * management plugin needs 6 s, of which 5 in waiting for itself (`application:set_env` while applications stop).
  * @param {number[]} pids @param {string} dir */
 export async function end(pids, dir) {
   for (const pid of pids) {
@@ -60,24 +61,29 @@ export async function end(pids, dir) {
   }
 }
 
+/** Given out already, to somebody who may not listen yet. @type {Set<number>} */
+const given = new Set();
+
 /** Ports that nobody listens on. Below the range of outgoing connections (Linux from 32768, macOS from 49152), so that
  * none of those takes the port while its server is still starting.
  * @param {number} count */
 export async function freePorts(count) {
-  /** @type {Set<number>} */
-  const found = new Set();
-  for (let tries = 0; found.size < count; tries++) {
+  /** @type {number[]} */
+  const found = [];
+  for (let tries = 0; found.length < count; tries++) {
     if (tries > 500) throw new Error('no free loopback port between 20000 and 29999');
     const port = 20_000 + Math.floor(Math.random() * 10_000);
+    if (given.has(port)) continue;
+    given.add(port);
     const server = createServer();
     const free = await new Promise((resolve) => {
       server.once('error', () => resolve(false));
       server.listen({ port, host: '127.0.0.1', exclusive: true }, () => resolve(true));
     });
     if (free) await new Promise((resolve) => server.close(resolve));
-    if (free) found.add(port);
+    if (free) found.push(port);
   }
-  return [...found];
+  return found;
 }
 
 /** Runs `work` while no other process runs under the same lock. The lock of a process that died or stands still for

@@ -1,0 +1,128 @@
+/** Inbound HTTP: the reference adapter. The table of routes below is what it can do; `server.ts` is what it refuses. */
+import type { AddressInfo } from 'node:net';
+import { adapter, type AdapterContext, type Open } from '../../broker/adapter.js';
+import { pause, systemClock } from '../../broker/clock.js';
+import { asyncApi } from './asyncapi.js';
+import { documentHandlers } from './documents.js';
+import { isLoopback } from './local.js';
+import { openApi } from './openapi.js';
+import { requestHandlers } from './requests.js';
+import { httpServer, type Limits, type Route } from './server.js';
+import type { EventStream } from './stream.js';
+import { topicHandlers } from './topics.js';
+
+export { asyncApi, openApi };
+
+export interface HttpSettings extends Limits {
+  readonly port: number;
+  readonly host: string;
+  readonly open: boolean;
+  readonly retention: number;
+  readonly ping: number;
+  readonly namespace: string;
+}
+
+export const http = adapter<HttpSettings>({
+  name: 'http',
+  summary: 'Requests, messages and events over HTTP, with status URLs, long polls and server-sent events.',
+  says: {
+    reply: '`200` and the body as it is',
+    accepted: '`202` with `Location`, `Retry-After` and a status document',
+    fault: 'the fault\'s status and `application/problem+json` with its `code`',
+    oneWay: '`202` once the broker has confirmed the message',
+  },
+  settings: {
+    port: { doc: 'Port to listen on; 0: any free one.', format: 'port', default: 8080, env: 'HUB_HTTP_PORT' },
+    host: { doc: 'Address to listen on.', format: 'String', default: '127.0.0.1', env: 'HUB_HTTP_HOST' },
+    open: { doc: 'Answer on a public address, and to pages of other origins, without authentication.', format: 'bool', default: false, env: 'HUB_HTTP_OPEN' },
+    bodyLimit: { doc: 'Largest body; larger ones get 413.', format: 'size', default: 1_048_576, env: 'HUB_HTTP_BODY_LIMIT' },
+    maxHeaderSize: { doc: 'Largest request line and headers together; larger ones get 431.', format: 'size', default: 16_384, env: 'HUB_HTTP_MAX_HEADER_SIZE' },
+    maxConnections: { doc: 'Connections at once; more are closed at once.', format: 'nat', default: 20_000, env: 'HUB_HTTP_MAX_CONNECTIONS' },
+    maxInFlight: { doc: 'Held requests and streams at once; more get 503.', format: 'nat', default: 10_000, env: 'HUB_HTTP_MAX_IN_FLIGHT' },
+    maxInFlightPerPrincipal: { doc: 'The same for one principal; more get 429.', format: 'nat', default: 5_000, env: 'HUB_HTTP_MAX_IN_FLIGHT_PER_PRINCIPAL' },
+    headersTimeout: { doc: 'Time for a client to send its headers.', format: 'duration', default: 10_000, env: 'HUB_HTTP_HEADERS_TIMEOUT' },
+    requestTimeout: { doc: 'Time for a client to send its whole request (held requests are not meant).', format: 'duration', default: 30_000, env: 'HUB_HTTP_REQUEST_TIMEOUT' },
+    ping: { doc: 'How often a silent event stream gets a comment, so that nobody on the way gives it up.', format: 'duration', default: 15_000, env: 'HUB_HTTP_PING' },
+    retention: { doc: 'How long an ended request is remembered; an older id gets 410.', format: 'duration', default: 86_400_000, env: 'HUB_RETENTION' },
+    namespace: { doc: 'First word of the names on RabbitMQ, for /asyncapi.json.', format: 'String', default: 'hub', env: 'HUB_NAMESPACE' },
+  },
+
+  async open(settings: HttpSettings, context: AdapterContext): Promise<Open> {
+    refusePublicWithoutKeys(settings, context);
+    const { gateway } = context;
+    const streams = new Set<EventStream>();
+    const closing = new AbortController();
+    const stopping = () => closing.signal.aborted || context.stopping.aborted;
+
+    const requests = requestHandlers({ gateway, retention: settings.retention, pingMs: settings.ping, streams });
+    const topics = topicHandlers({ gateway, pingMs: settings.ping, streams });
+    const documents = documentHandlers({ ...context, namespace: settings.namespace, stopping });
+
+    const routes: readonly Route[] = [
+      ['POST', '/requests/:flow', requests.ask, 'held'],
+      ['GET', '/requests/:id', requests.status, 'quick'],
+      ['GET', '/requests/:id/reply', requests.reply, 'held'],
+      ['GET', '/requests/:id/events', requests.events, 'stream'],
+      ['DELETE', '/requests/:id', requests.cancel, 'quick'],
+      ['POST', '/messages/:flow', requests.send, 'held'],
+      ['POST', '/events/:topic', topics.publish, 'held'],
+      ['GET', '/events/:pattern', topics.watch, 'stream'],
+      ['GET', '/events/:topic/last', topics.last, 'quick'],
+      ['GET', '/openapi.json', documents.openApi, 'quick'],
+      ['GET', '/asyncapi.json', documents.asyncApi, 'quick'],
+      ['GET', '/metrics', documents.metrics, 'quick'],
+      ['GET', '/', documents.page, 'quick'],
+      ['GET', '/health/live', documents.live, 'open'],
+      ['GET', '/health/ready', documents.ready, 'open'],
+    ];
+
+    const guardBrowsers = !context.access.required && !settings.open;
+    const app = httpServer(routes, { limits: settings, context, stopping, guardBrowsers });
+    const silent = new Set<import('node:net').Socket>();
+    app.server.on('connection', (socket) => {
+      silent.add(socket);
+      socket.once('close', () => silent.delete(socket));
+    });
+    app.server.on('request', ({ socket }) => silent.delete(socket));
+
+    await app.listen({ port: settings.port, host: settings.host }).catch((error: NodeJS.ErrnoException) => {
+      throw cannotListen(settings, error);
+    });
+    const url = `http://${settings.host.includes(':') ? `[${settings.host}]` : settings.host}:${(app.server.address() as AddressInfo).port}`;
+
+    return {
+      urls: [url],
+      async close() {
+        closing.abort();
+        for (const stream of streams) stream.end();
+        for (const socket of silent) socket.destroy();
+        // Connections that fall idle from now on; Node looks only once.
+        const sweep = setInterval(() => app.server.closeIdleConnections(), 100);
+        const giveUp = new AbortController();
+        const late = pause(systemClock, 9_000, giveUp.signal).then(() => app.server.closeAllConnections());
+        await app.close();
+        clearInterval(sweep);
+        giveUp.abort();
+        await late;
+      },
+    };
+  },
+});
+
+function refusePublicWithoutKeys({ host, open }: HttpSettings, { access }: AdapterContext): void {
+  if (access.required || open || isLoopback(host)) return;
+  throw new Error(
+    `http: without principals everybody who reaches ${host} could use this hub. Add principals to hub.yaml (\`answerback key\` makes one), ` +
+      'or listen on this machine only with HUB_HTTP_HOST=127.0.0.1, or, where something else guards it, set HUB_HTTP_OPEN=true',
+  );
+}
+
+function cannotListen({ port, host }: HttpSettings, error: NodeJS.ErrnoException): Error {
+  const why: Readonly<Record<string, string>> = {
+    EADDRINUSE: `port ${port} on ${host} is taken: stop what listens there, or choose another one with HUB_HTTP_PORT=${port + 1} (0: any free one)`,
+    EACCES: `port ${port} needs rights that this user does not have: choose one above 1023 with HUB_HTTP_PORT=8080`,
+    EADDRNOTAVAIL: `this machine has no address ${host}: choose one that it has with HUB_HTTP_HOST=127.0.0.1`,
+    ENOTFOUND: `there is no host ${host}: choose an address of this machine with HUB_HTTP_HOST=127.0.0.1`,
+  };
+  return new Error(`http: ${why[error.code ?? ''] ?? error.message}`, { cause: error });
+}

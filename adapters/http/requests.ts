@@ -1,0 +1,159 @@
+/** `/requests` and `/messages`: a request in, its outcome out, now or later. */
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { timeOfId } from '../../broker/envelope.js';
+import type { Answer, Gateway, Status } from '../../broker/gateway.js';
+import type { Outcome } from '../../broker/store.js';
+import { headerValue, matches, readHeaders } from './headers.js';
+import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
+import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
+import { bodyOf, parameter, type Handler } from './server.js';
+import { etagOf, iso, retryAfterSeconds, statusDocument } from './status.js';
+import { eventStream, type EventStream } from './stream.js';
+
+interface Needs {
+  readonly gateway: Gateway;
+  /** How long an ended request is remembered (ms). */
+  readonly retention: number;
+  readonly pingMs: number;
+  /** Every open event stream, so that the server can end them. */
+  readonly streams: Set<EventStream>;
+}
+
+export interface RequestHandlers {
+  readonly ask: Handler;
+  readonly send: Handler;
+  readonly status: Handler;
+  readonly reply: Handler;
+  readonly events: Handler;
+  readonly cancel: Handler;
+}
+
+export function requestHandlers({ gateway, retention, pingMs, streams }: Needs): RequestHandlers {
+  const longestHold = (flow: string): number => gateway.flows.find((known) => known.name === flow)?.maxWaitMs ?? 0;
+
+  /** Unknown, somebody else's, forgotten: the store cannot tell, only the time in the id can. */
+  const missing = (reply: FastifyReply, id: string) => {
+    const madeAt = timeOfId(id);
+    return madeAt !== undefined && madeAt + retention < Date.now()
+      ? sendProblem(reply, httpProblem('gone', `request ${id} is older than what this hub remembers`))
+      : sendProblem(reply, httpProblem('not-found', `there is no request ${id}`));
+  };
+
+  return {
+    async ask(request, reply) {
+      reply.header('vary', 'Prefer');
+      const flow = parameter(request, 'flow');
+      const said = readHeaders(request.headers);
+      const prefer = readPrefer(request.headers['prefer']);
+      const hold = holdMs(prefer, longestHold(flow));
+      const { principal, visit } = request;
+      visit?.take();
+      const answer = await gateway.request({
+        flow,
+        principal,
+        body: bodyOf(request),
+        ...said,
+        ...(hold === undefined ? {} : { waitMs: hold }),
+        ...(visit === null ? {} : { signal: visit.signal }),
+      });
+      if (answer.replayed) reply.header('idempotency-replayed', 'true');
+      return sendAnswer(reply, answer, prefer, hold);
+    },
+
+    async send(request, reply) {
+      const flow = parameter(request, 'flow');
+      const said = readHeaders(request.headers);
+      request.visit?.take();
+      const id = await gateway.send({ flow, principal: request.principal, body: bodyOf(request), ...said });
+      return reply.code(202).header('hub-request-id', id).send(Buffer.alloc(0));
+    },
+
+    async status(request, reply) {
+      const id = parameter(request, 'id');
+      const status = await gateway.status(id, request.principal);
+      if (status === undefined) return missing(reply, id);
+      const body = Buffer.from(JSON.stringify(statusDocument(status)));
+      const etag = etagOf(body);
+      reply.header('etag', etag).header('cache-control', 'no-store').header('hub-request-id', id);
+      if (matches(request.headers['if-none-match'], etag)) return reply.code(304).send();
+      return reply.header('content-type', 'application/json').send(body);
+    },
+
+    async reply(request, reply) {
+      reply.header('vary', 'Prefer');
+      const id = parameter(request, 'id');
+      const prefer = readPrefer(request.headers['prefer']);
+      const { principal, visit } = request;
+      // Who does not ask to wait is not held; who does, at most as long as the flow allows.
+      const flow = prefer.waitMs === undefined ? undefined : (await gateway.status(id, principal))?.flow;
+      const hold = flow === undefined ? 0 : (holdMs(prefer, longestHold(flow)) ?? 0);
+      const answer = await gateway.collect(id, principal, hold, visit?.signal);
+      return answer === undefined ? missing(reply, id) : sendAnswer(reply, answer, prefer, hold);
+    },
+
+    async events(request, reply) {
+      const id = parameter(request, 'id');
+      const { principal, visit } = request;
+      const status = await gateway.status(id, principal);
+      if (status === undefined || visit === null) return missing(reply, id);
+      const stream = eventStream(reply, { pingMs, gone: visit.signal });
+      streams.add(stream);
+      try {
+        // Of an ended request the headers wait for a first event: a client that has seen all is told to stop (204).
+        if (status.endedAt === undefined) stream.begin();
+        const found = await gateway.events(
+          id,
+          principal,
+          lastEventId(request),
+          ({ sequence, at, name, data }) => stream.send({ id: sequence, event: name, data: { ...data, at: iso(at) } }),
+          stream.signal,
+        );
+        if (!stream.begun) return found ? reply.code(204).send() : missing(reply, id);
+        return reply;
+      } finally {
+        stream.end();
+        streams.delete(stream);
+      }
+    },
+
+    async cancel(request, reply) {
+      const id = parameter(request, 'id');
+      const done = await gateway.cancel(id, request.principal);
+      if (done === undefined) return missing(reply, id);
+      reply.header('hub-request-id', id);
+      if (done === 'ended') return sendProblem(reply, httpProblem('ended', `request ${id} has its outcome already`, { requestId: id }));
+      const status = await gateway.status(id, request.principal);
+      return status === undefined ? missing(reply, id) : sendStatus(reply, status);
+    },
+  };
+}
+
+function sendAnswer(reply: FastifyReply, answer: Answer, prefer: Preferences, hold: number | undefined): FastifyReply {
+  const applied = preferenceApplied(prefer, { accepted: answer.kind === 'accepted', holdMs: hold, heldMs: answer.heldMs });
+  if (applied !== undefined) reply.header('preference-applied', applied);
+  reply.header('hub-request-id', answer.id).header('cache-control', 'no-store');
+  if (answer.kind === 'outcome') return sendOutcome(reply, answer.id, answer.outcome);
+  reply.code(202).header('location', `/requests/${answer.id}`).header('retry-after', retryAfterSeconds(answer.status, Date.now()));
+  return sendStatus(reply, answer.status);
+}
+
+/** The reply's body untouched, or what became of the request instead. */
+function sendOutcome(reply: FastifyReply, id: string, outcome: Outcome): FastifyReply {
+  if (outcome.kind !== 'reply') return sendProblem(reply, outcomeProblem(outcome, id));
+  reply.header('content-type', headerValue(outcome.contentType, 'application/octet-stream'));
+  const encoding = headerValue(outcome.contentEncoding, '');
+  if (encoding !== '') reply.header('content-encoding', encoding);
+  return reply.send(outcome.body);
+}
+
+function sendStatus(reply: FastifyReply, status: Status): FastifyReply {
+  return reply
+    .header('content-type', 'application/json')
+    .header('cache-control', 'no-store')
+    .send(Buffer.from(JSON.stringify(statusDocument(status))));
+}
+
+function lastEventId({ headers }: FastifyRequest): number {
+  const text = headers['last-event-id'];
+  return typeof text === 'string' && /^\d{1,15}$/.test(text) ? Number(text) : 0;
+}

@@ -1,0 +1,192 @@
+/**
+ * The Fastify server around the routes: any body as bytes, limits before anything is published, who is asking, and every
+ * error as problem+json, also for what never became a request.
+ */
+import type { Socket } from 'node:net';
+import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, type HTTPMethods } from 'fastify';
+import type { AdapterContext } from '../../broker/adapter.js';
+import { messageOf } from '../../broker/fault.js';
+import type { Principal } from '../../broker/access.js';
+import { apiKey } from './headers.js';
+import { localOnly } from './local.js';
+import { httpProblem, rawProblem, sendProblem, thrownProblem } from './problem.js';
+import { visits, type Visit } from './visits.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    principal: Principal;
+    /** Set on routes that count as in flight. */
+    visit: Visit | null;
+  }
+  interface FastifyContextConfig {
+    access?: Route[3];
+  }
+}
+
+export type Handler = (request: FastifyRequest, reply: FastifyReply) => Promise<unknown>;
+
+/**
+ * - `open`: needs no key.
+ * - `quick`: answered at once.
+ * - `held`: counts as in flight.
+ * - `stream`: as `held`, and has no HEAD.
+ */
+export type Route = readonly [method: 'GET' | 'POST' | 'DELETE', url: string, handler: Handler, access: 'open' | 'quick' | 'held' | 'stream'];
+
+export interface Limits {
+  readonly bodyLimit: number;
+  readonly maxHeaderSize: number;
+  readonly maxConnections: number;
+  readonly maxInFlight: number;
+  readonly maxInFlightPerPrincipal: number;
+  readonly headersTimeout: number;
+  readonly requestTimeout: number;
+}
+
+export interface ServerNeeds {
+  readonly limits: Limits;
+  readonly context: Pick<AdapterContext, 'access' | 'log'>;
+  /** True once nothing new may come in. */
+  readonly stopping: () => boolean;
+  /** Only reachable from this machine and without keys: web pages of others must be kept out. */
+  readonly guardBrowsers: boolean;
+}
+
+export function httpServer(routes: readonly Route[], { limits, context, stopping, guardBrowsers }: ServerNeeds): FastifyInstance {
+  const inFlight = visits({ all: limits.maxInFlight, perPrincipal: limits.maxInFlightPerPrincipal });
+
+  const failed = (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply) => {
+    const problem = thrownProblem(error);
+    if (problem.code === 'error') context.log('http.failed', { method: request.method, route: request.routeOptions.url, error: messageOf(error) });
+    // What is left of a refused body is read and dropped, so that the client can read the answer.
+    if (problem.code === 'too-large') reply.removeHeader('connection');
+    return sendProblem(reply, problem);
+  };
+
+  const app = fastify({
+    bodyLimit: limits.bodyLimit,
+    routerOptions: { maxParamLength: 255 },
+    requestTimeout: limits.requestTimeout,
+    forceCloseConnections: 'idle',
+    // Our own hook says it as problem+json.
+    return503OnClosing: false,
+    http: { maxHeaderSize: limits.maxHeaderSize, headersTimeout: limits.headersTimeout, connectionsCheckingInterval: 1_000, requireHostHeader: false },
+    frameworkErrors: failed,
+    clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight.isTaken(socket)),
+  });
+  app.server.maxConnections = limits.maxConnections;
+  app.server.on('checkExpectation', (_request, response) => {
+    response.shouldKeepAlive = false;
+    const problem = httpProblem('expectation-failed', 'only `Expect: 100-continue` can be met');
+    response.writeHead(problem.status, { 'content-type': 'application/problem+json' }).end(JSON.stringify(problem));
+  });
+
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+  // Set by the hook below, before any handler that may look at it.
+  app.decorateRequest('principal', null as never);
+  app.decorateRequest('visit', null);
+  app.setErrorHandler(failed);
+
+  app.addHook('onRequest', async (request, reply) => {
+    const access = request.routeOptions.config.access ?? 'quick';
+    if (request.raw.httpVersion === '1.1' && request.headers.host === undefined) {
+      return sendProblem(reply.header('connection', 'close'), httpProblem('bad-request', 'the Host header is missing'));
+    }
+    if (access === 'open') return undefined;
+    if (stopping()) return sendProblem(reply, httpProblem('stopping', 'this hub is about to stop: ask again, another one may answer'));
+    const intruder = guardBrowsers ? localOnly(request.headers) : undefined;
+    if (intruder !== undefined) return sendProblem(reply, intruder);
+
+    const key = apiKey(request.headers);
+    const principal = context.access.authenticate(key);
+    if (principal === undefined) {
+      reply.header('www-authenticate', key === undefined ? 'Bearer realm="answerback"' : 'Bearer realm="answerback", error="invalid_token"');
+      return sendProblem(reply, httpProblem('unauthenticated', 'send an API key as `Authorization: Bearer ab_…` or `X-API-Key: ab_…`'));
+    }
+    request.principal = principal;
+
+    if (access === 'quick') return undefined;
+    const visit = inFlight.enter(request.raw.socket, principal.name);
+    if (visit === 'overloaded') return sendProblem(reply, httpProblem('overloaded', `${limits.maxInFlight} requests are in flight, more are not taken`));
+    if (visit === 'too-many') return sendProblem(reply, httpProblem('too-many', `${limits.maxInFlightPerPrincipal} requests of ${principal.name} are in flight, more are not taken`));
+    request.visit = visit;
+    reply.raw.once('close', visit.leave);
+    return undefined;
+  });
+
+  app.addHook('onSend', async (_request, reply) => {
+    reply.header('x-content-type-options', 'nosniff');
+    // Bodies are the workers': in a browser they get no rights of this origin.
+    if (!reply.hasHeader('content-security-policy')) reply.header('content-security-policy', "default-src 'none'; sandbox");
+    if (stopping()) reply.header('connection', 'close');
+    cutSlowReader(reply);
+  });
+
+  for (const [method, url, handler, access] of routes) {
+    app.route({ method, url, handler, config: { access }, exposeHeadRoute: method === 'GET' && access !== 'stream' });
+  }
+  refuseOtherMethods(app, routes);
+  app.setNotFoundHandler(async (request, reply) =>
+    app.supportedMethods.includes(request.method)
+      ? sendProblem(reply, httpProblem('not-found', `there is nothing at ${request.url.slice(0, 200)}; GET / shows what there is`))
+      : sendProblem(reply, httpProblem('unknown-method', `${request.method} means nothing here`)),
+  );
+  return app;
+}
+
+/** 405 with `Allow` for each address that knows other methods. */
+function refuseOtherMethods(app: FastifyInstance, routes: readonly Route[]): void {
+  const byShape = new Map<string, Set<string>>();
+  for (const [method, path, , access] of routes) {
+    const shape = path.replace(/:\w+/g, ':any');
+    const allowed = byShape.get(shape) ?? new Set();
+    byShape.set(shape, allowed.add(method));
+    if (method === 'GET' && access !== 'stream') allowed.add('HEAD');
+  }
+  for (const [url, allowed] of byShape) {
+    const others = app.supportedMethods.filter((method) => !allowed.has(method)) as HTTPMethods[];
+    const allow = [...allowed].join(', ');
+    app.route({
+      method: others,
+      url,
+      handler: async (request, reply) => {
+        reply.header('allow', allow);
+        return request.method === 'OPTIONS' ? reply.code(204).send() : sendProblem(reply, httpProblem('method-not-allowed', `${request.method} cannot be done here; ${allow} can`));
+      },
+    });
+  }
+}
+
+/** Who takes nothing of the answer for so long is cut. */
+const slowReaderMs = 30_000;
+
+function cutSlowReader({ raw }: FastifyReply): void {
+  const socket = raw.socket;
+  socket?.setTimeout(slowReaderMs);
+  // Unless Node waits for the next request already (keep-alive), with a timeout of its own: the next one may be held for longer.
+  raw.once('finish', () => void (socket?.timeout === slowReaderMs && socket.setTimeout(0)));
+}
+
+/** What could not be read as HTTP. Nothing is said on a socket whose request the hub acts on: it would be taken for its answer. */
+function refuseRaw(error: NodeJS.ErrnoException, socket: Socket, taken: boolean): void {
+  if (!taken && socket.writable && error.code !== 'ECONNRESET') socket.write(rawProblem(unreadable(error.code)));
+  socket.destroySoon();
+}
+
+function unreadable(code = '') {
+  if (code === 'HPE_HEADER_OVERFLOW') return httpProblem('header-too-large', 'the headers are larger than this hub takes');
+  if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW') return httpProblem('too-large', 'the chunk extensions are too large');
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return httpProblem('request-timeout', 'the request did not come in time');
+  return httpProblem('bad-request', 'this is not HTTP/1.1 as RFC 9112 has it');
+}
+
+/** A part of the address, decoded. */
+export function parameter(request: FastifyRequest, name: string): string {
+  return (request.params as Readonly<Record<string, string>>)[name] ?? '';
+}
+
+/** The body as it came; empty when there was none. */
+export function bodyOf(request: FastifyRequest): Buffer {
+  return Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
+}

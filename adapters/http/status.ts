@@ -1,0 +1,41 @@
+/** The status document of a request, and when to look again. */
+import { createHash } from 'node:crypto';
+import type { Status } from '../../broker/gateway.js';
+
+export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt'> {
+  readonly acceptedAt: string;
+  readonly updatedAt: string;
+  readonly deadline: string;
+  readonly endedAt?: string;
+  readonly links: { readonly self: string; readonly reply: string; readonly events: string; readonly cancel: string };
+}
+
+export function statusDocument(status: Status): StatusDocument {
+  const self = `/requests/${status.id}`;
+  const { id, flow, state, key, step, attempt, waitingOn, progress, deadline, acceptedAt, updatedAt, endedAt } = status;
+  return {
+    id,
+    flow,
+    state,
+    ...(key === undefined ? {} : { key }),
+    ...(step === undefined ? {} : { step }),
+    ...(attempt === undefined ? {} : { attempt }),
+    ...(waitingOn === undefined ? {} : { waitingOn }),
+    ...(progress === undefined ? {} : { progress }),
+    deadline: iso(deadline),
+    acceptedAt: iso(acceptedAt),
+    updatedAt: iso(updatedAt),
+    ...(endedAt === undefined ? {} : { endedAt: iso(endedAt) }),
+    links: { self, reply: `${self}/reply`, events: `${self}/events`, cancel: self },
+  };
+}
+
+/** Seconds until another look is worth it: a tenth of the age, so that what takes long is polled rarely. */
+export function retryAfterSeconds(status: Status, now: number): number {
+  return Math.min(60, Math.max(1, Math.round((now - status.acceptedAt) / 10_000)));
+}
+
+/** A strong entity tag of these bytes. */
+export const etagOf = (body: Buffer): string => `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
+
+export const iso = (ms: number): string => new Date(ms).toISOString();

@@ -1,0 +1,64 @@
+/** Who is being served: counts requests in flight, in all and per principal, and notices when a client hangs up. */
+import type { Socket } from 'node:net';
+
+export interface Visit {
+  /** Aborts when the client hangs up. */
+  readonly signal: AbortSignal;
+  /** The hub acts on the request from now on: a definite refusal would no longer be true. */
+  take(): void;
+  leave(): void;
+}
+
+export interface Visits {
+  /** Begins a visit, or says which limit it would break. */
+  enter(socket: Socket, principal: string): Visit | 'overloaded' | 'too-many';
+  /** True while the hub acts on a request that came by this socket. */
+  isTaken(socket: Socket): boolean;
+}
+
+export function visits(limits: { readonly all: number; readonly perPrincipal: number }): Visits {
+  let all = 0;
+  const byPrincipal = new Map<string, number>();
+  const bySocket = new WeakMap<Socket, Set<{ hangUp(): void; taken: boolean }>>();
+
+  /** The visits by one socket (several with pipelining); one listener for all of them. */
+  const of = (socket: Socket) => {
+    const known = bySocket.get(socket);
+    if (known !== undefined) return known;
+    const fresh = new Set<{ hangUp(): void; taken: boolean }>();
+    bySocket.set(socket, fresh);
+    socket.once('close', () => [...fresh].forEach((visit) => visit.hangUp()));
+    return fresh;
+  };
+
+  return {
+    enter(socket, principal) {
+      const mine = byPrincipal.get(principal) ?? 0;
+      if (all >= limits.all) return 'overloaded';
+      if (mine >= limits.perPrincipal) return 'too-many';
+      all++;
+      byPrincipal.set(principal, mine + 1);
+      const gone = new AbortController();
+      const here = of(socket);
+      const visit = {
+        taken: false,
+        hangUp() {
+          gone.abort();
+          leave();
+        },
+      };
+      const leave = () => {
+        if (!here.delete(visit)) return;
+        all--;
+        const left = (byPrincipal.get(principal) ?? 1) - 1;
+        if (left > 0) byPrincipal.set(principal, left);
+        else byPrincipal.delete(principal);
+      };
+      here.add(visit);
+      // A socket that closed while the key was being checked will not close again.
+      if (socket.destroyed) visit.hangUp();
+      return { signal: gone.signal, take: () => void (visit.taken = true), leave };
+    },
+    isTaken: (socket) => [...(bySocket.get(socket) ?? [])].some((visit) => visit.taken),
+  };
+}

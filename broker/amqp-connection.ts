@@ -1,0 +1,290 @@
+/**
+ * One supervised connection to RabbitMQ: opened, watched, and opened again for ever. This is the only file that imports
+ * amqplib. Its own `recovery` is not used, since a cut while that one sets up crashes the process or hangs for good
+ * (`reference/ecosystem.md` 0.5). A lost connection is a `Session` that has ended; nothing of it is used again.
+ */
+import { hostname } from 'node:os';
+import type { Duplex } from 'node:stream';
+import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from 'amqplib';
+import { pause, systemClock } from './clock.js';
+
+export type { Channel, ConfirmChannel, ConsumeMessage, Message as AmqpMessage, Options } from 'amqplib';
+
+export type Log = (event: string, fields: Record<string, unknown>) => void;
+
+const connectMs = 5_000;
+const setUpMs = 60_000;
+const firstConnectMs = 10_000;
+const firstRetryMs = 100;
+const longestRetryMs = 3_000;
+const socketBufferBytes = 1 << 20;
+
+/** How long one answer of the broker may take. */
+export const answerMs = 10_000;
+
+/** An open connection, until it ends. */
+export interface Session {
+  /** A channel whose errors end in the log, never in an exception. Rejects when the session ends meanwhile. */
+  channel(): Promise<Channel>;
+  confirmChannel(): Promise<ConfirmChannel>;
+  /** Call after each publish or ack: what is sent in one turn of the event loop goes out in one write. */
+  coalesce(): void;
+  /** Ends it at once, for instance because the broker does not answer. */
+  fail(error: Error): void;
+  isOpen(): boolean;
+  /** Resolves when it has ended, for whatever reason. */
+  readonly ended: Promise<Error>;
+}
+
+export interface ConnectionOptions {
+  readonly url: string;
+  /** Shown in the Connections table of the RabbitMQ UI. */
+  readonly name: string;
+  readonly log: Log;
+  /** Runs on each new session before it counts as up. A failure ends the session, and the next one is tried. */
+  setUp(session: Session): Promise<void>;
+  /** Tells each change of `session()` and `isBlocked()`. */
+  changed(): void;
+}
+
+export class AmqpConnection {
+  readonly #options: ConnectionOptions;
+  readonly #closing = new AbortController();
+  readonly #waiting = new Set<() => void>();
+  #session: Session | undefined;
+  #isBlocked = false;
+  #kept: Promise<void> = Promise.resolve();
+
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+  }
+
+  /** The session that is up, if any. */
+  session(): Session | undefined {
+    return this.#session;
+  }
+
+  /** True while the broker refuses to take messages (memory or disk alarm). */
+  isBlocked(): boolean {
+    return this.#isBlocked;
+  }
+
+  /** Resolves with the session as soon as one is up; rejects after `withinMs`, or when this is closed. */
+  async up(withinMs: number): Promise<Session> {
+    const until = Date.now() + withinMs;
+    while (this.#session === undefined) {
+      const leftMs = until - Date.now();
+      if (this.#closing.signal.aborted) throw new Error('the transport is closed');
+      if (leftMs <= 0) throw new Error(`RabbitMQ at ${place(this.#options.url)} has been away for ${withinMs} ms`);
+      await new Promise<void>((resolve) => {
+        const cancel = systemClock.after(leftMs, done);
+        const waiting = this.#waiting;
+        function done() {
+          cancel();
+          waiting.delete(done);
+          resolve();
+        }
+        waiting.add(done);
+      });
+    }
+    return this.#session;
+  }
+
+  /** Resolves when it is up for the first time, and from then on heals itself. Rejects when that cannot be. */
+  async open(): Promise<void> {
+    const until = Date.now() + firstConnectMs;
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const session = await this.#start();
+        this.#kept = this.#keep(session);
+        return;
+      } catch (error) {
+        const waitMs = retryMs(attempt);
+        if (isRefusal(error) || Date.now() + waitMs >= until || this.#closing.signal.aborted) throw unreachable(this.#options.url, error);
+        await pause(systemClock, waitMs, this.#closing.signal);
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    const session = this.#session;
+    this.#wake();
+    session?.fail(new Error('closed by us'));
+    await this.#kept;
+  }
+
+  /** Watches a session to its end, then opens the next one, until closed. Never rejects. */
+  async #keep(first: Session): Promise<void> {
+    const { log, name, changed } = this.#options;
+    const { signal } = this.#closing;
+    let session: Session | undefined = first;
+    for (let attempt = 0; ; attempt++) {
+      if (session !== undefined) {
+        const error = await session.ended;
+        this.#session = undefined;
+        this.#isBlocked = false;
+        attempt = 0;
+        if (!signal.aborted) log('amqp.disconnected', { connection: name, error });
+        changed();
+      }
+      await pause(systemClock, retryMs(attempt), signal);
+      if (signal.aborted) return;
+      session = await this.#start().catch((error: unknown) => {
+        log('amqp.unreachable', { connection: name, attempt, error });
+        return undefined;
+      });
+    }
+  }
+
+  async #start(): Promise<Session> {
+    const { url, name, setUp, log, changed } = this.#options;
+    const session = await openSession(url, name, log, (isBlocked) => {
+      this.#isBlocked = isBlocked;
+      log(isBlocked ? 'amqp.blocked' : 'amqp.unblocked', { connection: name });
+      changed();
+    });
+    const abort = () => session.fail(new Error('closed by us'));
+    this.#closing.signal.addEventListener('abort', abort, { once: true });
+    if (this.#closing.signal.aborted) abort();
+    void session.ended.then(() => this.#closing.signal.removeEventListener('abort', abort));
+    try {
+      await within(setUpMs, 'setting up the connection', Promise.race([setUp(session), session.ended.then((error) => Promise.reject(error))]));
+    } catch (error) {
+      session.fail(error as Error);
+      throw error;
+    }
+    if (!session.isOpen()) throw await session.ended;
+    this.#session = session;
+    log('amqp.connected', { connection: name });
+    this.#wake();
+    changed();
+    return session;
+  }
+
+  #wake(): void {
+    for (const wake of [...this.#waiting]) wake();
+  }
+}
+
+/** 100 ms, doubling to 3 s, less up to half of it, so that many processes do not come back at the same moment. */
+const retryMs = (attempt: number): number => Math.min(longestRetryMs, firstRetryMs * 2 ** Math.min(attempt, 10)) * (1 - Math.random() / 2);
+
+async function openSession(url: string, name: string, log: Log, blocked: (isBlocked: boolean) => void): Promise<Session> {
+  const model = await openModel(url, name);
+  // Not in amqplib's types: without it each frame batch is written by itself, and a dead socket is left to the system.
+  const { stream } = model.connection as { stream?: Duplex };
+  let isOpen = true;
+  let end: (error: Error) => void = () => {};
+  const ended = new Promise<Error>((resolve) => (end = resolve));
+  const fail = (error: Error) => {
+    if (!isOpen) return;
+    isOpen = false;
+    // Makes amqplib close every channel and settle every callback; its listeners stay, so nothing is unhandled.
+    if (stream !== undefined && !stream.destroyed) stream.destroy(error);
+    else model.close().catch(() => {});
+    end(error);
+  };
+  model.on('error', fail);
+  model.on('close', (error?: Error) => {
+    fail(error ?? new Error('connection closed'));
+    stream?.destroy();
+  });
+  model.on('blocked', () => blocked(true));
+  model.on('unblocked', () => blocked(false));
+  model.on('handler-error', (error: Error) => log('amqp.bug', { connection: name, error }));
+  const guarded = async <C extends Channel>(opening: Promise<C>): Promise<C> => {
+    const channel = await within(answerMs, 'opening a channel', opening);
+    channel.on('error', (error: Error) => log('amqp.channel.error', { connection: name, error }));
+    channel.on('handler-error', (error: Error) => log('amqp.bug', { connection: name, error }));
+    return channel;
+  };
+  return {
+    channel: () => guarded(model.createChannel()),
+    confirmChannel: () => guarded(model.createConfirmChannel()),
+    coalesce: coalescing(stream),
+    fail,
+    isOpen: () => isOpen,
+    ended,
+  };
+}
+
+/**
+ * Corks the socket for the rest of the turn. amqplib moves frames to the socket in a `setImmediate` that it sets on the
+ * next tick, so the one set after that runs behind it (`reference/performance.md`, rule 4).
+ */
+function coalescing(stream: Duplex | undefined): () => void {
+  if (stream === undefined) return () => {};
+  let isCorked = false;
+  const uncork = () => {
+    isCorked = false;
+    stream.uncork();
+  };
+  const uncorkBehindMux = () => void setImmediate(uncork);
+  return () => {
+    if (isCorked) return;
+    isCorked = true;
+    stream.cork();
+    process.nextTick(uncorkBehindMux);
+  };
+}
+
+async function openModel(url: string, name: string): Promise<ChannelModel> {
+  const target = new URL(url);
+  if (!target.searchParams.has('heartbeat')) target.searchParams.set('heartbeat', '10');
+  const user = decodeURIComponent(target.username) || 'guest';
+  const password = decodeURIComponent(target.password) || (target.username === '' ? 'guest' : '');
+  const options = {
+    timeout: connectMs,
+    noDelay: true,
+    writableHighWaterMark: socketBufferBytes,
+    // amqplib decodes the ones in the URL as Latin-1.
+    credentials: credentials.plain(user, password),
+    clientProperties: { connection_name: name, product: 'answerback', version: '0.1.0', information: `node ${process.version} on ${hostname()}` },
+  };
+  const opening = connect(target.href, options);
+  try {
+    // Its own timeout counts silence only.
+    return await within(connectMs + 1_000, 'connecting', opening);
+  } catch (error) {
+    opening.then((late) => (late.on('error', () => {}), late.close())).catch(() => {});
+    throw error;
+  }
+}
+
+/** Rejects after `ms`: whatever it was, it is not waited for any longer. */
+export async function within<T>(ms: number, what: string, work: Promise<T>): Promise<T> {
+  let cancel = () => {};
+  const late = new Promise<never>((_, reject) => {
+    cancel = systemClock.after(ms, () => reject(new Error(`RabbitMQ did not answer within ${ms} ms: ${what}`)));
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    cancel();
+  }
+}
+
+/** Host, port and virtual host, for people; never the password. */
+export function place(url: string): string {
+  try {
+    const { protocol, username, hostname: host, port, pathname } = new URL(url);
+    return `${protocol}//${username === '' ? '' : `${username}:***@`}${host}:${port || (protocol === 'amqps:' ? '5671' : '5672')}${pathname}`;
+  } catch {
+    return '(not a URL)';
+  }
+}
+
+/** True when trying again cannot help: wrong password, no such virtual host, not allowed, not a URL. */
+function isRefusal(error: unknown): boolean {
+  const text = String(error);
+  return /ACCESS.REFUSED|NOT.ALLOWED|NOT.FOUND|Invalid URL|Expected amqp|certificate/i.test(text);
+}
+
+function unreachable(url: string, cause: unknown): Error {
+  const why = cause instanceof Error ? cause.message || String((cause as NodeJS.ErrnoException).code) : String(cause);
+  const mend = isRefusal(cause)
+    ? 'expected a broker that knows this user, this password and this virtual host: correct the URL, or create them (rabbitmqctl add_user, add_vhost, set_permissions)'
+    : `expected a RabbitMQ there that accepts connections within ${firstConnectMs / 1_000} s: start it, or correct the URL`;
+  return new Error(`cannot connect to RabbitMQ at ${place(url)}: ${why}; ${mend}`, { cause });
+}

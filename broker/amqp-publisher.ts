@@ -1,0 +1,251 @@
+/**
+ * The publishing half of `transport-amqp.ts` (EIP: Guaranteed Delivery): a message is either known to be with the broker,
+ * or the caller learns within the confirm deadline what is known of it. Nothing is kept for later: who could not publish
+ * is told at once.
+ */
+import type { AmqpMessage, ConfirmChannel, Channel, Log, Options, Session } from './amqp-connection.js';
+import { type Address, type Headers, type HeaderValue, type Message, PublishError, type PublishOptions } from './transport.js';
+
+/** How much may be sent and unconfirmed at once, messages and bytes. */
+const unconfirmedLimit = 10_000;
+const unconfirmedBytesLimit = 128 << 20;
+/** How long an exchange that the broker does not have is refused without asking again: each question costs a channel. */
+const missingMs = 1_000;
+
+/** A publish that waits for its confirm. In the order of publishing, which is the order of deadlines. */
+interface Pending {
+  readonly to: Address;
+  readonly message: Message;
+  readonly deadline: number;
+  resolve(): void;
+  reject(error: PublishError): void;
+}
+
+export interface PublisherOptions {
+  readonly confirmMs: number;
+  readonly log: Log;
+  /** Is it part of what this transport declared (and so declares again after each reconnect)? */
+  isDeclared(exchange: string): boolean;
+}
+
+export class AmqpPublisher {
+  readonly #options: PublisherOptions;
+  readonly #pending = new Set<Pending>();
+  readonly #missing = new Map<string, number>();
+  readonly #encode = propertiesEncoder();
+  #session: Session | undefined;
+  #durable: ConfirmChannel | undefined;
+  #volatile: Channel | undefined;
+  #returned: AmqpMessage[] = [];
+  #unconfirmed = 0;
+  #unconfirmedBytes = 0;
+  /** Volatile messages that wait in our memory for the socket to drain. */
+  #overflow = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #drained: (() => void) | undefined;
+
+  constructor(options: PublisherOptions) {
+    this.#options = options;
+  }
+
+  /** Opens the channels on a new session. A lost confirm channel ends the session: that is one way to mend, not two. */
+  async attach(session: Session): Promise<void> {
+    const durable = await session.confirmChannel();
+    let isOpen = true;
+    let error: Error | undefined;
+    durable.on('error', (cause: Error) => (error = cause));
+    // Before amqplib's own listener, which calls back every unconfirmed publish: those are lost, not refused.
+    durable.prependListener('close', () => (isOpen = false));
+    durable.on('close', () => {
+      if (this.#durable === durable) this.#durable = undefined;
+      this.#lose(error);
+      session.fail(error ?? new Error('publish channel closed'));
+    });
+    durable.on('return', (message: AmqpMessage) => void this.#returned.push(message));
+    await this.#openVolatile(session);
+    if (!isOpen) throw error ?? new Error('publish channel closed');
+    this.#returned = [];
+    this.#unconfirmed = 0;
+    this.#unconfirmedBytes = 0;
+    this.#session = session;
+    this.#durable = durable;
+    this.#isOpen = () => isOpen;
+  }
+
+  #isOpen: () => boolean = () => false;
+
+  publish(to: Address, message: Message, options: PublishOptions | undefined, refusal: string | undefined): Promise<void> {
+    const isDurable = options?.durable ?? true;
+    const isMandatory = options?.mandatory ?? isDurable;
+    if (refusal !== undefined) return Promise.reject(new PublishError('unavailable', refusal));
+    if (this.#missing.size > 0 && this.#isMissing(to.exchange)) return Promise.reject(unroutable(to));
+    // Only the confirm channel can tell that a message found no queue.
+    return isDurable || isMandatory ? this.#confirmed(to, message, isDurable, isMandatory) : this.#unconfirmedly(to, message);
+  }
+
+  /** Resolves when nothing waits for a confirm any more; by the confirm deadline at the latest. */
+  idle(): Promise<void> {
+    return this.#pending.size === 0 ? Promise.resolve() : new Promise((resolve) => (this.#drained = resolve));
+  }
+
+  #confirmed(to: Address, message: Message, isDurable: boolean, isMandatory: boolean): Promise<void> {
+    const channel = this.#durable;
+    if (channel === undefined) return Promise.reject(new PublishError('unavailable', 'RabbitMQ is away'));
+    if (this.#unconfirmed >= unconfirmedLimit || this.#unconfirmedBytes >= unconfirmedBytesLimit) {
+      return Promise.reject(new PublishError('unavailable', `${this.#unconfirmed} publishes are unconfirmed already`));
+    }
+    return new Promise((resolve, reject) => {
+      const pending: Pending = { to, message, deadline: Date.now() + this.#options.confirmMs, resolve, reject };
+      const isOpen = this.#isOpen;
+      // Throws when the message cannot be encoded: then nothing was sent, and the error tells why.
+      channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, isDurable, isMandatory), (error: unknown) => {
+        if (!isOpen()) return;
+        this.#unconfirmed--;
+        this.#unconfirmedBytes -= message.body.length;
+        this.#settle(pending, error !== null);
+      });
+      this.#unconfirmed++;
+      this.#unconfirmedBytes += message.body.length;
+      this.#pending.add(pending);
+      this.#session?.coalesce();
+      if (this.#timer === undefined) this.#watch(this.#options.confirmMs);
+    });
+  }
+
+  #unconfirmedly(to: Address, message: Message): Promise<void> {
+    const channel = this.#volatile;
+    if (channel === undefined) return Promise.reject(new PublishError('unavailable', 'RabbitMQ is away'));
+    if (this.#overflow >= unconfirmedLimit) return Promise.reject(new PublishError('unavailable', 'RabbitMQ does not take messages fast enough'));
+    try {
+      const isTaken = channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, false, false));
+      if (!isTaken) this.#overflow++;
+      this.#session?.coalesce();
+      return Promise.resolve();
+    } catch (error) {
+      return Promise.reject(error as Error);
+    }
+  }
+
+  #settle(pending: Pending, isRefused: boolean): void {
+    const isReturned = this.#returned.length > 0 && this.#takeReturn(pending);
+    if (!this.#pending.delete(pending)) return;
+    if (isReturned) pending.reject(unroutable(pending.to));
+    else if (isRefused) pending.reject(new PublishError('nacked', `RabbitMQ refused the message for "${pending.to.routingKey}": is a queue full?`));
+    else pending.resolve();
+    this.#checkDrained();
+  }
+
+  /**
+   * RabbitMQ sends the return before the confirm of the same message. They carry no common number, and several publishes
+   * may have the same id, so the return is matched by all that it carries; what is equal in all that is the same message.
+   */
+  #takeReturn({ to, message }: Pending): boolean {
+    const place = this.#returned.findIndex(
+      ({ fields, properties, content }) =>
+        fields.exchange === to.exchange && fields.routingKey === to.routingKey && properties.messageId === message.messageId && content.equals(message.body),
+    );
+    if (place >= 0) this.#returned.splice(place, 1);
+    return place >= 0;
+  }
+
+  /** The confirm channel is gone: what waits is neither known to be there nor known not to be. */
+  #lose(error: Error | undefined): void {
+    const missing = /no exchange '(.*?)' in vhost/.exec(error?.message ?? '')?.[1];
+    if (missing !== undefined && !this.#options.isDeclared(missing)) this.#missing.set(missing, Date.now() + missingMs);
+    const lost = [...this.#pending];
+    this.#pending.clear();
+    // Whichever of them hit the missing exchange, the last one came no earlier: that one is known to be nowhere.
+    const nowhere = missing === undefined ? undefined : lost.findLast(({ to }) => to.exchange === missing);
+    for (const pending of lost) {
+      pending.reject(pending === nowhere ? unroutable(pending.to) : new PublishError('unknown', 'the connection was lost before RabbitMQ confirmed', { cause: error }));
+    }
+    this.#checkDrained();
+  }
+
+  #isMissing(exchange: string): boolean {
+    const until = this.#missing.get(exchange);
+    if (until === undefined) return false;
+    if (until > Date.now() && !this.#options.isDeclared(exchange)) return true;
+    this.#missing.delete(exchange);
+    return false;
+  }
+
+  async #openVolatile(session: Session): Promise<void> {
+    const channel = await session.channel();
+    this.#volatile = channel;
+    this.#overflow = 0;
+    channel.on('drain', () => (this.#overflow = 0));
+    channel.on('error', (error: Error) => {
+      const missing = /no exchange '(.*?)' in vhost/.exec(error.message)?.[1];
+      if (missing !== undefined && !this.#options.isDeclared(missing)) this.#missing.set(missing, Date.now() + missingMs);
+    });
+    channel.on('close', () => {
+      if (this.#volatile === channel) this.#volatile = undefined;
+      if (session.isOpen()) this.#openVolatile(session).catch((error: Error) => session.fail(error));
+    });
+  }
+
+  /** One timer for all: the first of the set is the one that is due first. */
+  #watch(ms: number): void {
+    this.#timer = setTimeout(() => {
+      const now = Date.now();
+      this.#timer = undefined;
+      for (const pending of this.#pending) {
+        if (pending.deadline > now) return this.#watch(pending.deadline - now);
+        this.#pending.delete(pending);
+        pending.reject(new PublishError('unknown', `RabbitMQ has not confirmed within ${this.#options.confirmMs} ms`));
+      }
+      this.#checkDrained();
+    }, ms);
+  }
+
+  #checkDrained(): void {
+    if (this.#pending.size > 0) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#drained?.();
+  }
+}
+
+const unroutable = ({ exchange, routingKey }: Address) => new PublishError('unroutable', `no queue takes "${routingKey}" from exchange "${exchange}"`);
+
+/** RabbitMQ counts a message's life in 32 bits. One that lives longer is sent without: its reader knows the deadline. */
+function expirationOf(ms: number | undefined): string | undefined {
+  return ms === undefined || !(ms < 2 ** 32) ? undefined : String(Math.max(0, Math.ceil(ms)));
+}
+
+/**
+ * amqplib makes the headers object that it gets the prototype of another one, which is slow for a fresh object
+ * (`reference/performance.md`, rule 1), so it always gets the same ones, filled anew. It encodes before it returns.
+ */
+function propertiesEncoder(): (message: Message, isPersistent: boolean, isMandatory: boolean) => Options.Publish {
+  let table: Record<string, HeaderValue | undefined> = Object.create(null);
+  let names = 0;
+  let filled: readonly string[] = [];
+  const fill = (headers: Headers) => {
+    for (const name of filled) table[name] = undefined;
+    filled = Object.keys(headers);
+    // Names that come from outside must not pile up here.
+    if ((names += filled.length) > 100_000) (table = Object.create(null)), (names = 0);
+    for (const name of filled) table[name] = headers[name];
+    return table;
+  };
+  const properties: { [Name in keyof Options.Publish]: Options.Publish[Name] | undefined } = {};
+  return (message, isPersistent, isMandatory) => {
+    properties.persistent = isPersistent;
+    properties.mandatory = isMandatory;
+    properties.messageId = message.messageId;
+    properties.correlationId = message.correlationId;
+    properties.replyTo = message.replyTo;
+    properties.type = message.type;
+    properties.contentType = message.contentType;
+    properties.contentEncoding = message.contentEncoding;
+    properties.timestamp = message.timestamp;
+    properties.expiration = expirationOf(message.expirationMs);
+    properties.priority = message.priority;
+    properties.appId = message.appId;
+    properties.userId = message.userId;
+    properties.headers = message.headers === undefined ? undefined : fill(message.headers);
+    return properties as Options.Publish;
+  };
+}

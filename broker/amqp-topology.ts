@@ -1,0 +1,140 @@
+/**
+ * The declaring part of `transport-amqp.ts`: how our exchanges and queues are written in RabbitMQ's words, so that 3.10 and
+ * 4.x take them alike, and the memory of what was declared, from which it is declared again after each reconnect.
+ * Length and delivery limits are not set here: operators set them by policy.
+ */
+import { answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
+import { type Binding, type Exchange, type Queue, type Topology, TopologyError } from './transport.js';
+
+export class RememberedTopology {
+  readonly #log: Log;
+  readonly #exchanges = new Map<string, Exchange>();
+  readonly #queues = new Map<string, Queue>();
+  readonly #bindings = new Map<string, Binding>();
+  /** One restoring per session at a time: many consumers may find their queues gone at once. */
+  readonly #restoring = new WeakMap<Session, Promise<void>>();
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  remember({ exchanges, queues, bindings }: Topology): void {
+    for (const exchange of exchanges) this.#exchanges.set(exchange.name, exchange);
+    for (const queue of queues) this.#queues.set(queue.name, queue);
+    for (const binding of bindings) this.#bindings.set(`${binding.exchange}\n${binding.queue}\n${binding.routingKey}`, binding);
+  }
+
+  forgetQueue(name: string): void {
+    this.#queues.delete(name);
+    for (const [key, { queue }] of this.#bindings) if (queue === name) this.#bindings.delete(key);
+  }
+
+  hasExchange(name: string): boolean {
+    return this.#exchanges.has(name);
+  }
+
+  typeOf(queue: string): Queue['type'] | undefined {
+    return this.#queues.get(queue)?.type;
+  }
+
+  /** Declares all of it again. What the broker refuses is logged and left out; rejects only when the session ends. */
+  restore(session: Session): Promise<void> {
+    const running = this.#restoring.get(session) ?? this.#restore(session).finally(() => this.#restoring.delete(session));
+    this.#restoring.set(session, running);
+    return running;
+  }
+
+  async #restore(session: Session): Promise<void> {
+    let channel: Channel | undefined;
+    for (const declaration of declarations({
+      exchanges: [...this.#exchanges.values()],
+      queues: [...this.#queues.values()],
+      bindings: [...this.#bindings.values()],
+    })) {
+      channel ??= await session.channel();
+      try {
+        await run(channel, declaration);
+      } catch (error) {
+        if (!(error instanceof TopologyError)) throw error;
+        // The refusal closed the channel; the rest of the topology is still worth having.
+        channel = undefined;
+        this.#log('topology.refused', { error });
+      }
+    }
+    if (channel !== undefined) await within(answerMs, 'closing a channel', channel.close());
+  }
+}
+
+/** Declares what is missing; rejects with TopologyError at the first thing that the broker refuses. */
+export async function declareOn(channel: Channel, topology: Topology): Promise<void> {
+  for (const declaration of declarations(topology)) await run(channel, declaration);
+}
+
+interface Declaration {
+  /** For people: `queue hub.work.a`. */
+  readonly what: string;
+  /** What an operator does when the broker has it otherwise. */
+  readonly mend: string;
+  on(channel: Channel): Promise<unknown>;
+}
+
+function declarations({ exchanges, queues, bindings }: Topology): readonly Declaration[] {
+  return [
+    ...exchanges.map((exchange) => ({
+      what: `exchange ${exchange.name}`,
+      mend: `nothing is stored in an exchange: delete it (rabbitmqadmin delete exchange name=${exchange.name}, or in the management UI) and start again`,
+      on: (channel: Channel) =>
+        channel.assertExchange(exchange.name, exchange.type, {
+          durable: true,
+          ...(exchange.alternate === undefined ? {} : { alternateExchange: exchange.alternate }),
+        }),
+    })),
+    ...queues.map((queue) => ({
+      what: `queue ${queue.name}`,
+      mend: `let its consumers empty it, delete it (rabbitmqctl delete_queue ${queue.name} --if-empty) and start again`,
+      on: (channel: Channel) => channel.assertQueue(queue.name, { durable: true, arguments: argumentsOf(queue) }),
+    })),
+    ...bindings.map(({ exchange, queue, routingKey }) => ({
+      what: `binding of queue ${queue} to exchange ${exchange} under "${routingKey}"`,
+      mend: 'declare the exchange and the queue first',
+      on: (channel: Channel) => channel.bindQueue(queue, exchange, routingKey),
+    })),
+  ];
+}
+
+async function run(channel: Channel, { what, mend, on }: Declaration): Promise<void> {
+  try {
+    await within(answerMs, `declaring ${what}`, on(channel));
+  } catch (error) {
+    throw asTopologyError(error, what, mend);
+  }
+}
+
+/** RabbitMQ's refusals by their reply code; anything else (a lost connection) stays what it is. */
+export function asTopologyError(error: unknown, what: string, mend: string): unknown {
+  const code = replyCode(error);
+  if (code === undefined) return error;
+  const said = /with message "(.*)"/s.exec((error as Error).message)?.[1] ?? (error as Error).message;
+  const how = code === 403 ? 'give the user the right to it (rabbitmqctl set_permissions)' : mend;
+  return new TopologyError(`RabbitMQ refuses ${what}: ${said}; to mend it, ${how}`, { cause: error });
+}
+
+/** 403 not allowed, 404 not there, 405 held by another connection, 406 there with other properties. */
+export function replyCode(error: unknown): 403 | 404 | 405 | 406 | undefined {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  return code === 403 || code === 404 || code === 405 || code === 406 ? code : undefined;
+}
+
+function argumentsOf({ type, about, ttlMs, deadLetter, singleActive, maxAge }: Queue): Record<string, unknown> {
+  return {
+    'x-queue-type': type,
+    about,
+    ...(ttlMs === undefined ? {} : { 'x-message-ttl': ttlMs }),
+    ...(deadLetter === undefined ? {} : { 'x-dead-letter-exchange': deadLetter.exchange }),
+    ...(deadLetter?.routingKey === undefined ? {} : { 'x-dead-letter-routing-key': deadLetter.routingKey }),
+    // RabbitMQ asks for the second when one wants the first.
+    ...(deadLetter === undefined || type !== 'quorum' ? {} : { 'x-dead-letter-strategy': 'at-least-once', 'x-overflow': 'reject-publish' }),
+    ...(singleActive === true ? { 'x-single-active-consumer': true } : {}),
+    ...(maxAge === undefined ? {} : { 'x-max-age': maxAge }),
+  };
+}

@@ -1,0 +1,91 @@
+/**
+ * Where an envelope goes next: to the step's queue, to a foreign step, to the return address, or nowhere any more. Used by
+ * whatever makes envelopes: the runner, and the hub when a foreign worker has answered.
+ */
+import { pause, type Clock } from './clock.js';
+import type { Control } from './control.js';
+import type { Emit } from './emit.js';
+import { follow, type Envelope } from './envelope.js';
+import type { Fault } from './fault.js';
+import type { Journal } from './journal.js';
+import type { Step } from './step.js';
+import type { Store } from './store.js';
+import { replyAddress, workAddress, type Names } from './topology.js';
+import { PublishError, type Address, type Message, type Transport } from './transport.js';
+import { encode, errorHeaders, faultMessage } from './wire.js';
+
+export interface DispatchOptions {
+  readonly transport: Transport;
+  readonly store: Store;
+  readonly journal: Journal;
+  readonly control: Control;
+  readonly clock: Clock;
+  readonly names: Names;
+  readonly emit: Emit;
+  readonly steps: ReadonlyMap<string, Step>;
+}
+
+export interface Dispatch {
+  /**
+   * Publishes until the broker has it: same id each time, so twice looks like once. Ends when the process stops (the
+   * delivery is then given back). A deleted queue comes back by whoever consumes it or checks the topology.
+   */
+  publish(to: Address, message: Message, durable?: boolean): Promise<void>;
+  /** Publishes an envelope to whoever is next. */
+  send(envelope: Envelope): Promise<void>;
+}
+
+export function openDispatch({ transport, store, journal, control, clock, names, emit, steps }: DispatchOptions, stopping: AbortSignal): Dispatch {
+  async function publish(to: Address, message: Message, durable = true): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await transport.publish(to, message, { durable });
+      } catch (error) {
+        if (!(error instanceof PublishError) || stopping.aborted) throw error;
+        // A foreign requestor's queue that is gone: nobody is left to hear it.
+        if (error.failure === 'unroutable' && to.exchange === '') return emit('publish.undeliverable', { routingKey: to.routingKey, requestId: message.correlationId });
+        emit('publish.again', { exchange: to.exchange, routingKey: to.routingKey, failure: error.failure, tries });
+        await pause(clock, Math.min(2_000, 100 * 2 ** tries), stopping);
+      }
+    }
+  }
+
+  async function send(envelope: Envelope): Promise<void> {
+    const [step] = envelope.slip;
+    if (step !== undefined) return publish(workAddress(names, step, envelope.durable), await messageFor(envelope, { store, steps, names, clock, control }), envelope.durable);
+    if (envelope.replyTo !== undefined) return publish(replyAddress(names, envelope.replyTo, envelope.durable), encode(envelope), envelope.durable);
+    const { body: _body, ...message } = encode(envelope);
+    await journal.note('done', envelope.requestId, message, message.headers);
+  }
+
+  return { publish, send };
+}
+
+/**
+ * The message for the step that an envelope addresses. A foreign worker brings back nothing but the correlation id: unless it is
+ * the last step (then it answers the requestor's own address), the envelope is parked and the answer comes to the hub's
+ * continuation queue, which goes on from there.
+ */
+export async function messageFor(envelope: Envelope, { store, steps, names, clock, control }: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>): Promise<Message> {
+  const message = encode(envelope);
+  const [name = ''] = envelope.slip;
+  if (steps.get(name)?.kind !== 'foreign') return message;
+  if (control.isWatched(envelope)) {
+    await store.report(envelope.requestId, { state: 'waiting', step: name, waitingOn: `foreign worker of ${name}` }, { name: 'step', data: { step: name, attempt: 1 } }).catch(() => undefined);
+  }
+  if (envelope.slip.length === 1 && envelope.groups.length === 0) return message;
+  const { body: _body, ...properties } = message;
+  await store.park(envelope.id, Buffer.from(JSON.stringify(properties)), Math.max(0, envelope.deadline - clock.now()) + 60_000);
+  return { ...message, replyTo: names.continuation, correlationId: envelope.id };
+}
+
+/** What follows from a fault: inside a group it is an answer to the aggregator, else it ends the request. */
+export function faultEnvelope(envelope: Envelope, fault: Fault, at: number, took = 0): Envelope {
+  const step = envelope.slip[0] ?? 'end';
+  // An aggregator that fails has left its own group: the next one outwards hears it.
+  const groups = envelope.groups[0]?.at === step ? envelope.groups.slice(1) : envelope.groups;
+  const aggregator = groups[0]?.at;
+  const slip = aggregator === undefined ? [] : envelope.slip.slice(envelope.slip.indexOf(aggregator));
+  const { contentEncoding: _encoding, ...plain } = envelope;
+  return { ...follow(plain, { at, took, slip, groups, ...faultMessage(fault), type: 'fault' }, 'fault'), extra: errorHeaders(fault, step, at) };
+}

@@ -1,0 +1,113 @@
+/**
+ * The entrance of foreign requestors: any program publishes a body to exchange `hub.requests` with routing key = flow, and
+ * sets `reply_to` and `correlation_id` (its own queue, or `amq.rabbitmq.reply-to`). It gets the reply, or a fault with
+ * `type=fault`, with its own correlation id. Without `reply_to` it is a one-way message.
+ *
+ * Taken from outside: body, content type and encoding, correlation id, reply_to, message id, priority, trace context. Nothing else.
+ */
+import { anonymous, type Access, type Principal } from './access.js';
+import type { Clock } from './clock.js';
+import type { Emit } from './emit.js';
+import { deriveId, newId } from './envelope.js';
+import { Fault, isFault } from './fault.js';
+import type { Ask, Gateway } from './gateway.js';
+import type { Names } from './topology.js';
+import { PublishError, type Consumer, type Delivery, type Transport } from './transport.js';
+import { errorHeaders, faultMessage } from './wire.js';
+
+export interface EntranceOptions {
+  readonly transport: Transport;
+  readonly gateway: Gateway;
+  readonly access: Access;
+  readonly names: Names;
+  readonly clock: Clock;
+  readonly emit: Emit;
+  readonly place: string;
+}
+
+export function openEntrance(options: EntranceOptions): Promise<Consumer> {
+  const { transport, gateway, names, clock, emit } = options;
+
+  async function take(delivery: Delivery): Promise<void> {
+    try {
+      const principal = principalOf(delivery, options.access);
+      const flow = delivery.routingKey;
+      const volatile = gateway.flows.find(({ name }) => name === flow)?.durable === false;
+      if (delivery.replyTo === undefined) await gateway.send({ ...askOf(delivery, principal), flow, requestId: ownId(delivery) });
+      else if (volatile) await answerNow(delivery, { ...askOf(delivery, principal), flow });
+      else await accept(delivery, { ...askOf(delivery, principal), flow, waitMs: 0, requestId: ownId(delivery), again: delivery.redelivered, forward: { queue: delivery.replyTo, ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }) } });
+    } catch (error) {
+      // Broker or store away: the message stays in the queue, and its turn comes.
+      if (!isFault(error) || error.code === 'unavailable') throw error;
+      await refuse(delivery, error);
+    }
+  }
+
+  /** A correlation id that is used for a second request is the requestor's right: unless the broker says "redelivered", it is a new one. */
+  async function accept(delivery: Delivery, ask: Ask): Promise<void> {
+    const answer = await gateway.request(ask);
+    if (answer.replayed && !delivery.redelivered && delivery.messageId === undefined) await gateway.request({ ...ask, requestId: newId() });
+  }
+
+  async function answerNow(delivery: Delivery, ask: Ask): Promise<void> {
+    const answer = await gateway.request(ask);
+    if (answer.kind !== 'outcome') return;
+    const { kind, body, contentType } = answer.outcome;
+    await tell(delivery, { body, contentType, type: kind === 'reply' ? 'reply' : 'fault', headers: {} });
+  }
+
+  /** A refusal goes to the requestor; without return address it is for a person to see. */
+  async function refuse(delivery: Delivery, fault: Fault): Promise<void> {
+    emit('entrance.refused', { flow: delivery.routingKey, code: fault.code, reason: fault.reason });
+    const headers = errorHeaders(fault, 'gateway', clock.now());
+    if (delivery.replyTo !== undefined) return tell(delivery, { ...faultMessage(fault), type: 'fault', headers });
+    const { body, contentType, messageId, correlationId } = delivery;
+    const known = { ...(contentType === undefined ? {} : { contentType }), ...(messageId === undefined ? {} : { messageId }), ...(correlationId === undefined ? {} : { correlationId }) };
+    await transport.publish({ exchange: names.dead, routingKey: 'unrouted' }, { body, ...known, headers: { ...headers, 'hub-origin-queue': names.requests, 'hub-origin-key': delivery.routingKey } });
+  }
+
+  async function tell(delivery: Delivery, message: Parameters<Transport['publish']>[1]): Promise<void> {
+    const queue = delivery.replyTo ?? '';
+    const correlation = delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId };
+    await transport.publish({ exchange: '', routingKey: queue }, { ...message, ...correlation }, { mandatory: !queue.startsWith('amq.rabbitmq.reply-to') }).catch((error: unknown) => {
+      if (!(error instanceof PublishError) || error.failure !== 'unroutable') throw error;
+      emit('request.undeliverable', { queue });
+    });
+  }
+
+  return transport.consume(names.requests, { prefetch: 200, tag: `requests@${options.place}` }, take);
+}
+
+function principalOf(delivery: Delivery, access: Access): Principal {
+  if (!access.required) return anonymous;
+  // user_id is checked by the broker; without it the request is that of the principal "amqp", if there is one.
+  const principal = access.byName(delivery.userId ?? 'amqp');
+  if (principal === undefined) throw new Fault('forbidden', `no principal "${delivery.userId ?? 'amqp'}" in hub.yaml: AMQP requests need one, named as their user_id or "amqp"`);
+  return principal;
+}
+
+/** The id that a redelivery of the same message gets again. */
+const ownId = (delivery: Delivery): string => deriveId(delivery.replyTo ?? '', delivery.messageId ?? '', delivery.correlationId ?? '', delivery.routingKey, delivery.messageId === undefined ? delivery.body.toString('base64') : '');
+
+function askOf(delivery: Delivery, principal: Principal) {
+  const { traceparent, tracestate } = delivery.headers;
+  return {
+    principal,
+    body: delivery.body,
+    contentType: delivery.contentType ?? (looksLikeJson(delivery.body) ? 'application/json' : 'application/octet-stream'),
+    ...(delivery.contentEncoding === undefined ? {} : { contentEncoding: delivery.contentEncoding }),
+    ...(delivery.priority === undefined ? {} : { priority: delivery.priority }),
+    ...(typeof traceparent === 'string' ? { traceparent } : {}),
+    ...(typeof tracestate === 'string' ? { tracestate } : {}),
+  };
+}
+
+/** Plain RPC programs seldom set a content type. */
+function looksLikeJson(body: Buffer): boolean {
+  try {
+    JSON.parse(body.toString('utf8'));
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,188 @@
+/**
+ * A hub: what is put together from the ports so that requests enter, and answers find their way back. `openHub` is the
+ * side that waits (gateway, replies, deadlines, foreign programs); `openWorkers` is the side that works. One process may
+ * be both.
+ */
+import type { Access } from './access.js';
+import { systemClock, type Clock } from './clock.js';
+import { openControl } from './control.js';
+import { openCorrelator } from './correlator.js';
+import { faultEnvelope, openDispatch } from './dispatch.js';
+import type { Emit } from './emit.js';
+import { openEntrance } from './entrance.js';
+import { follow } from './envelope.js';
+import { readFault } from './fault.js';
+import type { Flow } from './flow.js';
+import { openGateway, type Gateway } from './gateway.js';
+import { openJournal, type Journal } from './journal.js';
+import type { Later } from './later.js';
+import { startRunner } from './runner.js';
+import { openSettler } from './settle.js';
+import type { Step } from './step.js';
+import type { Store } from './store.js';
+import { startSweeper } from './sweeper.js';
+import { namesIn, topologyOf, type Names } from './topology.js';
+import type { Delivery, Message, Transport } from './transport.js';
+import { decode, isUndecodable, outcomeOf } from './wire.js';
+
+export interface Ports {
+  readonly transport: Transport;
+  readonly store: Store;
+  readonly later: Later;
+  readonly clock?: Clock;
+}
+
+export interface Project {
+  readonly flows: readonly Flow[];
+  readonly steps: readonly Step[];
+}
+
+export interface Common {
+  readonly ports: Ports;
+  readonly project: Project;
+  readonly namespace: string;
+  readonly emit: Emit;
+  /** `<host>/<pid>`, shown in the RabbitMQ UI. */
+  readonly place: string;
+  /** How long the journal is kept, as RabbitMQ writes it: `7D`. */
+  readonly journalMaxAge?: string;
+}
+
+export interface HubOptions extends Common {
+  /** Stable name of this hub; its replies come to `hub.reply.<name>`. */
+  readonly name: string;
+  readonly access: Access;
+  readonly maxInFlight?: number;
+}
+
+export interface Hub {
+  readonly gateway: Gateway;
+  readonly journal: Journal;
+  readonly names: Names;
+  /** Aborts when the stop begins: for adapters. */
+  readonly stopping: AbortSignal;
+  /** How many requestors wait on the line. */
+  holding(): number;
+  /** First half of the stop: refuses what is new, turns holds into 202. Then close the adapters, then `close`. */
+  letGo(): void;
+  close(): Promise<void>;
+}
+
+const checkTopologyMs = 30_000;
+
+export async function openHub(options: HubOptions): Promise<Hub> {
+  const { ports, project, emit, place, access } = options;
+  const { transport, store } = ports;
+  const clock = ports.clock ?? systemClock;
+  const names = namesIn(options.namespace);
+  const steps = new Map(project.steps.map((step) => [step.name, step]));
+  const topology = topologyOf({ names, flows: project.flows, steps, hub: options.name, journalMaxAge: options.journalMaxAge ?? '7D' });
+  await transport.declare(topology);
+
+  const stopping = new AbortController();
+  const control = await openControl(transport, names);
+  const journal = openJournal(transport, names, () => clock.now());
+  const correlator = openCorrelator(clock);
+  const settler = openSettler({ store, journal, correlator, control, transport, emit });
+  const gateway = openGateway({ flows: project.flows, steps, transport, store, journal, control, correlator, settler, clock, names, emit, hub: options.name, maxInFlight: options.maxInFlight ?? 20_000, stopping: stopping.signal });
+  const { send } = openDispatch({ transport, store, journal, control, clock, names, emit, steps }, stopping.signal);
+
+  /** Whatever comes to our return address is the outcome of the request that it names. */
+  async function replied(delivery: Delivery): Promise<void> {
+    if (delivery.correlationId === undefined) return bury(delivery, 'a reply without correlation_id');
+    await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), delivery.exchange === names.replies);
+  }
+
+  /** A foreign worker in the middle of a slip has answered: the slip goes on. */
+  async function continued(delivery: Delivery): Promise<void> {
+    const parked = delivery.correlationId === undefined ? undefined : await store.parked(delivery.correlationId);
+    if (parked === undefined) return bury(delivery, 'no request waits for this answer: the correlation_id must be that of the request, unchanged');
+    const envelope = decode({ ...(JSON.parse(parked.toString('utf8')) as Omit<Message, 'body'>), body: Buffer.alloc(0) });
+    if (isUndecodable(envelope)) return bury(delivery, envelope.undecodable);
+    const { kind, body, contentType, contentEncoding } = outcomeOf(delivery, clock.now());
+    if (kind !== 'reply') return send(faultEnvelope(envelope, readFault(body), clock.now()));
+    await send(follow(envelope, { at: clock.now(), body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) }));
+  }
+
+  async function bury({ body, headers: _headers, exchange, routingKey, ...delivery }: Delivery, why: string): Promise<void> {
+    emit('hub.buried', { why, routingKey });
+    const { contentType, messageId, correlationId } = delivery;
+    const known = { ...(contentType === undefined ? {} : { contentType }), ...(messageId === undefined ? {} : { messageId }), ...(correlationId === undefined ? {} : { correlationId }) };
+    await transport.publish({ exchange: names.dead, routingKey: 'unrouted' }, { body, ...known, headers: { 'hub-error': why, 'hub-error-code': 'invalid', 'hub-origin-queue': routingKey, 'hub-origin-exchange': exchange } });
+  }
+
+  async function remembered(delivery: Delivery): Promise<void> {
+    const at = delivery.headers['hub-at'];
+    const { body, contentType } = delivery;
+    await store.remember(delivery.routingKey, { body, ...(contentType === undefined ? {} : { contentType }) }, typeof at === 'number' ? at : clock.now());
+  }
+
+  const unwatch = await store.watch((id) => correlator.wake(id));
+  const tag = (what: string) => `${what}@${place}`;
+  const consumers = [
+    await transport.consume(names.reply(options.name), { prefetch: 2_000, tag: tag(`hub.${options.name}`), exclusive: true }, replied),
+    await transport.consume(names.late, { prefetch: 200, tag: tag('late') }, (delivery) => replied({ ...delivery, exchange: names.late })),
+    await transport.consume(names.continuation, { prefetch: 200, tag: tag('continue') }, continued),
+    await transport.consume(names.lastEvents, { prefetch: 200, tag: tag('last-events') }, remembered),
+    await openEntrance({ transport, gateway, access, names, clock, emit, place }),
+  ];
+  const sweeper = startSweeper({ store, settler, clock, emit, hub: options.name });
+  // A queue that somebody deletes while nobody consumes it is missed by nobody else.
+  const again = () => {
+    if (transport.state() === 'connected') void transport.declare(topology).catch((error: unknown) => emit('topology.failed', { error: String(error) }));
+    cancelCheck = clock.after(checkTopologyMs, again);
+  };
+  let cancelCheck = clock.after(checkTopologyMs, again);
+
+  return {
+    gateway,
+    journal,
+    names,
+    stopping: stopping.signal,
+    holding: () => correlator.size,
+    letGo() {
+      stopping.abort();
+      correlator.letGo();
+    },
+    async close() {
+      stopping.abort();
+      correlator.letGo();
+      cancelCheck();
+      await sweeper.close();
+      await Promise.all(consumers.map((consumer) => consumer.close()));
+      await control.close();
+      await unwatch();
+    },
+  };
+}
+
+export interface WorkersOptions extends Common {
+  /** Names of the steps that this process serves. Default: all. */
+  readonly only?: readonly string[];
+}
+
+export interface Workers {
+  /** Takes no more, ends what runs; aborts it after `withinMs`. */
+  stop(withinMs: number): Promise<void>;
+}
+
+export async function openWorkers({ ports, project, namespace, emit, place, only, journalMaxAge }: WorkersOptions): Promise<Workers> {
+  const { transport, store, later } = ports;
+  const clock = ports.clock ?? systemClock;
+  const names = namesIn(namespace);
+  const steps = new Map(project.steps.map((step) => [step.name, step]));
+  await transport.declare(topologyOf({ names, flows: project.flows, steps, journalMaxAge: journalMaxAge ?? '7D' }));
+  const control = await openControl(transport, names);
+  const journal = openJournal(transport, names, () => clock.now());
+  await later.start();
+  const volatile = new Set(project.flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
+  const serve = project.steps.filter(({ name }) => only === undefined || only.includes(name));
+  const runner = await startRunner({ transport, store, later, clock, names, journal, control, emit, steps, serve, volatile, place });
+  return {
+    async stop(withinMs) {
+      await runner.stop(withinMs);
+      await control.close();
+      await Promise.all(serve.map((step) => step.close?.()));
+    },
+  };
+}

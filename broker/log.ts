@@ -1,0 +1,32 @@
+/** Events as lines of JSON on stderr. `error` means that an operator must act; no body and no secret gets here. */
+import { pino } from 'pino';
+import type { Emit } from './emit.js';
+
+/** Events that are not `info`. */
+const levels: Readonly<Record<string, 'error' | 'warn' | 'debug'>> = {
+  'step.dead': 'error',
+  'topology.failed': 'error',
+  'hub.buried': 'error',
+  'step.retry': 'warn',
+  'publish.again': 'warn',
+  'sweeper.failed': 'warn',
+  'request.refused': 'warn',
+  'request.undeliverable': 'warn',
+  'publish.undeliverable': 'warn',
+  'transport.disconnected': 'warn',
+  'transport.blocked': 'warn',
+  'step.done': 'debug',
+  'step.absorbed': 'debug',
+  'step.fault': 'debug',
+  'step.dropped': 'debug',
+  'step.expired': 'debug',
+  'request.accepted': 'debug',
+  'request.detached': 'debug',
+  'request.settled': 'debug',
+  'entrance.refused': 'debug',
+};
+
+export function openLog(level: string, about: Readonly<Record<string, unknown>>): Emit {
+  const log = pino({ level, base: about, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true }));
+  return (event, fields = {}) => log[levels[event] ?? (event.endsWith('.failed') ? 'warn' : 'info')]({ event, ...fields });
+}

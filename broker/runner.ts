@@ -1,0 +1,232 @@
+/**
+ * Serves steps: takes a message from the step's queue, runs the step, turns the verdict into messages. The order is always
+ * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
+ */
+import type { Clock } from './clock.js';
+import type { Control } from './control.js';
+import { faultEnvelope, openDispatch } from './dispatch.js';
+import type { Emit } from './emit.js';
+import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
+import { Fault, isFault, messageOf } from './fault.js';
+import type { Journal } from './journal.js';
+import type { Later } from './later.js';
+import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
+import type { Progress, Store } from './store.js';
+import { workAddress, type Names } from './topology.js';
+import type { Consumer, Delivery, Headers, Transport } from './transport.js';
+import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
+
+export interface RunnerOptions {
+  readonly transport: Transport;
+  readonly store: Store;
+  readonly later: Later;
+  readonly clock: Clock;
+  readonly names: Names;
+  readonly journal: Journal;
+  readonly control: Control;
+  readonly emit: Emit;
+  /** Every step that flows may name. */
+  readonly steps: ReadonlyMap<string, Step>;
+  /** Those that this process serves. */
+  readonly serve: readonly Step[];
+  /** Steps of volatile flows, which have a second queue. */
+  readonly volatile: ReadonlySet<string>;
+  /** Shown in the RabbitMQ UI: `<host>/<pid>`. */
+  readonly place: string;
+}
+
+export interface Runner {
+  /** Takes no more, ends what runs (its signal aborts after `withinMs`). */
+  stop(withinMs: number): Promise<void>;
+}
+
+/** How often a message may be handed out without ever being finished: whoever takes it dies of it. */
+const deliveryLimit = 5;
+
+export async function startRunner(options: RunnerOptions): Promise<Runner> {
+  const { transport, names, control, clock } = options;
+  const stopping = new AbortController();
+  const running = new Map<string, { envelope: Envelope; abort: AbortController; report: () => void }>();
+  control.listen((what, id) => {
+    for (const { envelope, abort, report } of running.values()) {
+      const meant = envelope.requestId === id || envelope.groups.some((group) => group.id === id);
+      if (what === 'drop' && meant) abort.abort(new Fault('cancelled', 'the request was cancelled'));
+      if (what === 'watch' && envelope.requestId === id) report();
+    }
+  });
+  const work = worker(options, running, stopping.signal);
+  const consumers: Consumer[] = [];
+  for (const step of options.serve.filter(({ run }) => run !== undefined)) {
+    const consume = (queue: string) => transport.consume(queue, { prefetch: step.concurrency, tag: `${step.name}@${options.place}` }, (delivery) => work(step, delivery));
+    consumers.push(await consume(names.workQueue(step.name)));
+    if (options.volatile.has(step.name)) consumers.push(await consume(names.volatileQueue(step.name)));
+  }
+  return {
+    async stop(withinMs) {
+      const cancelTimer = clock.after(withinMs, () => {
+        stopping.abort(new Error('the process stops'));
+        for (const { abort } of running.values()) abort.abort(new Error('the process stops'));
+      });
+      await Promise.all(consumers.map((consumer) => consumer.close()));
+      cancelTimer();
+      stopping.abort();
+    },
+  };
+}
+
+type Running = Map<string, { envelope: Envelope; abort: AbortController; report: () => void }>;
+
+/** What one delivery becomes. Resolves: acknowledged. Rejects: given back (only when the process stops). */
+function worker(options: RunnerOptions, running: Running, stopping: AbortSignal) {
+  const { store, clock, names, control, emit, steps, journal } = options;
+  const { publish, send } = openDispatch(options, stopping);
+
+  return async function work(step: Step, delivery: Delivery): Promise<void> {
+    const envelope = decode(delivery);
+    if (isUndecodable(envelope)) return bury(delivery, new Fault('invalid', `not a message for a step: ${envelope.undecodable}`), step);
+    const about = { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt };
+    // An aggregator still hears the late parts of a group that is complete, to put them on record.
+    const groups = step.gatherMs === undefined ? envelope.groups : envelope.groups.slice(1);
+    if (control.isDropped({ ...envelope, groups })) return emit('step.dropped', about);
+    // Whoever waits for the request writes the timeout; work that nobody may use any more is not begun.
+    if (envelope.deadline <= clock.now()) return emit('step.expired', about);
+    if (delivery.deliveries >= deliveryLimit) return giveUp(step, envelope, delivery, new Error(`handed out ${delivery.deliveries} times and never finished: whoever takes it dies`));
+
+    const started = clock.now();
+    let verdict: Verdict;
+    try {
+      verdict = await attempt(step, envelope);
+    } catch (error) {
+      if (stopping.aborted) throw error;
+      return failed(step, envelope, delivery, error, clock.now() - started);
+    }
+    if (stopping.aborted && verdict.go === 'nowhere' && step.kind === 'worker') throw new Error('the process stops');
+    if (verdict.go === 'nowhere') return emit('step.absorbed', { ...about, tookMs: clock.now() - started });
+    for (const next of await follows(step, envelope, verdict, clock.now() - started)) await send(next);
+    if (verdict.go === 'on') await verdict.afterwards?.();
+    emit('step.done', { ...about, tookMs: clock.now() - started });
+  };
+
+  /** Runs one attempt, with its time-out, its signal and its progress. */
+  async function attempt(step: Step, envelope: Envelope): Promise<Verdict> {
+    const abort = new AbortController();
+    const report = () => void store.report(envelope.requestId, { state: 'running', step: step.name, attempt: envelope.attempt, waitingOn: null }, { name: 'step', data: { step: step.name, attempt: envelope.attempt } }).catch(() => undefined);
+    if (control.isWatched(envelope) && step.kind !== 'aggregator') report();
+    running.set(envelope.id, { envelope, abort, report });
+    const left = Math.min(step.timeoutMs, envelope.deadline - clock.now());
+    const cancelTimer = clock.after(left, () => abort.abort(new Error(`no result within ${left} ms`)));
+    try {
+      const aborted = new Promise<never>((_, reject) => abort.signal.addEventListener('abort', () => reject(abort.signal.reason as Error), { once: true }));
+      aborted.catch(() => undefined);
+      return await Promise.race([step.run!(envelope, toolsFor(envelope, abort.signal)), aborted]);
+    } finally {
+      cancelTimer();
+      running.delete(envelope.id);
+    }
+  }
+
+  function toolsFor(envelope: Envelope, signal: AbortSignal): StepTools {
+    return {
+      signal,
+      store,
+      later: options.later,
+      clock,
+      remainingMs: () => Math.max(0, envelope.deadline - clock.now()),
+      addressOf: (name) => workAddress(names, name, envelope.durable),
+      drop: (id) => control.drop(id),
+      late: (late) => journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' }),
+      report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve()),
+      progress: throttled(clock, (progress) => {
+        if (!control.isWatched(envelope)) return;
+        const event = progress.sequence === undefined ? { name: 'progress' as const, data: { ...progress } } : { name: 'part' as const, data: { sequence: progress.sequence, part: progress.part } };
+        const { part: _part, sequence: _sequence, ...shown } = progress;
+        void store.report(envelope.requestId, { progress: shown }, event).catch(() => undefined);
+      }),
+    };
+  }
+
+  /** The messages that follow from a verdict, with where each goes. */
+  async function follows(step: Step, envelope: Envelope, verdict: Exclude<Verdict, { go: 'nowhere' }>, took: number): Promise<readonly Envelope[]> {
+    const at = clock.now();
+    if (verdict.go === 'apart') return apart(step, envelope, verdict.parts, verdict.into, took);
+    const { body, contentType, contentEncoding, slip, change } = verdict;
+    const { contentEncoding: _old, ...plain } = envelope;
+    for (const name of slip ?? []) if (!steps.has(name)) throw new Error(`step ${step.name} routes to unknown step ${name}`);
+    return [follow(plain, { at, took, body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }), ...(slip === undefined ? {} : { slip: [...slip, ...mandatoryRest(envelope, slip)] }), ...change })];
+  }
+
+  /** A part of a group may not route around the aggregator that waits for it. */
+  function mandatoryRest(envelope: Envelope, slip: readonly string[]): readonly string[] {
+    const at = envelope.groups[0]?.at;
+    return at === undefined || slip.includes(at) ? [] : envelope.slip.slice(Math.max(0, envelope.slip.indexOf(at)));
+  }
+
+  async function apart(step: Step, envelope: Envelope, parts: readonly SplitPart[], into: string | undefined, took: number): Promise<readonly Envelope[]> {
+    const rest = envelope.slip.slice(1);
+    const at = into ?? rest.find((name) => steps.get(name)?.gatherMs !== undefined);
+    const gatherMs = at === undefined || !rest.includes(at) ? undefined : steps.get(at)?.gatherMs;
+    if (at === undefined || gatherMs === undefined) throw new Error(`step ${step.name} splits and no aggregator follows it in flow ${envelope.flow}`);
+    const unknown = parts.flatMap((part) => part.steps ?? []).find((name) => !steps.has(name));
+    if (unknown !== undefined) throw new Error(`step ${step.name} splits to unknown step ${unknown}`);
+
+    const id = deriveId(envelope.id, 'group');
+    const now = clock.now();
+    const deadline = now + Math.min(gatherMs, (envelope.deadline - now) * 0.9);
+    await store.openGroup({ id, requestId: envelope.requestId, members: parts.map((part, index) => part.name ?? part.steps?.[0] ?? String(index)), deadline });
+    const member = (index: number) => [{ id, index, size: parts.length, at }, ...envelope.groups];
+    const onwards = rest.slice(rest.indexOf(at));
+    const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', now);
+    if (parts.length === 0) return [bell];
+    await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, true), message: encode(bell) });
+    void (control.isWatched(envelope) && store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined));
+    return parts.map((part, index) =>
+      follow(envelope, { at: now, took, ...written(part.body), groups: member(index), slip: [...(part.steps ?? []), ...rest], type: 'request' }, index),
+    );
+  }
+
+  async function failed(step: Step, envelope: Envelope, delivery: Delivery, error: unknown, took: number): Promise<void> {
+    const about = { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt, error: messageOf(error), tookMs: took };
+    if (isFault(error)) {
+      emit('step.fault', { ...about, code: error.code });
+      if (error.code === 'cancelled' && control.isDropped(envelope)) return;
+      return send(faultEnvelope(envelope, faultOf(error, step.name), clock.now(), took));
+    }
+    // Volatile requests are asked again by their requestor, if at all.
+    const delay = envelope.durable ? step.retry[envelope.attempt - 1] : undefined;
+    if (delay === undefined) return giveUp(step, envelope, delivery, error);
+    emit('step.retry', { ...about, delay });
+    const now = clock.now();
+    const again = { ...envelope, id: deriveId(envelope.id, 'retry'), attempt: envelope.attempt + 1, at: now, from: step.name, took, extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) } };
+    await publish({ exchange: names.retry(delay), routingKey: step.name }, encode(again));
+    if (control.isWatched(envelope)) {
+      const waitingOn = `retry ${again.attempt} of ${step.retry.length + 1} of ${step.name} in ${delay}`;
+      await store.report(envelope.requestId, { state: 'waiting', step: step.name, attempt: envelope.attempt, waitingOn }, { name: 'step', data: { step: step.name, attempt: envelope.attempt, failed: true, retryIn: delay } }).catch(() => undefined);
+    }
+  }
+
+  /** After the last attempt: the message goes to `hub.dead.<step>` for a person, `internal` to the requestor. */
+  async function giveUp(step: Step, envelope: Envelope, delivery: Delivery, error: unknown): Promise<void> {
+    emit('step.dead', { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt, error: messageOf(error) });
+    if (envelope.durable) await bury(delivery, error, step);
+    await send(faultEnvelope(envelope, faultOf(error, step.name), clock.now()));
+  }
+
+  function bury(delivery: Delivery, error: unknown, step: Step): Promise<void> {
+    const fault = isFault(error) ? error : new Fault('internal', messageOf(error));
+    const { exchange: _exchange, routingKey: _key, redelivered: _again, deliveries: _count, expirationMs: _life, headers, ...message } = delivery;
+    return publish({ exchange: names.dead, routingKey: step.name }, { ...message, headers: { ...withoutBrokers(headers), ...errorHeaders(fault, step.name, clock.now()), 'hub-origin-queue': names.workQueue(step.name) } });
+  }
+}
+
+/** `x-death` and its like are the broker's notes about an earlier life; with them a message could count as a cycle. */
+const withoutBrokers = (headers: Headers): Headers => Object.fromEntries(Object.entries(headers).filter(([name]) => !name.startsWith('x-')));
+
+/** At most 4 a second; parts always. */
+function throttled(clock: Clock, report: (progress: Progress) => void): (progress: Progress) => void {
+  let last = -Infinity;
+  return (progress) => {
+    if (progress.sequence === undefined && progress.percent !== 100 && clock.now() - last < 250) return;
+    last = clock.now();
+    report(progress);
+  };
+}

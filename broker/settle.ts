@@ -1,0 +1,102 @@
+/**
+ * The one way to an outcome: reply, fault, timeout and cancel all go through here. First wins, in the store's atomic
+ * operation (or, for a request that has no record, in the memory of the hub that alone waits for it). Nobody sees an outcome before
+ * the journal has it.
+ */
+import type { Control } from './control.js';
+import type { Correlator } from './correlator.js';
+import type { Emit } from './emit.js';
+import { Fault } from './fault.js';
+import type { Journal } from './journal.js';
+import { PublishError, type Transport } from './transport.js';
+import { stateOf, type Outcome, type RequestRecord, type Settled, type Store } from './store.js';
+import { faultMessage } from './wire.js';
+import { version } from './version.js';
+
+export interface Settler {
+  /** `journalled`: the journal has this outcome already, under the same confirm that brought it here. */
+  settle(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled>;
+  /** Ends what a hub that died left half done: the outcome is journalled, shown, forwarded. */
+  finish(requestId: string): Promise<void>;
+}
+
+export interface SettlerOptions {
+  readonly store: Store;
+  readonly journal: Journal;
+  readonly correlator: Correlator;
+  readonly control: Control;
+  readonly transport: Transport;
+  readonly emit: Emit;
+}
+
+/** The outcome that a fault makes. */
+export function outcomeOfFault(kind: Exclude<Outcome['kind'], 'reply'>, fault: Fault, at: number): Outcome {
+  return { kind, ...faultMessage(fault), at };
+}
+
+export function openSettler({ store, journal, correlator, control, transport, emit }: SettlerOptions): Settler {
+  async function settle(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
+    const alone = correlator.alone(requestId);
+    if (alone !== undefined) return settleAlone(requestId, outcome, journalled);
+    const settled = await store.settle(requestId, outcome, journalled);
+    if (settled === 'won' || settled === 'same') await complete(requestId, outcome, settled === 'won' && journalled);
+    else await journal.note('late', requestId, {}, { 'hub-outcome': outcome.kind, 'hub-late-because': settled });
+    emit('request.settled', { requestId, kind: outcome.kind, settled });
+    return settled;
+  }
+
+  /** No record: the waiting requestor on this hub is the only one who can ever know. */
+  async function settleAlone(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
+    if (!journalled) await journal.outcome(requestId, outcome);
+    const settled = correlator.alone(requestId)?.catch(outcome) === true ? 'won' : 'late';
+    emit('request.settled', { requestId, kind: outcome.kind, settled });
+    return settled;
+  }
+
+  /** Journal, show, hand over, forward. Each may be done again. */
+  async function complete(requestId: string, outcome: Outcome, journalled: boolean): Promise<void> {
+    const record = await store.get(requestId);
+    if (record === undefined) return;
+    if (!record.shown) {
+      if (!journalled) await journal.outcome(requestId, outcome);
+      await store.show(requestId);
+    }
+    correlator.deliver(requestId, outcome);
+    if (outcome.kind === 'cancelled' || outcome.kind === 'timeout') await control.drop(requestId);
+    if (record.forward !== undefined && record.forwarded !== true) await forward(record, outcome);
+  }
+
+  /** To the foreign requestor's own queue, under its own correlation id. */
+  async function forward({ id, forward: address }: RequestRecord, outcome: Outcome): Promise<void> {
+    if (address === undefined) return;
+    const direct = address.queue.startsWith('amq.rabbitmq.reply-to');
+    const message = {
+      body: outcome.body,
+      contentType: outcome.contentType,
+      messageId: id,
+      correlationId: address.correlationId ?? id,
+      type: outcome.kind === 'reply' ? 'reply' : 'fault',
+      appId: `answerback/${version}`,
+      timestamp: Math.floor(outcome.at / 1_000),
+      headers: { 'hub-request-id': id, 'hub-state': stateOf[outcome.kind] },
+      ...(outcome.contentEncoding === undefined ? {} : { contentEncoding: outcome.contentEncoding }),
+    };
+    try {
+      // A mandatory message to direct reply-to is returned even when it arrives (RabbitMQ 3.10, 4.0).
+      await transport.publish({ exchange: '', routingKey: address.queue }, message, { mandatory: !direct });
+    } catch (error) {
+      if (!(error instanceof PublishError) || error.failure !== 'unroutable') throw error;
+      emit('request.undeliverable', { requestId: id, queue: address.queue });
+      await journal.note('undeliverable', id);
+    }
+    await store.forwarded(id);
+  }
+
+  return {
+    settle,
+    async finish(requestId) {
+      const record = await store.get(requestId);
+      if (record?.outcome !== undefined) await complete(requestId, record.outcome, false);
+    },
+  };
+}

@@ -1,0 +1,248 @@
+/**
+ * The Lua of the Redis store: one script per transition, so that each happens whole or not at all. What is where:
+ *
+ *   <ns>:request:<id>    hash, the record; short values, so that a pending one stays in Redis' compact encoding
+ *   <ns>:events:<id>     list of `<at> <name> <json>`; the last one's sequence is `seq` of the record
+ *   <ns>:claim:<digest>  id of the request that has the idempotency key
+ *   <ns>:deadlines       sorted set of the ids without outcome, by deadline
+ *   <ns>:owed            sorted set of the ids whose outcome is not yet shown or forwarded, by when they were settled
+ *   <ns>:group:<id>      hash, a group; part n is `m<n>` (json) and `b<n>` (body)
+ *   <ns>:wake            channel: ids of requests that changed
+ *
+ * Every script may run twice: a client that lost its connection does not know whether the first one ran. The clock is
+ * Redis' own. Keys that are known beforehand are declared; only `create` and `discard` find one key by what another says.
+ */
+import { stateOf } from './store.js';
+
+export const maxEvents = 500;
+
+const clock = `
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+`;
+
+/** KEYS: record, events, deadlines, owed. ARGV: id, namespace, then the script's own from 3. */
+const request = `${clock}
+local record, events, deadlines, owed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, ns = ARGV[1], ARGV[2]
+local stateOf = { ${Object.entries(stateOf).map(([kind, state]) => `${kind} = '${state}'`).join(', ')} }
+
+local function wake()
+  redis.call('PUBLISH', ns .. ':wake', id)
+end
+
+-- An event that says what the last one said is the same one, told again.
+local function append(name, data)
+  local said = name .. ' ' .. data
+  local last = redis.call('LINDEX', events, -1)
+  if last and string.sub(last, string.find(last, ' ', 1, true) + 1) == said then return end
+  local sequence = redis.call('HINCRBY', record, 'seq', 1)
+  local length = redis.call('RPUSH', events, string.format('%.0f', now()) .. ' ' .. said)
+  if length == 1 then redis.call('PEXPIRE', events, redis.call('PTTL', record)) end
+  if length > ${maxEvents} then redis.call('LTRIM', events, -${maxEvents}, -1) end
+end
+
+-- Record, events and claim go together.
+local function expire(at)
+  local claim = redis.call('HGET', record, 'claim')
+  redis.call('PEXPIREAT', record, at)
+  redis.call('PEXPIREAT', events, at)
+  if claim and redis.call('GET', ns .. ':claim:' .. claim) == id then redis.call('PEXPIREAT', ns .. ':claim:' .. claim, at) end
+end
+
+local function paid()
+  local left = redis.call('HMGET', record, 'shown', 'fwdq', 'fwdd')
+  if left[1] and (not left[2] or left[3]) then redis.call('ZREM', owed, id) end
+end
+
+local function show(retention)
+  local has = redis.call('HMGET', record, 'kind', 'shown')
+  if not has[1] or has[2] then return end
+  local state, at = stateOf[has[1]], now()
+  redis.call('HSET', record, 'shown', 1, 'state', state, 'upd', at)
+  redis.call('HDEL', record, 'wait')
+  append('outcome', '{"state":"' .. state .. '","kind":"' .. has[1] .. '"}')
+  expire(at + retention)
+  paid()
+  wake()
+end
+`;
+
+/** KEYS[5]: claim. ARGV: retention, digest of the claim's scope or '', deadline, `state` event's data, then fields of the record. */
+const create = `${request}
+local claim, retention, digest, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+if redis.call('EXISTS', record) == 1 then return { id, redis.call('HGETALL', record) } end
+if digest ~= '' then
+  local holder = redis.call('GET', claim)
+  local held = holder and redis.call('HGETALL', ns .. ':request:' .. holder) or {}
+  if #held > 0 then return { holder, held } end
+end
+local at = now()
+local expires = math.max(deadline, at) + retention
+redis.call('DEL', events)
+redis.call('HSET', record, 'upd', at, unpack(ARGV, 7))
+redis.call('PEXPIREAT', record, expires)
+if digest ~= '' then
+  redis.call('HSET', record, 'claim', digest)
+  redis.call('SET', claim, id)
+  redis.call('PEXPIREAT', claim, expires)
+end
+redis.call('ZADD', deadlines, deadline, id)
+append('state', ARGV[6])
+wake()
+return false
+`;
+
+const discard = `${request}
+local has = redis.call('HMGET', record, 'kind', 'claim')
+if has[1] then return end
+redis.call('ZREM', deadlines, id)
+if has[2] and redis.call('GET', ns .. ':claim:' .. has[2]) == id then redis.call('DEL', ns .. ':claim:' .. has[2]) end
+if redis.call('DEL', record, events) > 0 then wake() end
+`;
+
+/** ARGV: state or '', its event's data, '1' to clear what it waits for, event's name or '', its data, then fields of the record. */
+const report = `${request}
+local state, clear, name = ARGV[3], ARGV[5], ARGV[6]
+local has = redis.call('HMGET', record, 'state', 'kind')
+if not has[1] or has[2] then return end
+redis.call('HSET', record, 'upd', now(), unpack(ARGV, 8))
+if clear == '1' then redis.call('HDEL', record, 'wait') end
+if state ~= '' and state ~= has[1] then
+  redis.call('HSET', record, 'state', state)
+  append('state', ARGV[4])
+end
+if name ~= '' then append(name, ARGV[7]) end
+wake()
+`;
+
+/** ARGV: retention, '1' to show it at once, kind, digest of the body, then fields of the outcome. */
+const settle = `${request}
+local retention, visible, kind, digest = tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5], ARGV[6]
+local has = redis.call('HMGET', record, 'state', 'kind', 'hash')
+if not has[1] then return 'unknown' end
+if has[2] then
+  if has[2] ~= kind or has[3] ~= digest then return 'late' end
+  if visible then show(retention) end
+  return 'same'
+end
+local at = now()
+redis.call('HSET', record, 'kind', kind, 'hash', digest, unpack(ARGV, 7))
+redis.call('ZREM', deadlines, id)
+redis.call('ZADD', owed, at, id)
+expire(at + retention)
+if visible then show(retention) end
+return 'won'
+`;
+
+/** ARGV: retention. */
+const showOutcome = `${request}
+show(tonumber(ARGV[3]))
+`;
+
+const forwarded = `${request}
+if redis.call('HEXISTS', record, 'kind') == 0 then return end
+redis.call('HSET', record, 'fwdd', 1)
+paid()
+`;
+
+/** ARGV: sequence. Returns the sequence before the first one, then the events. */
+const eventsAfter = `${request}
+local last = tonumber(redis.call('HGET', record, 'seq') or 0)
+local before = last - redis.call('LLEN', events)
+local from = math.max(tonumber(ARGV[3]) - before, 0)
+return { before + from, redis.call('LRANGE', events, from, -1) }
+`;
+
+/** KEYS: the sorted set. ARGV: namespace, how long ago, limit. An id whose record is gone is dropped on the way. */
+const oldest = `${clock}
+local found, skip, limit = {}, 0, tonumber(ARGV[3])
+local latest = now() - tonumber(ARGV[2])
+while #found < limit do
+  local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', skip, limit - #found)
+  if #page == 0 then break end
+  for _, id in ipairs(page) do
+    if redis.call('EXISTS', ARGV[1] .. ':request:' .. id) == 1 then
+      found[#found + 1] = id
+      skip = skip + 1
+    else
+      redis.call('ZREM', KEYS[1], id)
+    end
+  end
+end
+return found
+`;
+
+/** KEYS: the group. ARGV from 1: the script's own. A group that is gone answers with an empty hash. */
+const group = `${clock}
+local group = KEYS[1]
+local state = redis.call('HGET', group, 'state')
+local function close(reason)
+  redis.call('HSET', group, 'state', 'closed', 'reason', reason)
+end
+`;
+
+/** ARGV: retention, deadline, then fields of the group. */
+const openGroup = `${group}
+if state then return end
+local at = now()
+redis.call('HSET', group, 'state', 'open', 'n', 0, 'touched', at, unpack(ARGV, 3))
+redis.call('PEXPIREAT', group, math.max(tonumber(ARGV[2]), at) + tonumber(ARGV[1]))
+`;
+
+/** ARGV: index, how many are enough, what is known of the part (json), body. */
+const addPart = `${group}
+if state == 'open' then
+  if redis.call('HSETNX', group, 'm' .. ARGV[1], ARGV[3]) == 1 then
+    redis.call('HSET', group, 'b' .. ARGV[1], ARGV[4], 'touched', now())
+    redis.call('HINCRBY', group, 'n', 1)
+  end
+  local has = redis.call('HMGET', group, 'n', 'size')
+  if tonumber(has[1]) >= tonumber(ARGV[2]) then close(tonumber(has[1]) >= tonumber(has[2]) and 'all' or 'at-least') end
+end
+return redis.call('HGETALL', group)
+`;
+
+/** ARGV: reason. */
+const closeGroup = `${group}
+if state == 'open' then close(ARGV[1]) end
+return redis.call('HGETALL', group)
+`;
+
+const groupDone = `${group}
+if state then redis.call('HSET', group, 'state', 'done') end
+`;
+
+/** KEYS: the topic. ARGV: at, properties (json), body. */
+const remember = `
+local known = redis.call('HGET', KEYS[1], 'at')
+if known and tonumber(known) > tonumber(ARGV[1]) then return end
+redis.call('HSET', KEYS[1], 'at', ARGV[1], 'props', ARGV[2], 'body', ARGV[3])
+`;
+
+/** KEYS: the lease. ARGV: holder, ms. */
+const lease = `
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+`;
+
+export const scripts = {
+  create,
+  discard,
+  report,
+  settle,
+  show: showOutcome,
+  forwarded,
+  events: eventsAfter,
+  oldest,
+  openGroup,
+  addPart,
+  closeGroup,
+  groupDone,
+  remember,
+  lease,
+} as const;

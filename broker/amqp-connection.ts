@@ -17,6 +17,7 @@ const setUpMs = 60_000;
 const firstConnectMs = 10_000;
 const firstRetryMs = 100;
 const longestRetryMs = 3_000;
+const closeMs = 2_000;
 const socketBufferBytes = 1 << 20;
 
 /** How long one answer of the broker may take. */
@@ -31,6 +32,8 @@ export interface Session {
   coalesce(): void;
   /** Ends it at once, for instance because the broker does not answer. */
   fail(error: Error): void;
+  /** Ends it in good order: what was sent (acknowledgements) arrives. */
+  close(): Promise<void>;
   isOpen(): boolean;
   /** Resolves when it has ended, for whatever reason. */
   readonly ended: Promise<Error>;
@@ -69,25 +72,30 @@ export class AmqpConnection {
     return this.#isBlocked;
   }
 
-  /** Resolves with the session as soon as one is up; rejects after `withinMs`, or when this is closed. */
-  async up(withinMs: number): Promise<Session> {
+  /** Resolves with the session as soon as one is up; rejects after `withinMs`, and when it is closed or `signal` aborts. */
+  async up(withinMs: number, signal: AbortSignal = this.#closing.signal): Promise<Session> {
     const until = Date.now() + withinMs;
-    while (this.#session === undefined) {
-      const leftMs = until - Date.now();
-      if (this.#closing.signal.aborted) throw new Error('the transport is closed');
-      if (leftMs <= 0) throw new Error(`RabbitMQ at ${place(this.#options.url)} has been away for ${withinMs} ms`);
-      await new Promise<void>((resolve) => {
-        const cancel = systemClock.after(leftMs, done);
-        const waiting = this.#waiting;
-        function done() {
-          cancel();
-          waiting.delete(done);
-          resolve();
-        }
-        waiting.add(done);
-      });
+    for (;;) {
+      if (this.#closing.signal.aborted || signal.aborted) throw new Error('the transport is closed');
+      if (this.#session !== undefined) return this.#session;
+      if (Date.now() >= until) throw new Error(`RabbitMQ at ${place(this.#options.url)} is away, for ${withinMs} ms now`);
+      await this.#news(until - Date.now(), signal);
     }
-    return this.#session;
+  }
+
+  /** Resolves when the session may have come, or when it is no use to wait for it. */
+  #news(withinMs: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const told = () => {
+        cancel();
+        signal.removeEventListener('abort', told);
+        this.#waiting.delete(told);
+        resolve();
+      };
+      const cancel = systemClock.after(withinMs, told);
+      signal.addEventListener('abort', told, { once: true });
+      this.#waiting.add(told);
+    });
   }
 
   /** Resolves when it is up for the first time, and from then on heals itself. Rejects when that cannot be. */
@@ -100,17 +108,16 @@ export class AmqpConnection {
         return;
       } catch (error) {
         const waitMs = retryMs(attempt);
-        if (isRefusal(error) || Date.now() + waitMs >= until || this.#closing.signal.aborted) throw unreachable(this.#options.url, error);
+        if (isRefusal(error) || Date.now() + waitMs >= until) throw unreachable(this.#options.url, error);
         await pause(systemClock, waitMs, this.#closing.signal);
+        if (this.#closing.signal.aborted) throw error;
       }
     }
   }
 
   async close(): Promise<void> {
+    await this.#session?.close();
     this.#closing.abort();
-    const session = this.#session;
-    this.#wake();
-    session?.fail(new Error('closed by us'));
     await this.#kept;
   }
 
@@ -204,6 +211,10 @@ async function openSession(url: string, name: string, log: Log, blocked: (isBloc
     confirmChannel: () => guarded(model.createConfirmChannel()),
     coalesce: coalescing(stream),
     fail,
+    close: async () => {
+      if (isOpen) await within(closeMs, 'closing the connection', model.close()).catch(() => {});
+      fail(new Error('closed by us'));
+    },
     isOpen: () => isOpen,
     ended,
   };
@@ -278,7 +289,7 @@ export function place(url: string): string {
 /** True when trying again cannot help: wrong password, no such virtual host, not allowed, not a URL. */
 function isRefusal(error: unknown): boolean {
   const text = String(error);
-  return /ACCESS.REFUSED|NOT.ALLOWED|NOT.FOUND|Invalid URL|Expected amqp|certificate/i.test(text);
+  return /ACCESS.REFUSED|NOT.ALLOWED|NOT.FOUND|ConnectionOpenOk; got <ConnectionClose|Invalid URL|Expected amqp|certificate/i.test(text);
 }
 
 function unreachable(url: string, cause: unknown): Error {

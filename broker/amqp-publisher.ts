@@ -226,8 +226,11 @@ function propertiesEncoder(): (message: Message, isPersistent: boolean, isMandat
     for (const name of filled) table[name] = undefined;
     filled = Object.keys(headers);
     // Names that come from outside must not pile up here.
-    if ((names += filled.length) > 100_000) (table = Object.create(null)), (names = 0);
-    for (const name of filled) table[name] = headers[name];
+    if (names > 64) [table, names] = [Object.create(null), 0];
+    for (const name of filled) {
+      if (!(name in table)) names++;
+      table[name] = headers[name];
+    }
     return table;
   };
   const properties: { [Name in keyof Options.Publish]: Options.Publish[Name] | undefined } = {};

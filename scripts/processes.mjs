@@ -2,9 +2,12 @@
 // Only node: built-ins, because this runs before `npm ci`.
 
 import { execFile } from 'node:child_process';
-import { lstatSync, mkdirSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync, utimesSync, writeFileSync, linkSync } from 'node:fs';
+import {
+  accessSync, constants, linkSync, lstatSync, mkdirSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync,
+  utimesSync, writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /** Runs a program to its end; never throws.
@@ -15,6 +18,18 @@ export function run(file, args, options = {}) {
     execFile(file, args, { timeout: 10_000, maxBuffer: 64 << 20, ...options, encoding: 'utf8' }, (error, out, err) =>
       resolve({ ok: !error, out: `${out}${err}`.trim() || (error?.message ?? '') }));
   });
+}
+
+/** The first program of these names or paths that can be run. Looks where package managers put servers, too, which is not
+ * always on the PATH.
+ * @param {readonly string[]} names @returns {string | null} */
+export function find(names) {
+  const path = (process.env.PATH ?? '').split(delimiter);
+  const folders = [...path, '/opt/homebrew/sbin', '/opt/homebrew/bin', '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin'];
+  const files = names.flatMap((name) => (name.startsWith('/') ? [name] : folders.map((folder) => join(folder, name))));
+  return files.find((file) => {
+    try { accessSync(file, constants.X_OK); return true; } catch { return false; }
+  }) ?? null;
 }
 
 /** @param {number} pid */

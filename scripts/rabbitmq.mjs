@@ -2,12 +2,12 @@
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { accessSync, closeSync, constants, mkdirSync, openSync, realpathSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, realpathSync, writeFileSync } from 'node:fs';
 import { get } from 'node:http';
-import { connect } from 'node:net';
+import { connect, isIP } from 'node:net';
 import { delimiter, dirname, join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
-import { freePorts } from './processes.mjs';
+import { find, freePorts } from './processes.mjs';
 
 export const name = 'rabbitmq';
 export const title = 'RabbitMQ';
@@ -26,7 +26,7 @@ export function check(url, withinMs) {
   const tls = protocol === 'amqps:';
   const to = { host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || (tls ? 5671 : 5672)) };
   return new Promise((resolve) => {
-    const socket = tls ? connectTls({ ...to, servername: to.host, rejectUnauthorized: false }) : connect(to);
+    const socket = tls ? connectTls({ ...to, ...(isIP(to.host) ? {} : { servername: to.host }), rejectUnauthorized: false }) : connect(to);
     /** @param {string | null} problem */
     const done = (problem) => { clearTimeout(timer); resolve(problem); socket.destroy(); };
     const timer = setTimeout(() => done(`no answer within ${withinMs / 1000} s`), withinMs);
@@ -42,9 +42,10 @@ export function check(url, withinMs) {
       got = got.subarray(8 + payload.length);
       switch (payload.readUInt32BE(0)) {
         case START:
-          return tls ? done(null) : socket.write(startOk(decodeURIComponent(username || 'guest'), decodeURIComponent(password || 'guest')));
+          if (tls) return done(null);
+          return socket.write(startOk(decodeURIComponent(username || 'guest'), decodeURIComponent(password || 'guest')));
         case TUNE: return done(null);
-        case CLOSE: return done(`it refuses the login: ${payload.toString('utf8', 7, 7 + payload.readUInt8(6))}`);
+        case CLOSE: return done(`it refuses the login (${payload.toString('utf8', 7, 7 + payload.readUInt8(6))})`);
         default: return done('what listens there does not speak AMQP 0-9-1');
       }
     });
@@ -58,14 +59,13 @@ const [START, START_OK, TUNE, CLOSE] = [0x000a000a, 0x000a000b, 0x000a001e, 0x00
 /** @param {string} user @param {string} password */
 function startOk(user, password) {
   const short = (/** @type {string} */ text) => Buffer.concat([Buffer.from([Buffer.byteLength(text)]), Buffer.from(text)]);
-  const long = (/** @type {Buffer} */ body) => { const size = Buffer.alloc(4); size.writeUInt32BE(body.length); return Buffer.concat([size, body]); };
+  const number = (/** @type {number} */ value) => { const bytes = Buffer.alloc(4); bytes.writeUInt32BE(value); return bytes; };
+  const long = (/** @type {Buffer} */ body) => Buffer.concat([number(body.length), body]);
   const flag = (/** @type {string} */ key) => Buffer.concat([short(key), Buffer.from('t\x01', 'latin1')]);
   const table = (/** @type {Buffer} */ body) => Buffer.concat([Buffer.from('F'), long(body)]);
   // Without this capability RabbitMQ answers a wrong password by closing the socket, without a word.
   const properties = long(Buffer.concat([short('capabilities'), table(flag('authentication_failure_close'))]));
-  const method = Buffer.alloc(4);
-  method.writeUInt32BE(START_OK);
-  const payload = Buffer.concat([method, properties, short('PLAIN'), long(Buffer.from(`\0${user}\0${password}`)), short('en_US')]);
+  const payload = Buffer.concat([number(START_OK), properties, short('PLAIN'), long(Buffer.from(`\0${user}\0${password}`)), short('en_US')]);
   return Buffer.concat([Buffer.from([1, 0, 0]), long(payload), Buffer.from([0xce])]);
 }
 
@@ -79,9 +79,9 @@ export function managementAt(url) {
 }
 
 /** Starts a private node with all it has in `home`. It outlives us: end its pids, the node first, then its epmd.
- * @param {{ binary: string, home: string, find(names: string[]): string | null }} where
+ * @param {{ binary: string, home: string }} where
  * @returns {Promise<{ children: import('node:child_process').ChildProcess[], url: string, managementUrl: string, logs: string[] }>} */
-export async function start({ binary, home, find }) {
+export async function start({ binary, home }) {
   mkdirSync(join(home, 'conf.d'), { recursive: true, mode: 0o700 });
   const [port, management, distribution, epmdPort] = await freePorts(4);
   writeFileSync(join(home, 'plugins'), '[rabbitmq_management].\n');
@@ -121,7 +121,8 @@ export async function start({ binary, home, find }) {
 
   const output = join(home, 'start.log');
   const fd = openSync(output, 'w');
-  const options = /** @type {const} */ ({ cwd: home, env, detached: true, stdio: ['ignore', fd, fd] });
+  /** @type {import('node:child_process').SpawnOptions} */
+  const options = { cwd: home, env, detached: true, stdio: ['ignore', fd, fd] };
   // An epmd of our own, started by us, can be ended by us; the one that Erlang would start stays for ever.
   const erlang = find(['erl']);
   const beside = erlang && join(dirname(realpathSync(erlang)), 'epmd');
@@ -134,9 +135,4 @@ export async function start({ binary, home, find }) {
     managementUrl: `http://127.0.0.1:${management}`,
     logs: [output, join(home, 'log')],
   };
-}
-
-/** @param {string} file */
-export function isExecutable(file) {
-  try { accessSync(file, constants.X_OK); return true; } catch { return false; }
 }

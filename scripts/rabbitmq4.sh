@@ -27,7 +27,9 @@ running() {
 }
 
 make() {
-  [ -x "$root/usr/lib/rabbitmq/bin/rabbitmq-server" ] && [ -e "$root/.made" ] && return
+  # debootstrap removes its own folder in there as the last thing.
+  [ -x "$root/usr/lib/rabbitmq/bin/rabbitmq-server" ] && [ ! -e "$root/debootstrap" ] && return
+  [ -z "$(ls -A "$root")" ] || [ -e "$root/debootstrap" ] || fail "$root is neither empty nor a Debian with RabbitMQ; remove it."
   if ! command -v debootstrap >/dev/null; then
     say 'Installing debootstrap.'
     { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends debootstrap; } >&2
@@ -40,8 +42,7 @@ make() {
     rm -rf --one-file-system "$root"
     mkdir -p "$root"
     if debootstrap --variant=minbase --include=ca-certificates,rabbitmq-server,procps trixie "$root" $mirror >&2; then
-      rm -rf "$root"/var/cache/apt/archives/*.deb
-      touch "$root/.made"
+      rm -f "$root"/var/cache/apt/archives/*.deb
       return
     fi
   done

@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { mkdirSync, openSync, closeSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, isIP } from 'node:net';
 import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import { freePorts } from './processes.mjs';
@@ -44,7 +44,9 @@ export async function check(url, withinMs) {
 function talk({ tls, host, port, withinMs }, commands) {
   return new Promise((resolve, reject) => {
     // The certificate is the driver's to check; here we only ask whether somebody is at home.
-    const socket = tls ? connectTls({ host, port, servername: host, rejectUnauthorized: false }) : connect({ host, port });
+    const socket = tls
+      ? connectTls({ host, port, ...(isIP(host) ? {} : { servername: host }), rejectUnauthorized: false })
+      : connect({ host, port });
     const timer = setTimeout(() => socket.destroy(new Error(`no answer within ${withinMs / 1000} s`)), withinMs);
     let text = '';
     socket.setEncoding('utf8');

@@ -2,14 +2,13 @@
 // the standard local ports; installed programs, started privately under .hub/; Docker Compose; the package manager.
 // Only node: built-ins, because this runs before `npm ci`.
 
-import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, realpathSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { delimiter, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { alive, end, isOurs, readLedger, run, withLock, writeLedger } from './processes.mjs';
+import { alive, end, find, isOurs, readLedger, run, withLock, writeLedger } from './processes.mjs';
 import * as rabbitmq from './rabbitmq.mjs';
 import * as redis from './redis.mjs';
 
@@ -19,11 +18,7 @@ const kinds = [rabbitmq, redis];
 /**
  * @typedef {typeof rabbitmq | typeof redis} Kind
  * @typedef {{ url: string, managementUrl: string | null, from: string }} Found
- * @typedef {{
- *   rabbitmq: Found,
- *   redis: Found,
- *   stop(): Promise<void>,
- * }} Services
+ * @typedef {{ rabbitmq: Found, redis: Found, stop(): Promise<void> }} Services
  *
  * @typedef {object} Options
  * @property {NodeJS.ProcessEnv} [env] HUB_RABBITMQ_URL, HUB_RABBITMQ_MANAGEMENT_URL and HUB_REDIS_URL are read from it
@@ -37,15 +32,13 @@ const kinds = [rabbitmq, redis];
 /** Resolves once both answer a login; `from` says where each was found. Rejects, with what to do about it, if one cannot
  * be had; a configured address that does not answer is such a case, nothing else is tried then.
  *
- * Private services are shared by all starts on one `dir` and end with the last `stop()`. Those that a killed start left
- * running are taken over by the next one. The management address carries no login: it is that of the AMQP address.
+ * Private services are shared by all starts on one `dir` and end with the last `stop()`; one that dies without calling it
+ * leaves them to the next start. So handle SIGINT and SIGTERM before you call this: abort `signal`, wait for the promise,
+ * and call `stop()` if it resolved. The management address carries no login: it is that of the AMQP address.
  * @param {Options} [options] @returns {Promise<Services>} */
 export async function ensureServices({
   env = process.env, dir = join(project, '.hub'), log = console.error, allowInstall = true, onlyPrivate = false, signal,
 } = {}) {
-  mkdirSync(dir, { recursive: true });
-  dir = realpathSync(dir);
-  const lock = join(dir, 'services.lock');
   /** @type {Map<Kind, Found>} */
   const found = new Map();
   /** @type {(() => Promise<void>)[]} */
@@ -63,15 +56,20 @@ export async function ensureServices({
   const local = () => lookAt((kind) => onStandardPort(kind, log));
   const own = () => lookAt((kind) => privately(kind, { dir, log, signal, releases }));
   let stopping = /** @type {Promise<void> | null} */ (null);
-  const stop = () => stopping ??= withLock(lock, async () => {
+  const lock = () => join(dir, 'services.lock');
+  const stop = () => stopping ??= releases.length === 0 ? Promise.resolve() : withLock(lock(), async () => {
     await Promise.allSettled(releases.map((release) => release()));
   });
 
   try {
-    if (!onlyPrivate) await lookAt((kind) => configured(kind, env, log));
-    if (missing().length > 0 && !onlyPrivate) await local();
+    if (!onlyPrivate) {
+      await lookAt((kind) => configured(kind, env, log));
+      await local();
+    }
     if (missing().length > 0) {
-      await withLock(lock, async () => {
+      mkdirSync(dir, { recursive: true });
+      dir = realpathSync(dir);
+      await withLock(lock(), async () => {
         await own();
         if (missing().length > 0 && !onlyPrivate && await compose(missing(), log, releases)) await local();
         if (missing().length > 0 && allowInstall && await install(missing(), log)) {
@@ -96,16 +94,16 @@ export async function ensureServices({
 async function configured(kind, env, log) {
   const url = env[kind.variable];
   if (!url) return null;
-  /** @param {string} problem @param {string} [at] */
-  const refuse = (problem, at = '') => new Error(
-    `${kind.variable} is set${at}, but ${problem}. Start that ${kind.title} or correct the address; or unset ${kind.variable}, and the hub looks for one itself.`);
-  if (!URL.canParse(url)) throw refuse('it is no URL');
-  const { protocol, host } = new URL(url);
-  if (!kind.protocols.includes(protocol)) throw refuse(`it does not begin with ${kind.protocols.map((p) => `${p}//`).join(' or ')}`);
+  if (!URL.canParse(url) || !kind.protocols.includes(new URL(url).protocol)) {
+    throw new Error(`${kind.variable} is set, but not to an address like ${kind.local}.`);
+  }
+  const { host } = new URL(url);
   const problem = await kind.check(url, 5_000);
-  const at = ` to ${masked(url)}`;
-  if (problem && kind === redis && /maxmemory-policy/.test(problem)) log(`Redis at ${host}: ${problem}`);
-  else if (problem) throw refuse(problem, at);
+  if (problem && /maxmemory-policy/.test(problem)) log(`Redis at ${host}: ${problem}.`);
+  else if (problem) {
+    throw new Error(`${kind.variable} is set to ${masked(url)}, which cannot be used: ${problem}. `
+      + `Start that ${kind.title} or correct the address; or unset ${kind.variable}, and the hub looks for one itself.`);
+  }
   return { url, managementUrl: (kind === rabbitmq && env.HUB_RABBITMQ_MANAGEMENT_URL) || null, from: `${kind.variable} (${host})` };
 }
 
@@ -172,7 +170,7 @@ async function privately(kind, { dir, log, signal, releases }) {
 
   const binary = find(kind.binaries);
   if (!binary) return null;
-  const { children, logs, url, managementUrl } = await kind.start({ binary, home: join(dir, kind.name), find });
+  const { children, logs, url, managementUrl } = await kind.start({ binary, home: join(dir, kind.name) });
   let dead = '';
   for (const child of children) {
     child.on('error', (error) => { dead = error.message; });
@@ -186,11 +184,14 @@ async function privately(kind, { dir, log, signal, releases }) {
 
   const problem = await becomes(() => dead || kind.check(url, 5_000), 90_000, signal, () => dead !== '');
   if (problem) {
-    throw new Error(`${kind.title} (${binary}) was started and did not come up: ${problem}.${lastLines(logs)}\nIts data is in ${join(dir, kind.name)}; with that folder removed it starts afresh.`);
+    throw new Error(`${kind.title} (${binary}) was started and did not come up: ${problem}.${lastLines(logs)}\n`
+      + `Its data is in ${join(dir, kind.name)}; with that folder removed it starts afresh.`);
   }
-  const management = managementUrl && !(await becomes(async () => (await rabbitmq.managementAt(managementUrl)) ? '' : 'silent', 20_000, signal));
-  if (managementUrl && !management) log(`RabbitMQ's management page did not come up at ${managementUrl}.`);
-  return { url, managementUrl: management ? managementUrl : null, from: `started privately (${binary}), data in ${join(dir, kind.name)}` };
+  const from = `started privately (${binary}), data in ${join(dir, kind.name)}`;
+  if (!managementUrl) return { url, managementUrl, from };
+  const silent = await becomes(async () => ((await rabbitmq.managementAt(managementUrl)) ? null : 'silent'), 20_000, signal);
+  if (silent) log(`RabbitMQ's management page did not come up at ${managementUrl}.`);
+  return { url, managementUrl: silent ? null : managementUrl, from };
 }
 
 /** @param {Kind} kind @param {import('./processes.mjs').Entry} entry @param {string} dir @param {AbortSignal | undefined} signal */
@@ -219,12 +220,6 @@ function lastLines([log = '']) {
   return text ? `\n${text.split('\n').slice(-12).map((line) => `  | ${line}`).join('\n')}` : '';
 }
 
-/** The first program of these names or paths that can be run. @param {readonly string[]} names @returns {string | null} */
-function find(names) {
-  const folders = ['/opt/homebrew/sbin', '/opt/homebrew/bin', '/usr/local/sbin', '/usr/local/bin', ...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/bin'];
-  return names.flatMap((name) => (name.startsWith('/') ? [name] : folders.map((folder) => join(folder, name)))).find(rabbitmq.isExecutable) ?? null;
-}
-
 const engine = async () => (await run('docker', ['info', '--format', '{{.ServerVersion}}'], { timeout: 5_000 })).ok;
 
 /** Starts what is missing by Docker Compose, on the standard ports. @param {Kind[]} missing
@@ -242,10 +237,10 @@ async function compose(missing, log, releases) {
 
 /** The command that installs these, if the machine has a package manager that we know. @param {Kind[]} missing */
 function installer(missing) {
-  if (process.platform === 'darwin') return find(['brew']) && { sudo: false, steps: [['brew', 'install', ...missing.map(({ packages }) => packages.brew)]] };
+  const names = (/** @type {'apt' | 'brew'} */ by) => missing.map(({ packages }) => packages[by]);
+  if (process.platform === 'darwin') return find(['brew']) && { sudo: false, steps: [['brew', 'install', ...names('brew')]] };
   if (!find(['apt-get'])) return null;
-  const names = missing.map(({ packages }) => packages.apt);
-  return { sudo: process.getuid?.() !== 0, steps: [['apt-get', 'update'], ['apt-get', 'install', '-y', ...names]] };
+  return { sudo: process.getuid?.() !== 0, steps: [['apt-get', 'update'], ['apt-get', 'install', '-y', ...names('apt')]] };
 }
 
 /** @param {Kind[]} missing @param {(line: string) => void} log */
@@ -272,7 +267,8 @@ const mend = (missing) => {
 
 /** @param {Kind[]} missing */
 function helpless(missing) {
-  return `There is no ${missing.map(({ title }) => title).join(' and no ')}: ${missing.map(({ variable }) => variable).join(' and ')} not set, nothing usable on the standard local ports, not installed (${missing.flatMap(({ binaries }) => binaries).join(', ')}), no Docker engine.\n`
+  return `There is no ${missing.map(({ title }) => title).join(' and no ')} here: ${missing.map(({ variable }) => variable).join(' and ')} not set, `
+    + `nothing usable on ${missing.map(({ local }) => new URL(local).host).join(' and ')}, no program installed, no Docker engine.\n`
     + `This mends it:  ${mend(missing)}`;
 }
 
@@ -285,7 +281,8 @@ export async function whatIsThere({ dir = join(project, '.hub') } = {}) {
   const free = await statfs(existsSync(dir) ? dir : project).then(({ bavail, bsize }) => (bavail * bsize) / 2 ** 30);
   const docker = await engine();
   const node = major > 20 || (major === 20 && minor >= 19);
-  const row = (/** @type {string} */ name, /** @type {boolean} */ ok, /** @type {string} */ found, /** @type {string | null} */ mend) => ({ name, ok, found, mend: ok ? null : mend });
+  /** @param {string} name @param {boolean} ok @param {string} found @param {string | null} mend */
+  const row = (name, ok, found, mend) => ({ name, ok, found, mend: ok ? null : mend });
   return [
     row('node', node, process.version, 'install Node.js 20.19 or newer: https://nodejs.org'),
     row('npm', npm.ok, npm.ok ? npm.out : 'not found', 'install Node.js with npm: https://nodejs.org'),
@@ -297,7 +294,8 @@ export async function whatIsThere({ dir = join(project, '.hub') } = {}) {
       const { port } = new URL(kind.local);
       if (!(await listens(Number(port)))) return row(`port ${port}`, true, 'free: a private one is started', null);
       const problem = await kind.check(kind.local, 5_000);
-      return row(`port ${port}`, true, problem ? `not usable as ${kind.title}, a private one is started: ${problem}` : `${kind.title} answers and is used`, null);
+      const use = problem ? `not usable as ${kind.title}, a private one is started: ${problem}` : `${kind.title} answers and is used`;
+      return row(`port ${port}`, true, use, null);
     })),
     await listens(8080).then((taken) => row('port 8080', !taken, taken ? 'taken' : 'free', 'HUB_HTTP_PORT=8081 npm start')),
     row('docker engine', true, docker ? 'answers' : 'none (needed only without installed programs)', null),

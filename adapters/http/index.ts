@@ -1,9 +1,9 @@
 /** Inbound HTTP: the reference adapter. The table of routes below is what it can do; `server.ts` is what it refuses. */
 import type { AddressInfo } from 'node:net';
 import { adapter, type AdapterContext, type Open } from '../../broker/adapter.js';
-import { pause, systemClock } from '../../broker/clock.js';
 import { asyncApi } from './asyncapi.js';
 import { documentHandlers } from './documents.js';
+import { drainable } from './drain.js';
 import { isLoopback } from './local.js';
 import { openApi } from './openapi.js';
 import { requestHandlers } from './requests.js';
@@ -35,15 +35,15 @@ export const http = adapter<HttpSettings>({
     port: { doc: 'Port to listen on; 0: any free one.', format: 'port', default: 8080, env: 'HUB_HTTP_PORT' },
     host: { doc: 'Address to listen on.', format: 'String', default: '127.0.0.1', env: 'HUB_HTTP_HOST' },
     open: { doc: 'Answer on a public address, and to pages of other origins, without authentication.', format: 'bool', default: false, env: 'HUB_HTTP_OPEN' },
-    bodyLimit: { doc: 'Largest body; larger ones get 413.', format: 'size', default: 1_048_576, env: 'HUB_HTTP_BODY_LIMIT' },
-    maxHeaderSize: { doc: 'Largest request line and headers together; larger ones get 431.', format: 'size', default: 16_384, env: 'HUB_HTTP_MAX_HEADER_SIZE' },
-    maxConnections: { doc: 'Connections at once; more are closed at once.', format: 'nat', default: 20_000, env: 'HUB_HTTP_MAX_CONNECTIONS' },
-    maxInFlight: { doc: 'Held requests and streams at once; more get 503.', format: 'nat', default: 10_000, env: 'HUB_HTTP_MAX_IN_FLIGHT' },
-    maxInFlightPerPrincipal: { doc: 'The same for one principal; more get 429.', format: 'nat', default: 5_000, env: 'HUB_HTTP_MAX_IN_FLIGHT_PER_PRINCIPAL' },
-    headersTimeout: { doc: 'Time for a client to send its headers.', format: 'duration', default: 10_000, env: 'HUB_HTTP_HEADERS_TIMEOUT' },
-    requestTimeout: { doc: 'Time for a client to send its whole request (held requests are not meant).', format: 'duration', default: 30_000, env: 'HUB_HTTP_REQUEST_TIMEOUT' },
-    ping: { doc: 'How often a silent event stream gets a comment, so that nobody on the way gives it up.', format: 'duration', default: 15_000, env: 'HUB_HTTP_PING' },
-    retention: { doc: 'How long an ended request is remembered; an older id gets 410.', format: 'duration', default: 86_400_000, env: 'HUB_RETENTION' },
+    bodyLimit: { doc: 'Largest body; larger ones get 413.', format: 'size', default: '1mb', env: 'HUB_HTTP_BODY_LIMIT' },
+    maxHeaderSize: { doc: 'Largest request line and headers together; larger ones get 431.', format: 'size', default: '16kb', env: 'HUB_HTTP_MAX_HEADER_SIZE' },
+    maxConnections: { doc: 'Connections at once; more are closed at once.', format: 'count', default: 20_000, env: 'HUB_HTTP_MAX_CONNECTIONS' },
+    maxInFlight: { doc: 'Held requests and streams at once; more get 503.', format: 'count', default: 10_000, env: 'HUB_HTTP_MAX_IN_FLIGHT' },
+    maxInFlightPerPrincipal: { doc: 'The same for one principal; more get 429.', format: 'count', default: 5_000, env: 'HUB_HTTP_MAX_IN_FLIGHT_PER_PRINCIPAL' },
+    headersTimeout: { doc: 'Time for a client to send its headers.', format: 'duration', default: '10s', env: 'HUB_HTTP_HEADERS_TIMEOUT' },
+    requestTimeout: { doc: 'Time for a client to send its whole request (held requests are not meant).', format: 'duration', default: '30s', env: 'HUB_HTTP_REQUEST_TIMEOUT' },
+    ping: { doc: 'How often a silent event stream gets a comment, so that nobody on the way gives it up.', format: 'duration', default: '15s', env: 'HUB_HTTP_PING' },
+    retention: { doc: 'How long an ended request is remembered; an older id gets 410.', format: 'duration', default: '24h', env: 'HUB_RETENTION' },
     namespace: { doc: 'First word of the names on RabbitMQ, for /asyncapi.json.', format: 'String', default: 'hub', env: 'HUB_NAMESPACE' },
   },
 
@@ -78,32 +78,24 @@ export const http = adapter<HttpSettings>({
 
     const guardBrowsers = !context.access.required && !settings.open;
     const app = httpServer(routes, { limits: settings, context, stopping, guardBrowsers });
-    const silent = new Set<import('node:net').Socket>();
-    app.server.on('connection', (socket) => {
-      silent.add(socket);
-      socket.once('close', () => silent.delete(socket));
-    });
-    app.server.on('request', ({ socket }) => silent.delete(socket));
-
-    await app.listen({ port: settings.port, host: settings.host }).catch((error: NodeJS.ErrnoException) => {
+    const drain = drainable(app.server);
+    // For "localhost" Fastify would open a second server, on ::1, without our limits.
+    const host = settings.host === 'localhost' ? '127.0.0.1' : settings.host;
+    await app.listen({ port: settings.port, host }).catch((error: NodeJS.ErrnoException) => {
       throw cannotListen(settings, error);
     });
-    const url = `http://${settings.host.includes(':') ? `[${settings.host}]` : settings.host}:${(app.server.address() as AddressInfo).port}`;
+    const { port } = app.server.address() as AddressInfo;
+    const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host;
+    const url = `http://${reachable}:${port}`;
 
     return {
       urls: [url],
       async close() {
         closing.abort();
         for (const stream of streams) stream.end();
-        for (const socket of silent) socket.destroy();
-        // Connections that fall idle from now on; Node looks only once.
-        const sweep = setInterval(() => app.server.closeIdleConnections(), 100);
-        const giveUp = new AbortController();
-        const late = pause(systemClock, 9_000, giveUp.signal).then(() => app.server.closeAllConnections());
+        await drain(8_000);
+        app.server.closeAllConnections();
         await app.close();
-        clearInterval(sweep);
-        giveUp.abort();
-        await late;
       },
     };
   },

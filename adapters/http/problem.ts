@@ -75,9 +75,7 @@ export function faultProblem(fault: Fault, requestId?: string): Problem {
   if (fault.reason === 'too-many') return httpProblem('too-many', fault.message, more);
   const { code, message } = fault;
   const status = fault.reason === 'idempotency-mismatch' ? 422 : faultStatus[code];
-  // It may have happened: the same key makes the second try safe.
-  const detail = fault.reason === 'unknown' ? `${message}: send it again with the same Idempotency-Key` : message;
-  return { type: `urn:answerback:error:${code}`, title: faultCodes[code].summary, status, detail, code, ...more };
+  return { type: `urn:answerback:error:${code}`, title: faultCodes[code].summary, status, detail: message, code, ...more };
 }
 
 /** The problem that an outcome other than a reply is. */

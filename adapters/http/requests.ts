@@ -28,8 +28,11 @@ export interface RequestHandlers {
   readonly cancel: Handler;
 }
 
+/** No wish. */
+const none: Preferences = { respondAsync: false };
+
 export function requestHandlers({ gateway, retention, pingMs, streams }: Needs): RequestHandlers {
-  const longestHold = (flow: string): number => gateway.flows.find((known) => known.name === flow)?.maxWaitMs ?? 0;
+  const flowNamed = (name: string) => gateway.flows.find((flow) => flow.name === name);
 
   /** Unknown, somebody else's, forgotten: the store cannot tell, only the time in the id can. */
   const missing = (reply: FastifyReply, id: string) => {
@@ -44,8 +47,11 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       reply.header('vary', 'Prefer');
       const flow = parameter(request, 'flow');
       const said = readHeaders(request.headers);
-      const prefer = readPrefer(request.headers['prefer']);
-      const hold = holdMs(prefer, longestHold(flow));
+      const { durable = true, maxWaitMs = 0 } = flowNamed(flow) ?? {};
+      const wished = readPrefer(request.headers['prefer']);
+      // A volatile flow cannot answer later: a preference may be ignored (RFC 7240 §2).
+      const prefer = durable || holdMs(wished, maxWaitMs) !== 0 ? wished : none;
+      const hold = holdMs(prefer, maxWaitMs);
       const { principal, visit } = request;
       visit?.take();
       const answer = await gateway.request({
@@ -86,7 +92,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       const { principal, visit } = request;
       // Who does not ask to wait is not held; who does, at most as long as the flow allows.
       const flow = prefer.waitMs === undefined ? undefined : (await gateway.status(id, principal))?.flow;
-      const hold = flow === undefined ? 0 : (holdMs(prefer, longestHold(flow)) ?? 0);
+      const hold = flow === undefined ? 0 : (holdMs(prefer, flowNamed(flow)?.maxWaitMs ?? 0) ?? 0);
       const answer = await gateway.collect(id, principal, hold, visit?.signal);
       return answer === undefined ? missing(reply, id) : sendAnswer(reply, answer, prefer, hold);
     },

@@ -57,7 +57,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
 
   const failed = (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply) => {
     const problem = thrownProblem(error);
-    if (problem.code === 'error') context.log('http.failed', { method: request.method, route: request.routeOptions.url, error: messageOf(error) });
+    if (problem.code === 'error') context.log('failed', { method: request.method, route: request.routeOptions.url, error: messageOf(error) });
     // What is left of a refused body is read and dropped, so that the client can read the answer.
     if (problem.code === 'too-large') reply.removeHeader('connection');
     return sendProblem(reply, problem);

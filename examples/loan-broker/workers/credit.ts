@@ -15,7 +15,7 @@ export interface ScoredLoan extends LoanRequest {
 /** A bureau for the demo: the customer number decides. C-1042 scores 714 with 42 months of history. */
 function bureau(customer: string): { score: number; historyMonths: number } {
   const number = Number(customer.slice(2));
-  return { score: 300 + ((number * 37 + 60) % 550), historyMonths: number % 100 };
+  return { score: 300 + ((number * 37 + 360) % 550), historyMonths: number % 100 };
 }
 
 export const creditScore = worker({

@@ -1,0 +1,145 @@
+/** The AsyncAPI 3.0 document of a hub: how any AMQP program asks for a flow, and how events travel, without our code. */
+import { faultCodes } from '../../broker/fault.js';
+import type { Flow } from '../../broker/flow.js';
+import { flowSchemas, partName, schemaOf } from './schemas.js';
+
+const bindingVersion = '0.3.0';
+const correlationId = { description: 'Chosen by the requestor; comes back on the answer.', location: '$message.header#/correlationId' } as const;
+
+export function asyncApi(flows: readonly Flow[], { version, namespace }: { readonly version: string; readonly namespace: string }): object {
+  const exchange = (name: string, type: 'topic' | 'direct') => ({ is: 'routingKey', exchange: { name: `${namespace}.${name}`, type, durable: true, autoDelete: false }, bindingVersion });
+  return {
+    asyncapi: '3.0.0',
+    info: {
+      title: 'Answerback',
+      version,
+      description:
+        `Publish a body to the exchange \`${namespace}.requests\` with the flow as routing key, \`reply_to\` (a queue of your own, or ` +
+        '`amq.rabbitmq.reply-to`) and `correlation_id`. The reply comes there with the same `correlation_id`; a fault has `type` = `fault`.',
+      license: { name: 'Apache-2.0' },
+    },
+    defaultContentType: 'application/json',
+    channels: {
+      ...Object.fromEntries(flows.flatMap((flow) => channelsOf(flow, exchange('requests', 'topic')))),
+      events: {
+        address: '{topic}',
+        description: `Events; bind a queue of your own to the exchange \`${namespace}.events\`.`,
+        parameters: { topic: { description: 'Words with dots between; the routing key.' } },
+        messages: { event: { $ref: '#/components/messages/event' } },
+        bindings: { amqp: exchange('events', 'topic') },
+      },
+    },
+    operations: {
+      ...Object.fromEntries(flows.map((flow) => [`request.${partName(flow)}`, receives(flow)])),
+      'events.publish': operation('receive', 'Publish an event', 'events'),
+      'events.watch': operation('send', 'Watch events', 'events'),
+    },
+    components: {
+      messages: {
+        fault: {
+          summary: 'What went wrong, in place of a reply.',
+          contentType: 'application/json',
+          correlationId,
+          payload: { $ref: '#/components/schemas/Fault' },
+          bindings: { amqp: { messageType: 'fault', bindingVersion } },
+        },
+        event: { summary: 'Something that happened.', payload: {} },
+      },
+      schemas: { Fault, RequestHeaders, ReplyHeaders, ...flowSchemas(flows) },
+    },
+  };
+}
+
+/** The channel that a flow is asked on, and the one of its answers: the requestor's own queue. */
+function channelsOf(flow: Flow, amqp: object): readonly (readonly [string, object])[] {
+  const summary = flow.summary ?? `Request ${flow.name}`;
+  const payload = schemaOf(flow, 'request') ?? {};
+  const example = typeof flow.example === 'object' && flow.example !== null ? { examples: [{ name: 'example', payload: flow.example }] } : {};
+  return [
+    [
+      `request.${partName(flow)}`,
+      {
+        address: flow.name,
+        summary,
+        messages: {
+          request: {
+            summary,
+            headers: { $ref: '#/components/schemas/RequestHeaders' },
+            correlationId,
+            payload,
+            ...example,
+            bindings: { amqp: { messageType: 'request', bindingVersion } },
+          },
+        },
+        bindings: { amqp },
+      },
+    ],
+    [
+      `reply.${partName(flow)}`,
+      {
+        address: null,
+        summary: `Answers of ${flow.name}, in the queue that the request named.`,
+        messages: {
+          reply: {
+            summary: 'The reply.',
+            headers: { $ref: '#/components/schemas/ReplyHeaders' },
+            correlationId,
+            payload: schemaOf(flow, 'reply') ?? {},
+            bindings: { amqp: { messageType: 'reply', bindingVersion } },
+          },
+          fault: { $ref: '#/components/messages/fault' },
+        },
+      },
+    ],
+  ];
+}
+
+/** AsyncAPI is written from the hub's side: it receives requests. */
+function receives(flow: Flow): object {
+  const channel = pointer(`request.${partName(flow)}`);
+  const reply = pointer(`reply.${partName(flow)}`);
+  return {
+    action: 'receive',
+    summary: flow.summary ?? `Request ${flow.name}`,
+    channel: { $ref: channel },
+    messages: [{ $ref: `${channel}/messages/request` }],
+    reply: {
+      address: { description: 'The queue for the answer: AMQP property `reply_to`.', location: '$message.header#/replyTo' },
+      channel: { $ref: reply },
+      messages: [{ $ref: `${reply}/messages/reply` }, { $ref: `${reply}/messages/fault` }],
+    },
+    bindings: { amqp: { deliveryMode: 2, mandatory: true, bindingVersion } },
+  };
+}
+
+function operation(action: 'send' | 'receive', summary: string, channel: string): object {
+  return { action, summary, channel: { $ref: pointer(channel) }, messages: [{ $ref: `${pointer(channel)}/messages/event` }] };
+}
+
+const pointer = (channel: string): string => `#/channels/${channel}`;
+
+/** The AMQP properties that a requestor sets, as AsyncAPI's runtime expressions name them. */
+const RequestHeaders = {
+  type: 'object',
+  required: ['replyTo', 'correlationId'],
+  properties: {
+    replyTo: { type: 'string', description: 'AMQP property `reply_to`.' },
+    correlationId: { type: 'string', maxLength: 255, description: 'AMQP property `correlation_id`.' },
+    messageId: { type: 'string', description: 'AMQP property `message_id`.' },
+    traceparent: { type: 'string', description: 'W3C trace context.' },
+  },
+} as const;
+
+const ReplyHeaders = { type: 'object', required: ['correlationId'], properties: { correlationId: { type: 'string' } } } as const;
+
+const Fault = {
+  type: 'object',
+  required: ['code', 'message'],
+  properties: {
+    code: { enum: Object.keys(faultCodes), description: 'Stable.' },
+    message: { type: 'string' },
+    step: { type: 'string', description: 'The step that failed.' },
+    reason: { type: 'string', description: 'A finer code, stable as well.' },
+    errors: { type: 'array', items: { type: 'object', properties: { pointer: { type: 'string' }, detail: { type: 'string' } } } },
+  },
+} as const;

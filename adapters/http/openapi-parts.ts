@@ -1,0 +1,114 @@
+/** What the paths of the OpenAPI document share: parameters, headers, schemas, problems. */
+import { faultCodes } from '../../broker/fault.js';
+import { faultStatus, httpProblems } from './problem.js';
+
+export const ref = (kind: 'schemas' | 'parameters' | 'headers' | 'responses', name: string): { readonly $ref: string } => ({ $ref: `#/components/${kind}/${name}` });
+
+export const json = (schema: object): object => ({ 'application/json': { schema } });
+
+const string = { type: 'string' } as const;
+const time = { type: 'string', format: 'date-time' } as const;
+
+const header = (name: string, description: string, schema: object, example: unknown): object => ({ name, in: 'header', description, schema, example });
+
+export const parameters = {
+  Prefer: header('Prefer', 'RFC 7240: `wait=N` seconds on the line; `respond-async` answers 202 at once, or after `wait`.', string, 'wait=10'),
+  IdempotencyKey: header(
+    'Idempotency-Key',
+    'A quoted string or a bare token. Same key and body: the same request and the same answer. Other body: 422. Makes it safe to send again.',
+    { type: 'string', maxLength: 257 },
+    '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
+  ),
+  HubDeadline: header('Hub-Deadline', 'How long the request may live, in seconds.', { type: 'number', exclusiveMinimum: 0 }, 60),
+  HubKey: header('Hub-Key', 'Business key to find the request by.', { type: 'string', maxLength: 255 }, 'C-1042'),
+  traceparent: header('traceparent', 'W3C trace context.', string, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'),
+  LastEventId: header('Last-Event-ID', 'Resumes after this event.', string, '7'),
+  IfNoneMatch: header('If-None-Match', 'Answers 304 when nothing has changed.', string, '"yZgM0gsk6oIjdgMIgXRjBg"'),
+  id: { name: 'id', in: 'path', required: true, description: 'Request id.', schema: { type: 'string' } },
+  topic: {
+    name: 'topic',
+    in: 'path',
+    required: true,
+    description: 'A topic; for watching also a pattern: `*` is one word, `#` (as `%23`) any number.',
+    schema: { type: 'string', maxLength: 255 },
+  },
+} as const;
+
+const answered = (description: string, schema: object = string): object => ({ description, schema });
+
+export const headers = {
+  'Hub-Request-Id': answered('Id of the request.'),
+  'Preference-Applied': answered('Which preferences were honoured (RFC 7240).'),
+  'Idempotency-Replayed': answered('`true` on the answer to an earlier request of the same key.'),
+  'Hub-Published-At': answered('When the event was published.', time),
+  Location: answered('Address of the status document.'),
+  'Retry-After': answered('Seconds until it is worth to look or ask again.', { type: 'integer', minimum: 1 }),
+  ETag: answered('Changes with the status.'),
+  Vary: answered('`Prefer`.'),
+  'WWW-Authenticate': answered('How to authenticate.'),
+} as const;
+
+export const sharedSchemas = {
+  Status: {
+    type: 'object',
+    required: ['id', 'flow', 'state', 'deadline', 'acceptedAt', 'updatedAt', 'links'],
+    properties: {
+      id: string,
+      flow: string,
+      state: { enum: ['accepted', 'running', 'waiting', 'replied', 'faulted', 'timed-out', 'cancelled'] },
+      key: string,
+      step: { type: 'string', description: 'The step it is at.' },
+      attempt: { type: 'integer', minimum: 1 },
+      waitingOn: { type: 'string', description: 'What `waiting` waits for.' },
+      progress: { type: 'object', properties: { percent: { type: 'number' }, message: string } },
+      deadline: time,
+      acceptedAt: time,
+      updatedAt: time,
+      endedAt: time,
+      links: { type: 'object', required: ['self', 'reply', 'events', 'cancel'], properties: { self: string, reply: string, events: string, cancel: string } },
+    },
+  },
+  Problem: {
+    type: 'object',
+    description: 'RFC 9457.',
+    required: ['type', 'title', 'status', 'detail', 'code'],
+    properties: {
+      type: { type: 'string', format: 'uri' },
+      title: string,
+      status: { type: 'integer' },
+      detail: string,
+      code: { enum: [...Object.keys(faultCodes), ...Object.keys(httpProblems)], description: 'Stable.' },
+      instance: string,
+      requestId: string,
+      step: { type: 'string', description: 'The step that failed.' },
+      reason: { type: 'string', description: 'A finer code, stable as well.' },
+      errors: {
+        type: 'array',
+        items: { type: 'object', required: ['pointer', 'detail'], properties: { pointer: { type: 'string', description: 'JSON Pointer into the body.' }, detail: string } },
+      },
+    },
+  },
+  Health: { type: 'object', required: ['ready', 'checks'], properties: { ready: { type: 'boolean' }, checks: { type: 'object', additionalProperties: string } } },
+} as const;
+
+/** Every status that a problem may have, with what it may mean. */
+export const problemAnswers = Object.fromEntries(
+  [...new Set([...Object.values(faultStatus), ...Object.values(httpProblems).map(([status]) => status)])].sort().map((status) => {
+    const faults = (Object.keys(faultCodes) as (keyof typeof faultCodes)[]).filter((code) => faultStatus[code] === status).map((code) => faultCodes[code].summary);
+    const own = Object.values(httpProblems).flatMap(([its, title]) => (its === status ? [title] : []));
+    const extra = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : [];
+    return [
+      `Problem${status}`,
+      {
+        description: [...faults, ...own].join(' '),
+        headers: Object.fromEntries(extra.map((name) => [name, ref('headers', name)])),
+        content: { 'application/problem+json': { schema: ref('schemas', 'Problem') } },
+      },
+    ];
+  }),
+);
+
+export const securitySchemes = {
+  bearer: { type: 'http', scheme: 'bearer', description: 'An API key `ab_…`.' },
+  apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key' },
+} as const;

@@ -1,0 +1,295 @@
+/**
+ * The store in memory, for tests of one's own flows and for `--demo`: the same behaviour as the one on Redis, gone with the process.
+ * Two hubs in one process share it: `memoryState()`, and a `connect()` for each.
+ */
+import { systemClock, type Clock } from './clock.js';
+import { stateOf, type Claim, type Created, type Group, type GroupState, type NewRecord, type Outcome, type Part, type Report, type RequestEvent, type RequestRecord, type Settled, type Store } from './store.js';
+import type { Message } from './transport.js';
+
+export interface MemoryStoreOptions {
+  readonly clock?: Clock;
+  /** How long a request is kept after its outcome (ms). Default 24 h. */
+  readonly retentionMs?: number;
+}
+
+export interface MemoryState {
+  /** A store of its own that shows the same state; closing it closes no other. */
+  connect(): Store;
+}
+
+const maxEvents = 500;
+const sweepMs = 60_000;
+
+type Writable<T> = { -readonly [Name in keyof T]: T[Name] };
+
+interface Kept {
+  readonly record: Writable<RequestRecord>;
+  readonly claim: Claim | undefined;
+  readonly events: RequestEvent[];
+  sequence: number;
+  settledAt: number | undefined;
+  forwarded: boolean;
+  expiresAt: number;
+}
+
+interface KeptGroup {
+  state: 'open' | 'closed' | 'done';
+  reason: string | undefined;
+  touchedAt: number;
+  readonly parts: Map<number, Part>;
+  readonly group: Group;
+  readonly expiresAt: number;
+}
+
+export const memoryStore = (options: MemoryStoreOptions = {}): Store => memoryState(options).connect();
+
+export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: MemoryStoreOptions = {}): MemoryState {
+  const requests = new Map<string, Kept>();
+  const claims = new Map<string, string>();
+  const groups = new Map<string, KeptGroup>();
+  const topics = new Map<string, { message: Message; at: number }>();
+  const parked = new Map<string, { value: Buffer; expiresAt: number }>();
+  const leases = new Map<string, { holder: string; expiresAt: number }>();
+  const watchers = new Set<(id: string) => void>();
+  let sweptAt = clock.now();
+
+  function live<T extends { readonly expiresAt: number }>(map: Map<string, T>, name: string): T | undefined {
+    const entry = map.get(name);
+    if (entry === undefined || entry.expiresAt > clock.now()) return entry;
+    map.delete(name);
+    return undefined;
+  }
+
+  /** What has expired and is never asked for again would stay for ever. */
+  function sweep(): void {
+    if (clock.now() - sweptAt < sweepMs) return;
+    sweptAt = clock.now();
+    for (const map of [requests, groups, parked, leases]) for (const name of [...map.keys()]) live<{ expiresAt: number }>(map as Map<string, { expiresAt: number }>, name);
+    for (const [scope, id] of claims) if (!requests.has(id)) claims.delete(scope);
+  }
+
+  const wake = (id: string) => void setImmediate(() => watchers.forEach((watcher) => watcher(id)));
+
+  function append(kept: Kept, name: RequestEvent['name'], data: RequestEvent['data']): void {
+    const last = kept.events.at(-1);
+    const told = JSON.stringify(data);
+    // An event that says what the last one said is the same one, told again.
+    if (last?.name === name && JSON.stringify(last.data) === told) return;
+    kept.events.push({ sequence: ++kept.sequence, at: clock.now(), name, data: JSON.parse(told) as RequestEvent['data'] });
+    if (kept.events.length > maxEvents) kept.events.shift();
+  }
+
+  function show(kept: Kept): void {
+    const { record } = kept;
+    if (record.outcome === undefined || record.shown) return;
+    record.shown = true;
+    record.state = stateOf[record.outcome.kind];
+    record.updatedAt = clock.now();
+    delete record.waitingOn;
+    append(kept, 'outcome', { state: record.state, kind: record.outcome.kind });
+    kept.expiresAt = clock.now() + retentionMs;
+    wake(record.id);
+  }
+
+  function create(record: NewRecord, claim: Claim | undefined): Created {
+    sweep();
+    const holder = claims.get(claim?.scope ?? '');
+    const found = live(requests, record.id) ?? (holder === undefined ? undefined : live(requests, holder));
+    if (found !== undefined) {
+      const sameBody = claim === undefined || found.claim === undefined || found.claim.fingerprint === claim.fingerprint;
+      return { result: 'exists', record: { ...found.record }, sameBody };
+    }
+    const now = clock.now();
+    const deadline = Math.round(record.deadline);
+    const kept: Kept = {
+      record: { ...record, deadline, updatedAt: now, shown: false },
+      claim,
+      events: [],
+      sequence: 0,
+      settledAt: undefined,
+      forwarded: false,
+      expiresAt: Math.max(deadline, now) + retentionMs,
+    };
+    requests.set(record.id, kept);
+    if (claim !== undefined) claims.set(claim.scope, record.id);
+    append(kept, 'state', { state: record.state });
+    wake(record.id);
+    return { result: 'created' };
+  }
+
+  function discard(id: string): void {
+    const kept = live(requests, id);
+    if (kept === undefined || kept.record.outcome !== undefined) return;
+    requests.delete(id);
+    if (kept.claim !== undefined && claims.get(kept.claim.scope) === id) claims.delete(kept.claim.scope);
+    wake(id);
+  }
+
+  function report(id: string, { published, state, waitingOn, ...rest }: Report, event: Pick<RequestEvent, 'name' | 'data'> | undefined): void {
+    const kept = live(requests, id);
+    if (kept === undefined || kept.record.outcome !== undefined) return;
+    const { record } = kept;
+    if (published === true) record.published = true;
+    for (const [name, value] of Object.entries(rest)) if (value !== undefined) Object.assign(record, { [name]: value });
+    record.updatedAt = clock.now();
+    if (typeof waitingOn === 'string') record.waitingOn = waitingOn;
+    else if (waitingOn === null || state === 'running') delete record.waitingOn;
+    if (state !== undefined && state !== record.state) {
+      record.state = state;
+      append(kept, 'state', { state, ...(typeof waitingOn === 'string' ? { waitingOn } : {}) });
+    }
+    if (event !== undefined) append(kept, event.name, event.data);
+    wake(id);
+  }
+
+  function settle(id: string, outcome: Outcome, shown: boolean): Settled {
+    const kept = live(requests, id);
+    if (kept === undefined) return 'unknown';
+    const known = kept.record.outcome;
+    if (known !== undefined && (known.kind !== outcome.kind || !known.body.equals(outcome.body))) return 'late';
+    if (known === undefined) {
+      kept.record.outcome = outcome;
+      kept.settledAt = clock.now();
+      kept.expiresAt = clock.now() + retentionMs;
+    }
+    if (shown) show(kept);
+    return known === undefined ? 'won' : 'same';
+  }
+
+  function* alive(): Iterable<Kept> {
+    for (const id of [...requests.keys()]) {
+      const kept = live(requests, id);
+      if (kept !== undefined) yield kept;
+    }
+  }
+
+  /** Ids of those that `since` gives a time for that is `olderThanMs` ago or more, oldest first. */
+  const oldest = (since: (kept: Kept) => number | undefined, olderThanMs: number, limit: number) =>
+    [...alive()]
+      .map((kept) => ({ id: kept.record.id, since: since(kept) ?? Infinity }))
+      .filter((entry) => entry.since <= clock.now() - olderThanMs)
+      .sort((a, b) => a.since - b.since)
+      .slice(0, limit)
+      .map(({ id }) => id);
+
+  const isOwed = ({ record, forwarded }: Kept) => record.outcome !== undefined && (!record.shown || (record.forward !== undefined && !forwarded));
+
+  function groupState(id: string): GroupState {
+    const kept = live(groups, id);
+    if (kept === undefined) return { state: 'unknown', parts: [], members: [], deadline: 0, touchedAt: 0 };
+    const { state, parts, touchedAt, reason, group } = kept;
+    return {
+      state,
+      parts: [...parts.values()].sort((a, b) => a.index - b.index),
+      members: group.members,
+      deadline: group.deadline,
+      touchedAt,
+      ...(reason === undefined ? {} : { reason }),
+    };
+  }
+
+  function openGroup(group: Group): void {
+    sweep();
+    if (live(groups, group.id) !== undefined) return;
+    const now = clock.now();
+    groups.set(group.id, { state: 'open', reason: undefined, touchedAt: now, parts: new Map(), group, expiresAt: Math.max(group.deadline, now) + retentionMs });
+  }
+
+  function addPart(groupId: string, part: Part, enough: number): GroupState {
+    const kept = live(groups, groupId);
+    if (kept?.state === 'open') {
+      if (!kept.parts.has(part.index)) {
+        kept.parts.set(part.index, part);
+        kept.touchedAt = clock.now();
+      }
+      if (kept.parts.size >= enough) close(kept, kept.parts.size >= kept.group.members.length ? 'all' : 'at-least');
+    }
+    return groupState(groupId);
+  }
+
+  function close(kept: KeptGroup, reason: string): void {
+    kept.state = 'closed';
+    kept.reason = reason;
+  }
+
+  return {
+    connect() {
+      const own = new Set<(id: string) => void>();
+      let closed = false;
+      /** Every method is asynchronous, and rejects once this connection is closed. */
+      const open = async <T>(act: () => T): Promise<T> => {
+        if (closed) throw new Error('the store is closed');
+        return act();
+      };
+      return {
+        time: () => open(() => clock.now()),
+        create: (record, claim) => open(() => create(record, claim)),
+        get: (id) =>
+          open(() => {
+            const kept = live(requests, id);
+            return kept && { ...kept.record };
+          }),
+        discard: (id) => open(() => discard(id)),
+        report: (id, what, event) => open(() => report(id, what, event)),
+        settle: (id, outcome, shown) => open(() => settle(id, outcome, shown)),
+        show: (id) =>
+          open(() => {
+            const kept = live(requests, id);
+            if (kept !== undefined) show(kept);
+          }),
+        forwarded: (id) =>
+          open(() => {
+            const kept = live(requests, id);
+            if (kept?.record.outcome !== undefined) kept.forwarded = true;
+          }),
+        due: (limit) => open(() => oldest(({ record }) => (record.outcome === undefined ? record.deadline : undefined), 0, limit)),
+        owed: (olderThanMs, limit) => open(() => oldest((kept) => (isOwed(kept) ? kept.settledAt : undefined), olderThanMs, limit)),
+        events: (id, sequence) => open(() => live(requests, id)?.events.filter((event) => event.sequence > sequence) ?? []),
+        watch: (wakeUp) =>
+          open(() => {
+            // A set member of its own, so that one function can watch twice.
+            const watcher = (id: string) => wakeUp(id);
+            watchers.add(watcher);
+            own.add(watcher);
+            return async () => {
+              watchers.delete(watcher);
+              own.delete(watcher);
+            };
+          }),
+        openGroup: (group) => open(() => openGroup(group)),
+        addPart: (groupId, part, enough) => open(() => addPart(groupId, part, enough)),
+        closeGroup: (groupId, reason) =>
+          open(() => {
+            const kept = live(groups, groupId);
+            if (kept?.state === 'open') close(kept, reason);
+            return groupState(groupId);
+          }),
+        groupDone: (groupId) =>
+          open(() => {
+            const kept = live(groups, groupId);
+            if (kept !== undefined) kept.state = 'done';
+          }),
+        group: (groupId) => open(() => groupState(groupId)),
+        remember: (topic, message, at) =>
+          open(() => {
+            if ((topics.get(topic)?.at ?? -Infinity) <= at) topics.set(topic, { message, at });
+          }),
+        last: (topic) => open(() => topics.get(topic)),
+        park: (name, value, ttlMs) => open(() => void parked.set(name, { value, expiresAt: clock.now() + Math.max(1, Math.ceil(ttlMs)) })),
+        parked: (name) => open(() => live(parked, name)?.value),
+        lease: (name, holder, ttlMs) =>
+          open(() => {
+            const held = live(leases, name);
+            if (held !== undefined && held.holder !== holder) return false;
+            leases.set(name, { holder, expiresAt: clock.now() + Math.max(1, Math.ceil(ttlMs)) });
+            return true;
+          }),
+        async close() {
+          closed = true;
+          own.forEach((watcher) => watchers.delete(watcher));
+          own.clear();
+        },
+      };
+    },
+  };
+}

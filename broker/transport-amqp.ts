@@ -1,0 +1,196 @@
+/**
+ * Transport on RabbitMQ over AMQP 0-9-1 (amqplib). Two supervised connections, so that a broker that stops reading from
+ * publishers does not stop consumers and their acknowledgements; each, when it comes (back), first declares again what is
+ * remembered. Publishing is in `amqp-publisher.ts`, consuming in `amqp-consumer.ts`, declaring in `amqp-topology.ts`.
+ */
+import { hostname } from 'node:os';
+import { AmqpConnection, answerMs, type Channel, type Log, within } from './amqp-connection.js';
+import { type AmqpConsumer, consume, type ConsumerContext, subscribe } from './amqp-consumer.js';
+import { AmqpPublisher } from './amqp-publisher.js';
+import { declareOn, RememberedTopology, replyCode } from './amqp-topology.js';
+import {
+  type Address,
+  type ConsumeOptions,
+  type Consumer,
+  type Delivery,
+  type Handler,
+  type Message,
+  PublishError,
+  type PublishOptions,
+  type Topology,
+  TopologyError,
+  type Transport,
+  type TransportState,
+} from './transport.js';
+
+export interface AmqpTransportOptions {
+  /** `amqp://user:password@host:port/vhost`, or `amqps:`. */
+  readonly url: string;
+  /** Who this is, for the Connections table of the RabbitMQ UI: `hub h1`, `worker`. */
+  readonly name: string;
+  /** How long a confirm may take before the publish rejects as `unknown`. Default 5,000. */
+  readonly confirmMs?: number;
+  readonly log?: Log;
+}
+
+const closeMs = 5_000;
+/** How often an operation is tried again whose connection was cut under it. */
+const adminTries = 5;
+
+/** Rejects when the broker refuses us or cannot be reached within 10 s. Later losses are healed, for ever. */
+export async function amqpTransport(options: AmqpTransportOptions): Promise<Transport> {
+  const transport = new AmqpTransport(options);
+  await transport.open();
+  return transport;
+}
+
+class AmqpTransport implements Transport {
+  readonly #topology: RememberedTopology;
+  readonly #publisher: AmqpPublisher;
+  readonly #publishing: AmqpConnection;
+  readonly #consuming: AmqpConnection;
+  readonly #context: ConsumerContext;
+  readonly #consumers = new Set<AmqpConsumer>();
+  readonly #listeners = new Set<(state: TransportState) => void>();
+  readonly #log: Log;
+  #told: TransportState = 'disconnected';
+  #closed: Promise<void> | undefined;
+
+  constructor({ url, name, confirmMs = 5_000, log = () => {} }: AmqpTransportOptions) {
+    const label = `hub ${name.replace(/^hub /, '')} @ ${hostname()} pid ${process.pid}`;
+    const changed = () => this.#tell();
+    this.#log = log;
+    this.#topology = new RememberedTopology(log);
+    this.#publisher = new AmqpPublisher({ confirmMs, log, isDeclared: (exchange) => this.#topology.hasExchange(exchange) });
+    this.#publishing = new AmqpConnection({
+      url,
+      name: `${label} [publish]`,
+      log,
+      changed,
+      setUp: async (session) => {
+        await this.#topology.restore(session);
+        await this.#publisher.attach(session);
+      },
+    });
+    this.#consuming = new AmqpConnection({ url, name: `${label} [consume]`, log, changed, setUp: (session) => this.#topology.restore(session) });
+    this.#context = { connection: this.#consuming, log, restore: (session) => this.#topology.restore(session), held: new Set() };
+  }
+
+  async open(): Promise<void> {
+    try {
+      await Promise.all([this.#publishing.open(), this.#consuming.open()]);
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+  }
+
+  async declare(topology: Topology): Promise<void> {
+    await this.#admin('declaring', (channel) => declareOn(channel, topology));
+    this.#topology.remember(topology);
+  }
+
+  async removeQueue(name: string): Promise<void> {
+    this.#topology.forgetQueue(name);
+    await this.#admin(`deleting queue ${name}`, (channel) => within(answerMs, 'deleting', channel.deleteQueue(name)));
+  }
+
+  publish(to: Address, message: Message, options?: PublishOptions): Promise<void> {
+    return this.#publisher.publish(to, message, options, this.#refusal());
+  }
+
+  consume(queue: string, options: ConsumeOptions, handler: Handler): Promise<Consumer> {
+    return this.#keep(() => consume(queue, options, handler, this.#context));
+  }
+
+  subscribe(exchange: string, routingKeys: readonly string[], listener: (delivery: Delivery) => void): Promise<Consumer> {
+    return this.#keep(() => subscribe(exchange, routingKeys, listener, this.#context));
+  }
+
+  async inspect(queue: string): Promise<{ readonly ready: number; readonly consumers: number } | undefined> {
+    return this.#admin(`looking at queue ${queue}`, async (channel) => {
+      try {
+        const { messageCount, consumerCount } = await within(answerMs, 'looking', channel.checkQueue(queue));
+        return { ready: messageCount, consumers: consumerCount };
+      } catch (error) {
+        if (replyCode(error) === 404) return undefined;
+        throw error;
+      }
+    });
+  }
+
+  state(): TransportState {
+    if (this.#closed !== undefined || this.#publishing.session() === undefined || this.#consuming.session() === undefined) return 'disconnected';
+    return this.#publishing.isBlocked() ? 'blocked' : 'connected';
+  }
+
+  onState(listener: (state: TransportState) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    for (const consumer of this.#consumers) consumer.drop();
+    await within(closeMs, 'confirming the last publishes', this.#publisher.idle()).catch(() => {});
+    await Promise.all([this.#publishing.close(), this.#consuming.close()]);
+    this.#tell();
+  }
+
+  async #keep(start: () => Promise<AmqpConsumer>): Promise<Consumer> {
+    this.#assertOpen();
+    const consumer = await start();
+    this.#consumers.add(consumer);
+    const close = async () => {
+      await consumer.close();
+      this.#consumers.delete(consumer);
+    };
+    return { close };
+  }
+
+  /** Does it on a channel of its own, since RabbitMQ answers a refusal by closing the channel. Idempotent work only. */
+  async #admin<T>(what: string, work: (channel: Channel) => Promise<T>): Promise<T> {
+    this.#assertOpen();
+    for (let tries = 1; ; tries++) {
+      const session = await this.#consuming.up(answerMs);
+      let channel: Channel | undefined;
+      try {
+        channel = await session.channel();
+        return await work(channel);
+      } catch (error) {
+        if (session.isOpen() || tries >= adminTries || error instanceof TopologyError) throw error;
+        this.#log('amqp.again', { what, tries, error });
+      } finally {
+        // After a refusal it is closed already.
+        channel?.close().catch(() => {});
+      }
+    }
+  }
+
+  #refusal(): string | undefined {
+    if (this.#closed !== undefined) return 'the transport is closed';
+    if (this.#publishing.session() === undefined) return 'RabbitMQ is away';
+    return this.#publishing.isBlocked() ? 'RabbitMQ takes no messages now (memory or disk alarm)' : undefined;
+  }
+
+  #assertOpen(): void {
+    if (this.#closed !== undefined) throw new Error('the transport is closed');
+  }
+
+  #tell(): void {
+    const state = this.state();
+    if (state === this.#told) return;
+    this.#told = state;
+    for (const listener of this.#listeners) {
+      try {
+        listener(state);
+      } catch (error) {
+        this.#log('listener.failed', { error });
+      }
+    }
+  }
+}

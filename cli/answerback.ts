@@ -1,0 +1,103 @@
+#!/usr/bin/env node
+/** The `answerback` command. stdout is data, stderr is messages. Exit codes: 0 ok, 1 failed, 2 wrong usage, 5 not found, 7 unreachable. */
+import { parseArgs } from 'node:util';
+import { newKey } from '../broker/access.js';
+import { messageOf } from '../broker/fault.js';
+import { didYouMean } from '../broker/flow.js';
+import { namesIn } from '../broker/topology.js';
+import { version } from '../broker/version.js';
+import { ConfigError } from '../config/project.js';
+import { load, start, withJournal, type Role } from '../main.js';
+import { dev } from './dev.js';
+import { doctor } from './doctor.js';
+import { runUntilStopped } from './run.js';
+import { storyOf } from './trace.js';
+
+const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
+
+  answerback dev [folder] [--demo]   services, hub, workers and systems of a project, for trying out
+  answerback hub [folder]            takes requests
+  answerback worker [folder] [step…] serves steps (all, or those named)
+  answerback config [folder]         every setting, its effective value and where it came from   [--json]
+  answerback check [folder]          reads hub.yaml and workers/, says what is wrong
+  answerback trace <request id> [folder]   the story of a request, from the journal              [--json]
+  answerback key                     makes an API key and the line for hub.yaml
+  answerback doctor                  what is missing on this machine, and the command that mends it
+
+A project is a folder with hub.yaml and workers/; default is this folder.
+`;
+
+class Usage extends Error {}
+
+const { values: flags, positionals } = (() => {
+  try {
+    return parseArgs({ allowPositionals: true, options: { json: { type: 'boolean' }, demo: { type: 'boolean' }, help: { type: 'boolean', short: 'h' }, version: { type: 'boolean' } } });
+  } catch (error) {
+    process.stderr.write(`${messageOf(error)}\n\n${usage}`);
+    process.exit(2);
+  }
+})();
+
+const print = (text: string): void => void process.stdout.write(`${text}\n`);
+const table = (rows: readonly (readonly string[])[]): void => {
+  const widths = rows.reduce<number[]>((most, row) => row.map((cell, i) => Math.max(cell.length, most[i] ?? 0)), []);
+  for (const row of rows) print(row.map((cell, i) => (i === row.length - 1 ? cell : cell.padEnd(widths[i] ?? 0))).join('  '));
+};
+
+async function serve(role: Role, folder: string, only?: readonly string[]): Promise<void> {
+  await runUntilStopped(() => start({ folder, role, ...(only === undefined || only.length === 0 ? {} : { only }) }));
+}
+
+const commands: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
+  hub: ([folder = '.']) => serve('hub', folder),
+  worker: ([folder = '.', ...only]) => serve('worker', folder, only),
+  dev: ([folder = '.']) => dev(folder, flags.demo === true),
+  async config([folder = '.']) {
+    const { project } = await load({ folder });
+    const rows = project.effective();
+    if (flags.json === true) return print(JSON.stringify(rows, null, 2));
+    table([['SETTING', 'VALUE', 'FROM'], ...rows.map(({ name, value, source }) => [name, String(value), source])]);
+  },
+  async check([folder = '.']) {
+    const { project, steps } = await load({ folder });
+    print(`${project.title}: ${project.flows.length} flows, ${steps.length} steps, no problem found`);
+  },
+  async trace([id, folder = '.']) {
+    if (id === undefined) throw new Usage('which request? answerback trace <request id> [folder]');
+    const story = await withJournal({ folder }, async (journal, project) => storyOf(await journal.read(id), namesIn(project.settings.namespace)));
+    if (story.length === 0) {
+      process.stderr.write(`no request ${id} in the journal: it is kept for a while only; ids look like 01932c5e-7a0b-7f8e-9b6e-0a5b3c2d1e4f\n`);
+      process.exitCode = 5;
+      return;
+    }
+    if (flags.json === true) return print(JSON.stringify(story, null, 2));
+    const [first] = story;
+    table(story.map(({ at, what }) => [new Date(at).toISOString().slice(11, 23), `+${at - first!.at} ms`, what]));
+  },
+  async key() {
+    const { key, line } = newKey();
+    print(`key (for the client, shown once): ${key}`);
+    print(`line (for hub.yaml, principals.<name>.keys): "${line}"`);
+  },
+  async doctor() {
+    const rows = await doctor();
+    table(rows.map(({ name, ok, found, mend }) => [ok ? '✔' : '✖', name, found, ok ? '' : mend]));
+    if (rows.some(({ ok, needed }) => !ok && needed)) process.exitCode = 1;
+  },
+};
+
+async function run(): Promise<void> {
+  const [name, ...args] = positionals;
+  if (flags.version === true) return print(version);
+  if (flags.help === true || name === undefined) return print(usage);
+  const command = commands[name];
+  if (command === undefined) throw new Usage(`unknown command "${name}"${didYouMean(name, Object.keys(commands))}`);
+  await command(args);
+}
+
+run().catch((error: unknown) => {
+  if (error instanceof Usage) process.stderr.write(`${error.message}\n\n${usage}`);
+  else if (error instanceof ConfigError) process.stderr.write(`${error.problems.join('\n')}\n`);
+  else process.stderr.write(`${messageOf(error)}\n`);
+  process.exit(error instanceof Usage ? 2 : 1);
+});

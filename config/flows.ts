@@ -1,0 +1,171 @@
+/**
+ * The `flows` of hub.yaml: `hello: [hello]` in short, or a mapping with times, schemas and an example.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
+import addFormats from 'ajv-formats';
+import { formats, isMapping, type FormatName } from './formats.js';
+import type { HubFile, Path } from './hubfile.js';
+import type { Settings } from './schema.js';
+import { accept } from './settings.js';
+
+export type JsonSchema = boolean | { readonly [keyword: string]: unknown };
+
+/** Structurally the `Flow` of `broker/flow.ts`. */
+export interface Flow {
+  readonly name: string;
+  readonly summary?: string;
+  readonly steps: readonly string[];
+  readonly waitMs: number;
+  readonly maxWaitMs: number;
+  readonly deadlineMs: number;
+  readonly maxDeadlineMs: number;
+  readonly durable: boolean;
+  readonly request?: JsonSchema;
+  readonly reply?: JsonSchema;
+  readonly example?: unknown;
+}
+
+const keys = ['summary', 'steps', 'request', 'reply', 'wait', 'maxWait', 'deadline', 'maxDeadline', 'durable', 'example'];
+
+interface Source {
+  readonly file: HubFile;
+  readonly folder: string;
+  readonly defaults: Settings['defaults'];
+}
+
+/** All flows that could be read; what is wrong with the others is noted in the file. */
+export function readFlows(source: Source): Flow[] {
+  return source.file.entries(['flows'], 'flows').flatMap(([name, value]) => {
+    const flow = new FlowReader(source, name).read(value);
+    return flow === undefined ? [] : [flow];
+  });
+}
+
+/** Reads one flow; every problem begins with its name. */
+class FlowReader {
+  readonly #source: Source;
+  readonly #name: string;
+  readonly #path: Path;
+
+  constructor(source: Source, name: string) {
+    this.#source = source;
+    this.#name = name;
+    this.#path = ['flows', name];
+  }
+
+  read(value: unknown): Flow | undefined {
+    if (!formats.name.holds(this.#name)) this.#complain([], `a name has ${formats.name.says}`);
+    if (Array.isArray(value)) return this.#flow(this.#steps([]), {});
+    if (!isMapping(value)) {
+      this.#complain([], `write its steps as a list, as in ${formats.name.holds(this.#name) ? this.#name : 'hello'}: [${typeof value === 'string' ? value : 'first.step, second.step'}]`);
+      return undefined;
+    }
+    this.#source.file.knows(this.#path, keys, `flow ${this.#name}: `);
+    return this.#flow(this.#steps(['steps']), value);
+  }
+
+  #flow(steps: string[], value: Readonly<Record<string, unknown>>): Flow {
+    const { defaults } = this.#source;
+    const summary = this.#setting('summary', 'text') as string | undefined;
+    const maxWaitMs = this.#ms('maxWait') ?? defaults.maxWait;
+    const maxDeadlineMs = this.#ms('maxDeadline') ?? defaults.maxDeadline;
+    const request = this.#schema('request');
+    const reply = this.#schema('reply');
+    if (request !== undefined && 'example' in value) this.#checkExample(request.validate, value['example']);
+    return {
+      name: this.#name,
+      steps,
+      // A default gives way to the flow's own limit; what the flow says itself is compared by `checkFlows`.
+      waitMs: this.#ms('wait') ?? Math.min(defaults.wait, maxWaitMs),
+      maxWaitMs,
+      deadlineMs: this.#ms('deadline') ?? Math.min(defaults.deadline, maxDeadlineMs),
+      maxDeadlineMs,
+      durable: (this.#setting('durable', 'bool') as boolean | undefined) ?? true,
+      ...(summary === undefined ? {} : { summary }),
+      ...(request === undefined ? {} : { request: request.schema }),
+      ...(reply === undefined ? {} : { reply: reply.schema }),
+      ...('example' in value ? { example: value['example'] } : {}),
+    };
+  }
+
+  #steps(below: Path): string[] {
+    const value = this.#source.file.at([...this.#path, ...below]);
+    if (!Array.isArray(value) || value.length === 0) {
+      this.#complain(below, value === undefined || Array.isArray(value) ? 'it has no steps: name at least one' : 'steps must be a list, as in [first.step, second.step]');
+      return [];
+    }
+    value.forEach((step: unknown, index) => {
+      if (!formats.name.holds(step)) this.#complain([...below, index], `step ${JSON.stringify(step)}: a name has ${formats.name.says}`);
+    });
+    return value.filter((step): step is string => typeof step === 'string');
+  }
+
+  #ms(key: string): number | undefined {
+    return this.#setting(key, 'duration') as number | undefined;
+  }
+
+  #setting(key: string, format: FormatName): unknown {
+    const raw = this.#source.file.at([...this.#path, key]);
+    if (raw === undefined) return undefined;
+    try {
+      return accept({ doc: '', format, default: undefined }, raw);
+    } catch (error) {
+      const shown = raw === null || typeof raw === 'object' ? '' : ` ${JSON.stringify(raw)}`;
+      this.#complain([key], `${key}${shown} ${(error as Error).message}`);
+      return undefined;
+    }
+  }
+
+  /** A schema in the file itself, or in a JSON file beside it. */
+  #schema(key: 'request' | 'reply'): { schema: JsonSchema; validate: ValidateFunction } | undefined {
+    const given = this.#source.file.at([...this.#path, key]);
+    if (given === undefined) return undefined;
+    const label = typeof given === 'string' ? `${key}: ${given}` : key;
+    try {
+      const schema = typeof given === 'string' ? readJson(join(this.#source.folder, given)) : given;
+      if (typeof schema !== 'boolean' && !isMapping(schema)) throw new Error('is neither a JSON Schema nor the name of a file with one');
+      return { schema, validate: compile(schema) };
+    } catch (error) {
+      this.#complain([key], `${label} ${(error as Error).message}`);
+      return undefined;
+    }
+  }
+
+  #checkExample(validate: ValidateFunction, example: unknown): void {
+    if (validate(example) === true) return;
+    const [first] = validate.errors ?? [];
+    this.#complain(['example'], `example does not fit its request schema: ${first?.instancePath ?? ''} ${first?.message ?? 'it is refused'}`);
+  }
+
+  #complain(below: Path, message: string): void {
+    this.#source.file.complain([...this.#path, ...below], `flow ${this.#name}: ${message}`);
+  }
+}
+
+function readJson(file: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+    throw new Error(missing ? `does not exist (looked for ${file})` : `cannot be read: ${(error as Error).message}`, { cause: error });
+  }
+  try {
+    return JSON.parse(text.replace(/^\uFEFF/, ''));
+  } catch (error) {
+    throw new Error(`is not valid JSON: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** Throws when the schema is not one of JSON Schema 2020-12. A new Ajv each, since two files may have the same `$id`. */
+function compile(schema: JsonSchema): ValidateFunction {
+  const ajv = new Ajv2020({ strict: false, logger: false });
+  addFormats.default(ajv);
+  try {
+    return ajv.compile(schema);
+  } catch (error) {
+    throw new Error(`is not valid JSON Schema 2020-12: ${(error as Error).message}`, { cause: error });
+  }
+}

@@ -1,0 +1,208 @@
+/**
+ * The composition root: the only file that may import everything. What is started in which order, and stopped in the
+ * reverse one: adapters first, holds into 202, consumers, connections.
+ */
+import { hostname } from 'node:os';
+import { adapters } from './adapters/index.js';
+import { access } from './broker/access.js';
+import type { Adapter, Open } from './broker/adapter.js';
+import { systemClock } from './broker/clock.js';
+import type { Emit } from './broker/emit.js';
+import { checkFlows } from './broker/flow.js';
+import { openHub, openWorkers, type Hub, type Ports, type Workers } from './broker/hub.js';
+import { openJournal, type Journal } from './broker/journal.js';
+import { bullmqLater } from './broker/later-bullmq.js';
+import { memoryLater } from './broker/later-memory.js';
+import { openLog } from './broker/log.js';
+import { openMetrics } from './broker/metrics.js';
+import { foreign, worker, type Step } from './broker/step.js';
+import { memoryState } from './broker/store-memory.js';
+import { redisStore } from './broker/store-redis.js';
+import { namesIn } from './broker/topology.js';
+import { amqpTransport } from './broker/transport-amqp.js';
+import { memoryBroker } from './broker/transport-memory.js';
+import type { Transport } from './broker/transport.js';
+import { version } from './broker/version.js';
+import { checkCallSettings, ConfigError, loadProject, type Project } from './config/project.js';
+import { loadSteps } from './workers/index.js';
+
+export interface StartOptions {
+  /** Folder of the project: `hub.yaml`, `workers/`. */
+  readonly folder: string;
+  readonly env?: NodeJS.ProcessEnv;
+  readonly overrides?: Readonly<Record<string, unknown>>;
+}
+
+export interface LoadedProject {
+  readonly project: Project;
+  readonly steps: readonly Step[];
+}
+
+/** Reads and checks everything of a project. Rejects with a ConfigError that lists all that is wrong, with file and line. */
+export async function load({ folder, env = process.env, overrides }: StartOptions): Promise<LoadedProject> {
+  const project = await loadProject(folder, { env, adapters, ...(overrides === undefined ? {} : { overrides }) });
+  const steps = [...(await loadSteps(project.folder)), ...(await configuredSteps(project))];
+  const flaws = checkFlows(project.flows, new Map(steps.map((step) => [step.name, step])));
+  if (flaws.length > 0) throw new ConfigError(flaws.map(({ path, message }) => `${project.locate(path)}: ${message}`));
+  return { project, steps };
+}
+
+/** The steps that `hub.yaml` defines: foreign ones, and calls of legacy systems through an adapter. */
+async function configuredSteps(project: Project): Promise<readonly Step[]> {
+  return Promise.all(
+    project.steps.map(async ({ name, summary, foreign: isForeign, use, settings }): Promise<Step> => {
+      if (isForeign || use === undefined) return foreign(name, summary);
+      const found: Adapter | undefined = adapters.find((candidate) => candidate.name === use);
+      if (found?.call === undefined) throw new ConfigError([`${project.locate(['steps', name, 'use'])}: there is no outbound adapter "${use}"; there is ${adapters.filter(({ call }) => call !== undefined).map((each) => each.name).join(', ')}`]);
+      const resolved = checkCallSettings(found.callSettings ?? {}, settings, project.locate(['steps', name]));
+      if (resolved.problems.length > 0) throw new ConfigError(resolved.problems);
+      // Opened at the first call, so that a hub that does not work never connects to the legacy system.
+      let opened: ReturnType<NonNullable<Adapter['call']>> | undefined;
+      const callee = found.call.bind(found);
+      const step = worker<never>({
+        name,
+        summary: summary ?? `Requests on their way to a system, by ${use}`,
+        async handle(_body, envelope, context) {
+          opened ??= callee(resolved.settings, project.folder);
+          opened.catch(() => (opened = undefined));
+          return (await opened).call({ body: envelope.body, contentType: envelope.contentType, envelope, context, projectFolder: project.folder });
+        },
+      });
+      return { ...step, close: async () => (await opened)?.close() };
+    }),
+  );
+}
+
+
+interface Connected extends Ports {
+  close(): Promise<void>;
+}
+
+/** The real ports: RabbitMQ, Redis, BullMQ. */
+async function connect(project: Project, role: string, emit: Emit): Promise<Connected> {
+  const { settings } = project;
+  const log = (event: string, fields: Record<string, unknown> = {}) => emit(event, fields);
+  const transport = await amqpTransport({ url: settings.rabbitmq.url, name: role, confirmMs: settings.rabbitmq.confirm, log });
+  const store = await redisStore({ url: settings.redis.url, namespace: settings.namespace, retentionMs: settings.retention, log }).catch(async (error: unknown) => {
+    await transport.close();
+    throw error;
+  });
+  const later = await bullmqLater({ url: settings.redis.url, namespace: settings.namespace, publish: (to, message) => transport.publish(to, message), log });
+  transport.onState((state) => emit(`transport.${state}`));
+  return {
+    transport,
+    store,
+    later,
+    clock: systemClock,
+    async close() {
+      await later.close();
+      await transport.close();
+      await store.close();
+    },
+  };
+}
+
+/** The ports in memory: nothing survives the process. */
+function inMemory(): Connected {
+  const transport = memoryBroker().connect();
+  const store = memoryState().connect();
+  const later = memoryLater({ clock: systemClock, publish: (to, message) => transport.publish(to, message) });
+  return {
+    transport,
+    store,
+    later,
+    clock: systemClock,
+    async close() {
+      await later.close();
+      await transport.close();
+      await store.close();
+    },
+  };
+}
+
+export interface Running {
+  readonly project: Project;
+  /** Where each adapter listens. */
+  readonly urls: readonly { readonly adapter: string; readonly url: string }[];
+  /** Stops cleanly: nothing is lost, every requestor on the line hears something. */
+  stop(): Promise<void>;
+}
+
+/** `hub`: takes requests. `worker`: serves steps. `both`: one process. `memory`: both, on the ports in memory. */
+export type Role = 'hub' | 'worker' | 'both';
+
+export async function start(options: StartOptions & { readonly role: Role; readonly memory?: boolean; readonly only?: readonly string[] }): Promise<Running> {
+  const loaded = await load(options);
+  const { project, steps } = loaded;
+  const { settings } = project;
+  const metrics = openMetrics();
+  const log = openLog(settings.log.level, { hub: settings.name, role: options.role, pid: process.pid });
+  const emit: Emit = (event, fields) => {
+    log(event, fields);
+    metrics.emit(event, fields);
+  };
+  for (const warning of project.unknownEnv) emit('config.unknown.failed', { warning });
+  const ports = options.memory === true ? inMemory() : await connect(project, options.role === 'worker' ? 'worker' : `hub ${settings.name}`, emit);
+  const opened: { adapter: string; open: Open }[] = [];
+  let hub: Hub | undefined;
+  let workers: Workers | undefined;
+
+  async function stop(): Promise<void> {
+    hub?.letGo();
+    await Promise.all(opened.map(({ open }) => open.close()));
+    await workers?.stop(settings.stopWithin / 2);
+    await hub?.close();
+    await ports.close();
+  }
+
+  try {
+    const common = { ports, project: { flows: project.flows, steps }, namespace: settings.namespace, emit, place: `${hostname()}/${process.pid}`, journalMaxAge: settings.journal.maxAge };
+    if (options.role !== 'worker') hub = await openHub({ ...common, name: settings.name, access: access(project.principals), maxInFlight: settings.limits.inFlight });
+    if (options.role !== 'hub') workers = await openWorkers({ ...common, ...(options.only === undefined ? {} : { only: options.only }) });
+    if (hub !== undefined) {
+      metrics.watch({ holding: hub.holding, transport: () => ports.transport.state() });
+      opened.push(...(await openAdapters(hub, project, emit, () => metrics.text())));
+    }
+  } catch (error) {
+    await stop().catch(() => undefined);
+    throw error;
+  }
+  const urls = opened.flatMap(({ adapter, open }) => open.urls.map((url) => ({ adapter, url })));
+  emit('started', { project: project.title, flows: project.flows.length, steps: steps.length, urls: urls.map(({ url }) => url) });
+  return { project, urls, stop };
+}
+
+async function openAdapters(hub: Hub, project: Project, emit: Emit, metrics: () => Promise<string>): Promise<{ adapter: string; open: Open }[]> {
+  const opened: { adapter: string; open: Open }[] = [];
+  try {
+    for (const each of adapters) {
+      const settings = project.adapters.get(each.name);
+      if (settings === undefined || each.open === undefined) continue;
+      const open = await each.open(settings, {
+        gateway: hub.gateway,
+        access: access(project.principals),
+        projectFolder: project.folder,
+        log: (event, fields) => emit(`${each.name}.${event}`, fields),
+        metrics,
+        version,
+        stopping: hub.stopping,
+      });
+      opened.push({ adapter: each.name, open });
+    }
+    return opened;
+  } catch (error) {
+    await Promise.all(opened.map(({ open }) => open.close()));
+    throw error;
+  }
+}
+
+/** The journal of a project, for `answerback trace`. */
+export async function withJournal<T>(options: StartOptions, use: (journal: Journal, project: Project) => Promise<T>): Promise<T> {
+  const { project } = await load(options);
+  const transport: Transport = await amqpTransport({ url: project.settings.rabbitmq.url, name: 'trace' });
+  try {
+    return await use(openJournal(transport, namesIn(project.settings.namespace), () => Date.now()), project);
+  } finally {
+    await transport.close();
+  }
+}

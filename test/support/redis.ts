@@ -1,0 +1,147 @@
+/** Redis for tests: the shared one (`HUB_REDIS_URL`) with a namespace of its own, one that a test may kill, and a link that a test may cut. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Redis } from 'ioredis';
+
+export function redisUrl(): string {
+  const url = process.env['HUB_REDIS_URL'];
+  if (url === undefined) throw new Error('these tests need Redis: start one (redis-server --port 6391) and set HUB_REDIS_URL=redis://127.0.0.1:6391, or use `npm test`');
+  return url;
+}
+
+export const randomNamespace = (): string => `hub-test-${randomBytes(6).toString('hex')}`;
+
+/** Removes every key of a namespace. */
+export async function removeKeys(url: string, namespace: string): Promise<void> {
+  await withClient(url, async (redis) => {
+    for await (const keys of redis.scanStream({ match: `${namespace}:*`, count: 1_000 })) {
+      if (keys.length > 0) await redis.unlink(...(keys as string[]));
+    }
+  });
+}
+
+/** A client of the test's own, to look at what is really there. */
+export async function withClient<T>(url: string, use: (redis: Redis) => Promise<T>): Promise<T> {
+  const redis = new Redis(url);
+  redis.on('error', () => undefined);
+  try {
+    return await use(redis);
+  } finally {
+    redis.disconnect();
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+export interface RedisChild {
+  readonly url: string;
+  readonly port: number;
+  /** Starts it (again), on the same port and with the same data. */
+  start(): Promise<void>;
+  /** As a power cut does. */
+  kill(): Promise<void>;
+  /** It keeps its connections and answers no more, until it thaws. */
+  freeze(): void;
+  thaw(): void;
+  remove(): Promise<void>;
+}
+
+/** A Redis of the test's own, with every write on disk before it is answered. */
+export async function redisChild(...settings: readonly string[]): Promise<RedisChild> {
+  const port = await freePort();
+  const folder = await mkdtemp(join(tmpdir(), 'hub-redis-'));
+  let child: ChildProcess | undefined;
+  const url = `redis://127.0.0.1:${port}`;
+
+  async function kill(): Promise<void> {
+    if (child === undefined) return;
+    const ended = once(child, 'exit');
+    child.kill('SIGKILL');
+    await ended;
+    child = undefined;
+  }
+
+  return {
+    url,
+    port,
+    async start() {
+      child = spawn('redis-server', ['--port', String(port), '--dir', folder, '--save', '', '--appendonly', 'yes', '--appendfsync', 'always', ...settings], { stdio: ['ignore', 'pipe', 'inherit'] });
+      const output = child.stdout;
+      if (output === null) throw new Error('no output');
+      for await (const [text] of on(output)) if (text.includes('Ready to accept connections')) break;
+      output.resume();
+    },
+    kill,
+    freeze: () => void child?.kill('SIGSTOP'),
+    thaw: () => void child?.kill('SIGCONT'),
+    async remove() {
+      await kill();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+async function* on(output: NodeJS.ReadableStream): AsyncGenerator<[string]> {
+  let text = '';
+  while (true) {
+    const [chunk] = (await once(output, 'data')) as [Buffer];
+    text += chunk.toString();
+    yield [text];
+  }
+}
+
+export interface Link {
+  readonly url: string;
+  /** From now on what the server answers is swallowed, and the connection is reset as soon as there is an answer. */
+  loseAnswers(): void;
+  /** Answers come through again. */
+  mend(): void;
+  close(): Promise<void>;
+}
+
+/** A TCP proxy before a Redis, to lose an answer to a command that was carried out. */
+export async function lossyLink(url: string): Promise<Link> {
+  const target = new URL(url);
+  const sockets = new Set<Socket>();
+  let losing = false;
+  const server = createServer((client) => {
+    const upstream = connect(Number(target.port || 6379), target.hostname);
+    for (const socket of [client, upstream]) {
+      sockets.add(socket);
+      socket.on('error', () => undefined);
+      socket.on('close', () => {
+        sockets.delete(socket);
+        client.destroy();
+        upstream.destroy();
+      });
+    }
+    client.pipe(upstream);
+    upstream.on('data', (data) => {
+      if (losing) client.resetAndDestroy();
+      else client.write(data);
+    });
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    url: `redis://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    loseAnswers: () => void (losing = true),
+    mend: () => void (losing = false),
+    async close() {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+      await once(server, 'close');
+    },
+  };
+}

@@ -45,7 +45,7 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
   // Fails fast: no queue of commands in this process, and none sent again after a reconnect.
   const queue = new Queue<Data>(name, {
     prefix: namespace,
-    connection: { ...connection, enableOfflineQueue: false, maxRetriesPerRequest: 0, commandTimeout: commandMs },
+    connection: { ...connection, enableOfflineQueue: false, maxRetriesPerRequest: 0, commandTimeout: commandMs, socketTimeout: commandMs + 1_000 },
     streams: { events: { maxLen: 100 } },
   });
   queue.on('error', onError);
@@ -92,7 +92,8 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
       if (worker !== undefined) return;
       worker = new Worker<Data>(name, keep, {
         prefix: namespace,
-        connection: { ...connection, maxRetriesPerRequest: null },
+        // It waits up to 10 s for a job without a word: a connection that says nothing for longer is dead.
+        connection: { ...connection, maxRetriesPerRequest: null, socketTimeout: 30_000 },
         concurrency: 50,
         // A process that died while it published must not cost an appointment.
         maxStalledCount: Number.MAX_SAFE_INTEGER,

@@ -24,6 +24,7 @@ export interface RedisStoreOptions {
 
 const connectMs = 5_000;
 const commandMs = 2_000;
+const pingMs = 10_000;
 const dayMs = 86_400_000;
 
 /** Connects (rejects within 5 s, saying where, why, and how to mend it) and reconnects for ever. */
@@ -175,21 +176,24 @@ function redisError(where: string, error: unknown): Error {
   return new Error(`Redis at ${where}: ${reason}`, { cause: error });
 }
 
-const options: RedisOptions = {
+const options = {
   lazyConnect: true,
+  commandTimeout: commandMs,
+  // A command that times out leaves its connection as it is: one that is silently dead must not stay.
+  socketTimeout: commandMs + 1_000,
   connectTimeout: 2_000,
-  retryStrategy: (attempt) => Math.min(100 * 2 ** Math.min(attempt - 1, 5), 2_000),
+  retryStrategy: (attempt: number) => Math.min(100 * 2 ** Math.min(attempt - 1, 5), 2_000),
   maxRetriesPerRequest: 0,
   enableOfflineQueue: false,
   autoResubscribe: false,
   // A replica that was a primary until now: the reconnect finds the new one.
-  reconnectOnError: (error) => error.message.startsWith('READONLY'),
-};
+  reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
+} satisfies RedisOptions;
 
 /** Resolves once Redis answers; tries for 5 s, since services often start together. */
 async function connect(url: string, name: string, log: Emit): Promise<Redis> {
   const where = placeOf(url);
-  const redis = new Redis(url, { ...options, commandTimeout: commandMs, connectionName: name.replaceAll(' ', '.') });
+  const redis = new Redis(url, { ...options, connectionName: name.replaceAll(' ', '.') });
   let lastError: Error | undefined;
   let connected = false;
   redis.on('error', (error: Error) => (lastError = error));
@@ -239,6 +243,7 @@ async function refuseEviction(redis: Redis, where: string, log: Emit): Promise<v
 
 /** Says goodbye, or hangs up when nobody listens. */
 async function end(redis: Redis): Promise<void> {
+  redis.removeAllListeners('close');
   if (redis.status === 'ready') await redis.quit().catch(() => undefined);
   redis.disconnect();
 }
@@ -248,6 +253,7 @@ function wakeListener(url: string, ns: string, log: Emit) {
   const channel = `${ns}:wake`;
   const wakes = new Set<(id: string) => void>();
   let opening: Promise<Redis> | undefined;
+  let pinging: NodeJS.Timeout | undefined;
   let closed = false;
 
   async function open(): Promise<Redis> {
@@ -269,6 +275,8 @@ function wakeListener(url: string, ns: string, log: Emit) {
       redis.disconnect();
       throw redisError(placeOf(url), error);
     }
+    // Who only listens never notices that nobody speaks any more.
+    pinging = setInterval(() => void redis.ping().catch(() => undefined), pingMs);
     return redis;
   }
 
@@ -291,6 +299,7 @@ function wakeListener(url: string, ns: string, log: Emit) {
       closed = true;
       wakes.clear();
       const redis = await opening?.catch(() => undefined);
+      clearInterval(pinging);
       if (redis !== undefined) await end(redis);
     },
   };

@@ -9,8 +9,9 @@
  *   <ns>:group:<id>      hash, a group; part n is `m<n>` (json) and `b<n>` (body)
  *   <ns>:wake            channel: ids of requests that changed
  *
- * Every script may run twice: a client that lost its connection does not know whether the first one ran. The clock is
- * Redis' own. Keys that are known beforehand are declared; only `create` and `discard` find one key by what another says.
+ * Every script may run twice: a client that lost its connection does not know whether the first one ran. The first write
+ * of each that adds is one that a full Redis refuses (HSET, SET): it refuses none after another write, so it is all or
+ * nothing. The clock is Redis' own. Keys that are known beforehand are declared; the others are found by what a key says.
  */
 import { stateOf } from './store.js';
 
@@ -81,8 +82,8 @@ if digest ~= '' then
 end
 local at = now()
 local expires = math.max(deadline, at) + retention
-redis.call('DEL', events)
 redis.call('HSET', record, 'upd', at, unpack(ARGV, 7))
+redis.call('DEL', events)
 redis.call('PEXPIREAT', record, expires)
 if digest ~= '' then
   redis.call('HSET', record, 'claim', digest)

@@ -187,6 +187,16 @@ describe('the store on a Redis that goes away', () => {
     await link.close();
   });
 
+  it('leaves a connection that is silently dead', async () => {
+    const link = await lossyLink(child.url);
+    const remote = await redisStore({ url: link.url, namespace: 'hub' });
+    link.deaden();
+    await rejectsWithin(2_500, () => remote.time(), /timed out/);
+    await eventually(() => remote.time(), { withinMs: 5_000 });
+    await remote.close();
+    await link.close();
+  });
+
   it('goes on when somebody flushes the scripts', async () => {
     await store.create(record('flushed'));
     await withClient(child.url, (redis) => redis.script('FLUSH'));

@@ -79,8 +79,6 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
     };
 
     describe('a message', () => {
-      beforeAll(() => {});
-
       it('arrives with every property, nested headers and its bytes as they were', async () => {
         await bothConnected();
         const queue = await declared();
@@ -149,7 +147,9 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         await one.publish(to(queue), text('2', { headers: { both: 2 } }));
         await one.publish(to(queue), text('3'));
         await eventually(() => expect(deliveries).toHaveLength(3));
-        expect(deliveries.map(({ headers }) => headers)).toEqual([{ first: 1, both: 1 }, { both: 2 }, {}]);
+        // Some versions of RabbitMQ add counters of their own.
+        const given = ({ headers }: Delivery) => Object.fromEntries(Object.entries(headers).filter(([header]) => !header.startsWith('x-')));
+        expect(deliveries.map(given)).toEqual([{ first: 1, both: 1 }, { both: 2 }, {}]);
       });
 
       it('of a mebibyte arrives whole', async () => {
@@ -457,13 +457,14 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         await eventually(async () => expect((await two.inspect(queue))?.ready).toBe(1));
         let isClosed = false;
         const closing = consumer.close().then(() => (isClosed = true));
-        await eventually(async () => expect((await two.inspect(queue))?.consumers).toBe(0));
+        // Round trips in which it could have closed, or taken the second message.
+        for (let trip = 0; trip < 5; trip++) expect((await two.inspect(queue))?.ready).toBe(1);
         expect(isClosed).toBe(false);
         gate.release();
         await closing;
-        expect(got).toEqual(['1']);
         await consumer.close();
-        expect(await two.inspect(queue)).toEqual({ ready: 1, consumers: 0 });
+        expect(got).toEqual(['1']);
+        await eventually(async () => expect(await two.inspect(queue)).toEqual({ ready: 1, consumers: 0 }));
       });
 
       it('gives back at once what rests after a failure when it closes', async () => {

@@ -108,6 +108,8 @@ export interface Link {
   loseAnswers(): void;
   /** Answers come through again. */
   mend(): void;
+  /** Nothing comes through the present connections any more, and nobody is told. New ones work. */
+  deaden(): void;
   close(): Promise<void>;
 }
 
@@ -115,20 +117,25 @@ export interface Link {
 export async function lossyLink(url: string): Promise<Link> {
   const target = new URL(url);
   const sockets = new Set<Socket>();
+  const clients = new Set<Socket>();
+  const dead = new WeakSet<Socket>();
   let losing = false;
   const server = createServer((client) => {
     const upstream = connect(Number(target.port || 6379), target.hostname);
+    clients.add(client);
     for (const socket of [client, upstream]) {
       sockets.add(socket);
       socket.on('error', () => undefined);
       socket.on('close', () => {
         sockets.delete(socket);
+        clients.delete(client);
         client.destroy();
         upstream.destroy();
       });
     }
-    client.pipe(upstream);
+    client.on('data', (data) => void (dead.has(client) || upstream.write(data)));
     upstream.on('data', (data) => {
+      if (dead.has(client)) return;
       if (losing) client.resetAndDestroy();
       else client.write(data);
     });
@@ -138,6 +145,7 @@ export async function lossyLink(url: string): Promise<Link> {
     url: `redis://127.0.0.1:${(server.address() as AddressInfo).port}`,
     loseAnswers: () => void (losing = true),
     mend: () => void (losing = false),
+    deaden: () => clients.forEach((client) => dead.add(client)),
     async close() {
       server.close();
       for (const socket of sockets) socket.destroy();

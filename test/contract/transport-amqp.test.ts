@@ -1,0 +1,405 @@
+/** What only a real network and a real broker can do to a transport: connections cut, blackholed, refused; two who want one queue. */
+import { randomBytes } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { type PublishError, type Queue, type Topology, TopologyError, type Transport, type TransportState } from '../../broker/transport.js';
+import { amqpTransport, type AmqpTransportOptions } from '../../broker/transport-amqp.js';
+import { eventually } from '../support/eventually.js';
+import { type FaultProxy, faultProxy, rabbitUrl } from '../support/proxy.js';
+
+const prefix = `test.${randomBytes(4).toString('hex')}`;
+const created = new Set<string>();
+/** Reaches the broker without the proxy: the rest of the world. */
+let direct: Transport;
+let proxy: FaultProxy;
+let opened: Transport[] = [];
+let events: { readonly event: string; readonly fields: Record<string, unknown> }[] = [];
+
+let sequence = 0;
+function queueOf(more: Partial<Queue> = {}): Queue {
+  const queue: Queue = { name: `${prefix}.queue.${sequence++}`, type: 'quorum', about: 'made by the AMQP suite', ...more };
+  created.add(queue.name);
+  return queue;
+}
+
+const only = (queue: Queue): Topology => ({ exchanges: [], queues: [queue], bindings: [] });
+const to = (queue: string) => ({ exchange: '', routingKey: queue });
+const message = (body: string) => ({ body: Buffer.from(body) });
+
+async function throughProxy(more: Partial<AmqpTransportOptions> = {}): Promise<Transport> {
+  const transport = await amqpTransport({ url: proxy.url, name: 'fault test', log: (event, fields) => void events.push({ event, fields }), ...more });
+  opened.push(transport);
+  return transport;
+}
+
+async function declared(transport: Transport, more: Partial<Queue> = {}): Promise<string> {
+  const queue = queueOf(more);
+  await transport.declare(only(queue));
+  return queue.name;
+}
+
+const outcomeOf = (publishing: Promise<void>): Promise<string> => publishing.then(
+  () => 'stored',
+  (error: PublishError) => error.failure,
+);
+
+function statesOf(transport: Transport): TransportState[] {
+  const states: TransportState[] = [];
+  transport.onState((state) => states.push(state));
+  return states;
+}
+
+const connectedAgain = (transport: Transport) => eventually(() => expect(transport.state()).toBe('connected'));
+
+beforeAll(async () => {
+  direct = await amqpTransport({ url: rabbitUrl(), name: 'fault test beside the proxy' });
+});
+
+afterAll(async () => {
+  for (const queue of created) await direct?.removeQueue(queue);
+  await direct?.close();
+});
+
+beforeEach(async () => {
+  events = [];
+  proxy = await faultProxy(rabbitUrl());
+});
+
+afterEach(async () => {
+  await Promise.all(opened.map((transport) => transport.close()));
+  opened = [];
+  await proxy.close();
+  // amqplib has caught something that one of our listeners threw: that must not happen in any test.
+  expect(events.filter(({ event }) => event === 'amqp.bug')).toEqual([]);
+});
+
+describe('when the connection is cut', () => {
+  it('settles a thousand publishes under way, heals, and has lost nothing that was confirmed', async () => {
+    const transport = await throughProxy();
+    const states = statesOf(transport);
+    const queue = await declared(transport);
+    const bodies = Array.from({ length: 1_000 }, (_, index) => String(index));
+    const outcomes = Promise.all(bodies.map((body) => outcomeOf(transport.publish(to(queue), message(body)))));
+    setImmediate(() => setImmediate(proxy.cut));
+    const all = await outcomes;
+    expect(all).toHaveLength(1_000);
+    expect(new Set(all)).toContain('unknown');
+    await eventually(() => expect(states).toEqual(['disconnected', 'connected']));
+    await transport.publish(to(queue), message('after'));
+    const arrived = new Set<string>();
+    await transport.consume(queue, { prefetch: 500, tag: 'check' }, async ({ body }) => void arrived.add(body.toString()));
+    const confirmed = bodies.filter((_, index) => all[index] === 'stored');
+    await eventually(() => {
+      expect(arrived).toContain('after');
+      expect(confirmed.filter((body) => !arrived.has(body))).toEqual([]);
+    });
+  });
+
+  it('goes on consuming while others publish, again and again, and misses nothing', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    const arrived = new Set<string>();
+    await transport.consume(queue, { prefetch: 20, tag: 'steady' }, async ({ body }) => void arrived.add(body.toString()));
+    const sent: string[] = [];
+    for (let round = 0; round < 5; round++) {
+      for (let index = 0; index < 50; index++) {
+        const body = `${round}.${index}`;
+        await direct.publish(to(queue), message(body));
+        sent.push(body);
+        if (index === 25) proxy.cut();
+      }
+      await connectedAgain(transport);
+    }
+    await eventually(() => expect(sent.filter((body) => !arrived.has(body))).toEqual([]));
+    await eventually(async () => expect(await direct.inspect(queue)).toEqual({ ready: 0, consumers: 1 }));
+  });
+
+  it('lets a handler finish whose delivery is lost, and delivers that again', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    let release = () => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    const got: boolean[] = [];
+    await transport.consume(queue, { prefetch: 1, tag: 'slow' }, async ({ redelivered }) => {
+      got.push(redelivered);
+      await held;
+    });
+    await direct.publish(to(queue), message('x'));
+    await eventually(() => expect(got).toEqual([false]));
+    proxy.cut();
+    await eventually(() => expect(got).toEqual([false, true]));
+    release();
+    await eventually(async () => expect(await direct.inspect(queue)).toEqual({ ready: 0, consumers: 1 }));
+    expect(got).toEqual([false, true]);
+  });
+
+  it('declares again what was deleted meanwhile, before it says that it is connected', async () => {
+    const transport = await throughProxy();
+    const exchange = `${prefix}.exchange.${sequence++}`;
+    const queue = queueOf();
+    await transport.declare({ exchanges: [{ name: exchange, type: 'direct' }], queues: [queue], bindings: [{ exchange, queue: queue.name, routingKey: 'k' }] });
+    proxy.refuse(true);
+    proxy.cut();
+    await eventually(() => expect(transport.state()).toBe('disconnected'));
+    await direct.removeQueue(queue.name);
+    proxy.refuse(false);
+    await connectedAgain(transport);
+    await transport.publish({ exchange, routingKey: 'k' }, message('x'));
+    expect(await direct.inspect(queue.name)).toMatchObject({ ready: 1 });
+  });
+
+  it('during the declaring after a cut, heals all the same', async () => {
+    const transport = await throughProxy();
+    const queues = Array.from({ length: 30 }, () => queueOf({ type: 'classic' }));
+    await transport.declare({ exchanges: [], queues, bindings: [] });
+    for (let round = 0; round < 15; round++) {
+      proxy.cut();
+      // Wherever it is by then: in the handshake, in the middle of declaring, or done.
+      await new Promise((resolve) => setTimeout(resolve, 60 + round * 15));
+    }
+    await connectedAgain(transport);
+    await eventually(() => transport.publish(to(queues[0]?.name ?? ''), message('x')));
+  });
+
+  it('restores a subscription', async () => {
+    const transport = await throughProxy();
+    const exchange = `${prefix}.events.${sequence++}`;
+    await transport.declare({ exchanges: [{ name: exchange, type: 'topic' }], queues: [], bindings: [] });
+    const got: string[] = [];
+    await transport.subscribe(exchange, ['#'], ({ routingKey }) => void got.push(routingKey));
+    proxy.cut();
+    await eventually(async () => {
+      await direct.publish({ exchange, routingKey: 'again' }, message('x'), { durable: false });
+      expect(got).toContain('again');
+    });
+  });
+
+  it('reads a stream on behind the last acknowledged entry', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport, { type: 'stream', maxAge: '1D' });
+    const publish = async (from: number, count: number) => {
+      for (let index = from; index < from + count; index++) await direct.publish(to(queue), message(String(index)));
+    };
+    await publish(0, 30);
+    const got: number[] = [];
+    let release = () => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    await transport.consume(queue, { prefetch: 5, tag: 'reader', from: 'first' }, async ({ offset }) => {
+      got.push(offset ?? -1);
+      if (offset === 12 && got.filter((each) => each === 12).length === 1) await held;
+    });
+    // The held one keeps its place, although those behind it are done.
+    await eventually(() => expect(Math.max(...got)).toBeGreaterThan(13));
+    const before = [...got];
+    proxy.cut();
+    await publish(30, 10);
+    await eventually(() => expect(Math.max(...got)).toBe(39));
+    release();
+    expect(before.filter((offset) => offset < 12)).toEqual([...Array(12).keys()]);
+    expect(got.slice(before.length)).toEqual(Array.from({ length: 28 }, (_, index) => 12 + index));
+  });
+
+  it('reads a stream from `next` on without a gap, although nothing had come yet', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport, { type: 'stream', maxAge: '1D' });
+    const got: string[] = [];
+    await transport.consume(queue, { prefetch: 5, tag: 'reader', from: 'next' }, async ({ body }) => void got.push(body.toString()));
+    proxy.refuse(true);
+    proxy.cut();
+    await eventually(() => expect(transport.state()).toBe('disconnected'));
+    await direct.publish(to(queue), message('while it was away'));
+    proxy.refuse(false);
+    await eventually(() => expect(got).toEqual(['while it was away']));
+  });
+
+  it('tries again what an operator asked for, and closes cleanly in the middle of it', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    const looking = transport.inspect(queue);
+    proxy.cut();
+    expect(await looking).toEqual({ ready: 0, consumers: 0 });
+    const states = statesOf(transport);
+    proxy.cut();
+    await transport.close();
+    expect(transport.state()).toBe('disconnected');
+    expect(states.filter((state) => state === 'connected')).toEqual([]);
+  });
+});
+
+describe('when the broker does not answer', () => {
+  it('rejects a publish as unknown within the confirm deadline, and delivers what was on its way when it answers again', async () => {
+    const transport = await throughProxy({ confirmMs: 500 });
+    const queue = await declared(transport);
+    proxy.pause();
+    const start = performance.now();
+    expect(await Promise.all(['a', 'b'].map((body) => outcomeOf(transport.publish(to(queue), message(body)))))).toEqual(['unknown', 'unknown']);
+    expect(performance.now() - start).toBeGreaterThan(450);
+    expect(performance.now() - start).toBeLessThan(2_000);
+    proxy.resume();
+    await eventually(async () => expect(await direct.inspect(queue)).toMatchObject({ ready: 2 }));
+    await transport.publish(to(queue), message('c'));
+  });
+
+  it('takes no more than a bounded number of publishes', async () => {
+    const transport = await throughProxy({ confirmMs: 500 });
+    const queue = await declared(transport);
+    proxy.pause();
+    const outcomes = await Promise.all(Array.from({ length: 10_050 }, () => outcomeOf(transport.publish(to(queue), message('x')))));
+    expect(outcomes.filter((outcome) => outcome === 'unavailable')).toHaveLength(50);
+    expect(outcomes.filter((outcome) => outcome === 'unknown')).toHaveLength(10_000);
+    // Their places are free again only when the broker has said what became of them.
+    expect(await outcomeOf(transport.publish(to(queue), message('x')))).toBe('unavailable');
+    proxy.resume();
+    await eventually(() => transport.publish(to(queue), message('x')));
+  });
+
+  it('takes no more than a bounded number of volatile messages', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport, { type: 'classic' });
+    proxy.pause();
+    const body = Buffer.alloc(4_096);
+    const publishTurn = () => Promise.all(Array.from({ length: 2_000 }, () => outcomeOf(transport.publish(to(queue), { body }, { durable: false }))));
+    const outcomes = await eventually(async () => {
+      const turn = await publishTurn();
+      expect(turn).toContain('unavailable');
+      return turn;
+    });
+    expect(outcomes.filter((outcome) => outcome !== 'stored' && outcome !== 'unavailable')).toEqual([]);
+    proxy.resume();
+    await eventually(async () => expect(await outcomeOf(transport.publish(to(queue), message('x'), { durable: false }))).toBe('stored'));
+  });
+
+  it('closes in a few seconds even then', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    await transport.consume(queue, { prefetch: 1, tag: 'stuck' }, async () => {});
+    proxy.pause();
+    const publishing = outcomeOf(transport.publish(to(queue), message('x')));
+    const start = performance.now();
+    await transport.close();
+    expect(performance.now() - start).toBeLessThan(9_000);
+    expect(await publishing).toBe('unknown');
+  });
+});
+
+describe('when the broker is away', () => {
+  it('rejects a publish as unavailable at once, durable or not, and everything else in the end', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    proxy.refuse(true);
+    proxy.cut();
+    await eventually(() => expect(transport.state()).toBe('disconnected'));
+    const start = performance.now();
+    expect(await outcomeOf(transport.publish(to(queue), message('x')))).toBe('unavailable');
+    expect(await outcomeOf(transport.publish(to(queue), message('x'), { durable: false }))).toBe('unavailable');
+    expect(performance.now() - start).toBeLessThan(100);
+    await expect(transport.inspect(queue)).rejects.toThrow(/away/);
+    proxy.refuse(false);
+    await connectedAgain(transport);
+  });
+
+  it('lets a declaration wait for it', async () => {
+    const transport = await throughProxy();
+    proxy.refuse(true);
+    proxy.cut();
+    await eventually(() => expect(transport.state()).toBe('disconnected'));
+    const declaring = declared(transport);
+    proxy.refuse(false);
+    expect(await direct.inspect(await declaring)).toMatchObject({ ready: 0 });
+  });
+
+  it('says at the start what it expected, where, and how to mend it, and keeps the password to itself', async () => {
+    proxy.refuse(true);
+    const url = new URL(proxy.url);
+    url.password = 'hunter2';
+    const starting = amqpTransport({ url: url.href, name: 'nobody' });
+    await expect(starting).rejects.toThrow(`cannot connect to RabbitMQ at amqp://${url.username}:***@127.0.0.1:${url.port}`);
+    await expect(starting).rejects.toThrow(/start it, or correct the URL/);
+    await expect(starting).rejects.not.toThrow(/hunter2/);
+  });
+
+  it('does not try long when it is refused', async () => {
+    const wrongPassword = new URL(proxy.url);
+    wrongPassword.password = 'hunter2';
+    const start = performance.now();
+    await expect(amqpTransport({ url: wrongPassword.href, name: 'nobody' })).rejects.toThrow(/ACCESS.REFUSED.*correct the URL/);
+    await expect(amqpTransport({ url: `${new URL(proxy.url).origin}/no-such-vhost`, name: 'nobody' })).rejects.toThrow(/virtual host/);
+    await expect(amqpTransport({ url: 'http://127.0.0.1', name: 'nobody' })).rejects.toThrow(/amqp/);
+    await expect(amqpTransport({ url: 'nonsense', name: 'nobody' })).rejects.toThrow(/not a URL/);
+    expect(performance.now() - start).toBeLessThan(5_000);
+    await eventually(() => expect(proxy.connections()).toBe(0));
+  });
+});
+
+describe('when two want one queue', () => {
+  it('refuses a second exclusive consumer, also on a quorum queue, and says why', async () => {
+    const queue = await declared(direct);
+    const first = await direct.consume(queue, { prefetch: 1, tag: 'first', exclusive: true }, async () => {});
+    const second = await throughProxy();
+    await expect(second.consume(queue, { prefetch: 1, tag: 'second', exclusive: true }, async () => {})).rejects.toThrow(TopologyError);
+    await first.close();
+    const consumer = await second.consume(queue, { prefetch: 1, tag: 'second', exclusive: true }, async () => {});
+    await consumer.close();
+  }, 40_000);
+
+  it('lets the second have it when the first has gone', async () => {
+    const first = await throughProxy();
+    const queue = await declared(first);
+    await first.consume(queue, { prefetch: 1, tag: 'first', exclusive: true }, async () => {});
+    const got: string[] = [];
+    const taking = direct.consume(queue, { prefetch: 1, tag: 'second', exclusive: true }, async ({ body }) => void got.push(body.toString()));
+    await first.close();
+    const consumer = await taking;
+    await direct.publish(to(queue), message('x'));
+    await eventually(() => expect(got).toEqual(['x']));
+    await consumer.close();
+  });
+
+  it('has it back after a cut', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    const got: string[] = [];
+    await transport.consume(queue, { prefetch: 1, tag: 'mine', exclusive: true }, async ({ body }) => void got.push(body.toString()));
+    proxy.cut();
+    await connectedAgain(transport);
+    await direct.publish(to(queue), message('x'));
+    await eventually(() => expect(got).toEqual(['x']));
+  });
+});
+
+describe('when one of its channels dies', () => {
+  it('publishes on, after a message to an exchange that is not there killed the confirm channel', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    const missing = { exchange: `${prefix}.missing`, routingKey: 'k' };
+    const outcomes = await Promise.all([
+      outcomeOf(transport.publish(to(queue), message('before'))),
+      outcomeOf(transport.publish(missing, message('nowhere'))),
+      outcomeOf(transport.publish(to(queue), message('behind'))),
+    ]);
+    expect(outcomes[1]).toBe('unroutable');
+    for (const outcome of [outcomes[0], outcomes[2]]) expect(['stored', 'unknown']).toContain(outcome);
+    await connectedAgain(transport);
+    await transport.publish(to(queue), message('after'));
+  });
+
+  it('keeps durable publishes apart from a volatile one to nowhere', async () => {
+    const transport = await throughProxy();
+    const states = statesOf(transport);
+    const queue = await declared(transport, { type: 'classic' });
+    await transport.publish({ exchange: `${prefix}.missing`, routingKey: 'k' }, message('x'), { durable: false });
+    await transport.publish(to(queue), message('durable'));
+    await eventually(async () => expect(await outcomeOf(transport.publish(to(queue), message('volatile'), { durable: false }))).toBe('stored'));
+    await eventually(async () => expect(await direct.inspect(queue)).toMatchObject({ ready: 2 }));
+    expect(states).toEqual([]);
+  });
+
+  it('does not notice a refused declaration', async () => {
+    const transport = await throughProxy();
+    const states = statesOf(transport);
+    const queue = await declared(transport);
+    const refused = transport.declare(only({ name: queue, type: 'quorum', about: 'other', ttlMs: 1_000 }));
+    await expect(refused).rejects.toThrow(new RegExp(`queue ${queue}.*x-message-ttl.*rabbitmqctl delete_queue`, 's'));
+    await transport.publish(to(queue), message('x'));
+    expect(states).toEqual([]);
+  });
+});

@@ -40,7 +40,7 @@ export interface LoadedProject {
 
 /** Reads and checks everything of a project. Rejects with a ConfigError that lists all that is wrong, with file and line. */
 export async function load({ folder, env = process.env, overrides }: StartOptions): Promise<LoadedProject> {
-  const project = await loadProject(folder, { env, adapters, ...(overrides === undefined ? {} : { overrides }) });
+  const project = loadProject(folder, { env, adapters, ...(overrides === undefined ? {} : { overrides }) });
   const steps = [...(await loadSteps(project.folder)), ...(await configuredSteps(project))];
   const flaws = checkFlows(project.flows, new Map(steps.map((step) => [step.name, step])));
   if (flaws.length > 0) throw new ConfigError(flaws.map(({ path, message }) => `${project.locate(path)}: ${message}`));
@@ -54,7 +54,7 @@ async function configuredSteps(project: Project): Promise<readonly Step[]> {
       if (isForeign || use === undefined) return foreign(name, summary);
       const found: Adapter | undefined = adapters.find((candidate) => candidate.name === use);
       if (found?.call === undefined) throw new ConfigError([`${project.locate(['steps', name, 'use'])}: there is no outbound adapter "${use}"; there is ${adapters.filter(({ call }) => call !== undefined).map((each) => each.name).join(', ')}`]);
-      const resolved = checkCallSettings(found.callSettings ?? {}, settings, project.locate(['steps', name]));
+      const resolved = checkCallSettings(found.callSettings ?? {}, settings, `${project.locate(['steps', name])}: step ${name}`);
       if (resolved.problems.length > 0) throw new ConfigError(resolved.problems);
       // Opened at the first call, so that a hub that does not work never connects to the legacy system.
       let opened: ReturnType<NonNullable<Adapter['call']>> | undefined;

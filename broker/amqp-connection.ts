@@ -212,7 +212,8 @@ async function openSession(url: string, name: string, log: Log, blocked: (isBloc
     coalesce: coalescing(stream),
     fail,
     close: async () => {
-      if (isOpen) await within(closeMs, 'closing the connection', model.close()).catch(() => {});
+      // amqplib's close does not come back when the socket breaks meanwhile.
+      if (isOpen) await within(closeMs, 'closing the connection', Promise.race([model.close(), ended])).catch(() => {});
       fail(new Error('closed by us'));
     },
     isOpen: () => isOpen,

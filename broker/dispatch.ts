@@ -76,7 +76,7 @@ export async function messageFor(envelope: Envelope, { store, steps, names, cloc
   if (envelope.slip.length === 1 && envelope.groups.length === 0) return message;
   const { body: _body, ...properties } = message;
   await store.park(envelope.id, Buffer.from(JSON.stringify(properties)), Math.max(0, envelope.deadline - clock.now()) + 60_000);
-  return { ...message, replyTo: names.continuation, correlationId: envelope.id };
+  return { ...message, replyTo: names.continuation, correlationId: envelope.id, headers: { ...message.headers, 'hub-request-id': envelope.requestId } };
 }
 
 /** What follows from a fault: inside a group it is an answer to the aggregator, else it ends the request. */

@@ -24,6 +24,8 @@ export interface Flow {
   readonly reply?: JsonSchema;
   /** A body to show in documents and in the ready-to-paste curl. */
   readonly example?: unknown;
+  /** What the example is answered with. */
+  readonly exampleReply?: unknown;
 }
 
 /** Something wrong with the flows, and where it is in `hub.yaml`. */

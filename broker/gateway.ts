@@ -374,7 +374,7 @@ export function openGateway(options: GatewayOptions): Gateway {
     async events(id, principal, sequence, listener, signal) {
       if ((await owned(id, principal)) === undefined) return false;
       let awake: () => void = () => undefined;
-      let changed = false;
+      let changed: boolean;
       const unlisten = correlator.onWake(id, () => ((changed = true), awake()));
       try {
         for (let seen = sequence; !signal.aborted && !correlator.gone; ) {

@@ -182,7 +182,7 @@ export async function openWorkers({ ports, project, namespace, emit, place, only
     async stop(withinMs) {
       await runner.stop(withinMs);
       await control.close();
-      await Promise.all(serve.map((step) => step.close?.()));
+      for (const step of serve) await step.close?.();
     },
   };
 }

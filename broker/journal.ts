@@ -51,7 +51,7 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
         { prefetch: 500, tag: 'trace', from: began === undefined ? 'first' : began - 5_000 },
         async (delivery) => {
           if (delivery.messageId === mark) finish();
-          else if (delivery.correlationId === requestId) found.push(delivery);
+          else if (delivery.correlationId === requestId || delivery.headers['hub-request-id'] === requestId) found.push(delivery);
         },
       );
       try {

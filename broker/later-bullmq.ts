@@ -56,9 +56,30 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
     throw new Error(`cannot use Redis at ${where} for appointments: ${messageOf(error)}. Start it (redis-server, or docker compose up -d redis), or set the right URL`, { cause: error });
   }
   let worker: Worker<Data> | undefined;
+  let closing: Promise<void> | undefined;
+  const publishing = new Set<Promise<void>>();
 
   async function keep({ data }: { readonly data: Data }): Promise<void> {
-    await publish(data.to, { ...data.properties, body: Buffer.from(data.body, 'base64') });
+    const published = publish(data.to, { ...data.properties, body: Buffer.from(data.body, 'base64') });
+    publishing.add(published);
+    try {
+      await published;
+    } finally {
+      publishing.delete(published);
+    }
+  }
+
+  /**
+   * BullMQ waits for a goodbye that a Redis that is away never gives, so it is asked first. What was published and could not
+   * be ticked off is published again, under its own id, by whoever is there.
+   */
+  async function close(): Promise<void> {
+    const answers = await settles(queue.isPaused(), 1_000);
+    if (!answers) await settles(Promise.allSettled(publishing), closeMs);
+    const parted = await settles(worker?.close(!answers), closeMs);
+    if (answers && parted && (await settles(queue.close(), closeMs))) return;
+    void worker?.disconnect().catch(() => undefined);
+    void queue.disconnect().catch(() => undefined);
   }
 
   const ask = async <T>(reply: Promise<T>): Promise<T> => {
@@ -104,11 +125,7 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
       worker.on('failed', (job, error) => log('later.retry', { job: job?.id, attempt: job?.attemptsMade, error: messageOf(error) }));
       await within(worker.waitUntilReady(), connectMs, `Redis at ${where}: no answer`);
     },
-    async close() {
-      const closing = [worker?.close(), queue.close()].map((end) => within(Promise.resolve(end), closeMs, 'still busy'));
-      const ended = await Promise.allSettled(closing);
-      if (ended.some(({ status }) => status === 'rejected')) await Promise.allSettled([worker?.disconnect(), queue.disconnect()]);
-    },
+    close: () => (closing ??= close()),
   };
 }
 
@@ -123,6 +140,13 @@ function outageLog(log: Emit, where: string): (error: Error) => void {
     log('later.redis-error', { where, error: messageOf(error) });
   };
 }
+
+/** Whether it resolves in time. */
+const settles = (work: Promise<unknown> | undefined, ms: number): Promise<boolean> =>
+  within(Promise.resolve(work), ms, 'too slow').then(
+    () => true,
+    () => false,
+  );
 
 async function within<T>(work: Promise<T>, ms: number, otherwise: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined;

@@ -110,8 +110,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   /** Runs one attempt, with its time-out, its signal and its progress. */
   async function attempt(step: Step, envelope: Envelope): Promise<Verdict> {
     const abort = new AbortController();
-    const report = () => void store.report(envelope.requestId, { state: 'running', step: step.name, attempt: envelope.attempt, waitingOn: null }, { name: 'step', data: { step: step.name, attempt: envelope.attempt } }).catch(() => undefined);
-    if (control.isWatched(envelope) && step.kind !== 'aggregator') report();
+    const report = () => void whereabouts(step, envelope).catch(() => undefined);
+    if (control.isWatched(envelope) && step.gatherMs === undefined) report();
     running.set(envelope.id, { envelope, abort, report });
     const left = Math.min(step.timeoutMs, envelope.deadline - clock.now());
     const cancelTimer = clock.after(left, () => abort.abort(new Error(`no result within ${left} ms`)));
@@ -123,6 +123,15 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       cancelTimer();
       running.delete(envelope.id);
     }
+  }
+
+  /** Tells the record where the request is: at this step, or, when this is one of several parts, who of them is silent. */
+  async function whereabouts(step: Step, { requestId, attempt, groups: [group] }: Envelope): Promise<void> {
+    const event = { name: 'step', data: { step: step.name, attempt } } as const;
+    if (group === undefined) return store.report(requestId, { state: 'running', step: step.name, attempt, waitingOn: null }, event);
+    const { members, parts } = await store.group(group.id);
+    const silent = members.filter((_, index) => !parts.some((part) => part.index === index));
+    await store.report(requestId, { state: 'waiting', step: group.at, waitingOn: `parts: ${silent.join(', ')}` }, event);
   }
 
   function toolsFor(envelope: Envelope, signal: AbortSignal): StepTools {
@@ -175,7 +184,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     await store.openGroup({ id, requestId: envelope.requestId, members: parts.map((part, index) => part.name ?? part.steps?.[0] ?? String(index)), deadline });
     const member = (index: number) => [{ id, index, size: parts.length, at }, ...envelope.groups];
     const onwards = rest.slice(rest.indexOf(at));
-    const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', now);
+    const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', deadline);
     if (parts.length === 0) return [bell];
     await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, true), message: encode(bell) });
     void (control.isWatched(envelope) && store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined));
@@ -200,7 +209,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     await publish({ exchange: names.retry(delay), routingKey: step.name }, encode(again));
     if (control.isWatched(envelope)) {
       const waitingOn = `retry ${again.attempt} of ${step.retry.length + 1} of ${step.name} in ${delay}`;
-      await store.report(envelope.requestId, { state: 'waiting', step: step.name, attempt: envelope.attempt, waitingOn }, { name: 'step', data: { step: step.name, attempt: envelope.attempt, failed: true, retryIn: delay } }).catch(() => undefined);
+      const where = envelope.groups.length > 0 ? {} : ({ state: 'waiting', step: step.name, attempt: envelope.attempt, waitingOn } as const);
+      await store.report(envelope.requestId, where, { name: 'step', data: { step: step.name, attempt: envelope.attempt, failed: true, retryIn: delay } }).catch(() => undefined);
     }
   }
 

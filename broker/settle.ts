@@ -6,7 +6,7 @@
 import type { Control } from './control.js';
 import type { Correlator } from './correlator.js';
 import type { Emit } from './emit.js';
-import { Fault } from './fault.js';
+import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
 import { PublishError, type Transport } from './transport.js';
 import { stateOf, type Outcome, type RequestRecord, type Settled, type Store } from './store.js';

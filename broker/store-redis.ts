@@ -171,8 +171,10 @@ function placeOf(url: string): string {
 
 const reasonOf = (error: unknown): string => (error instanceof Error ? error.message || String((error as NodeJS.ErrnoException).code ?? error.name) : String(error));
 
+/** In our words where the driver speaks of its settings. */
 function redisError(where: string, error: unknown): Error {
-  const reason = reasonOf(error).replace("Stream isn't writeable and enableOfflineQueue options is false", 'not connected');
+  const said = reasonOf(error);
+  const reason = /enableOfflineQueue|Connection is closed/.test(said) ? 'not connected' : /max retries per request/.test(said) ? 'the connection was lost' : said;
   return new Error(`Redis at ${where}: ${reason}`, { cause: error });
 }
 

@@ -77,12 +77,11 @@ class AmqpTransport implements Transport {
   }
 
   async open(): Promise<void> {
-    try {
-      await Promise.all([this.#publishing.open(), this.#consuming.open()]);
-    } catch (error) {
-      await this.close();
-      throw error;
-    }
+    const openings = await Promise.allSettled([this.#publishing.open(), this.#consuming.open()]);
+    const failed = openings.find((opening) => opening.status === 'rejected');
+    if (failed === undefined) return;
+    await this.close();
+    throw failed.reason;
   }
 
   async declare(topology: Topology): Promise<void> {

@@ -6,7 +6,7 @@
  *
  * It is written by template, since that is on the way of every message, and read by a library. Reading never throws.
  */
-import { DisplayString, parseDictionary, Token, type BareItem, type InnerList, type Item } from 'structured-headers';
+import { DisplayString, parseDictionary, Token } from 'structured-headers';
 import { isFault, readFault, type Fault } from './fault.js';
 import type { Envelope, EnvelopeType, GroupMember } from './envelope.js';
 import type { Outcome } from './store.js';
@@ -68,7 +68,7 @@ export function decode(message: Message): Envelope | Undecodable {
   const hub = message.headers?.['hub'];
   if (typeof hub !== 'string') return { undecodable: 'it has no "hub" header: only the hub publishes to work queues; others publish to the requests exchange' };
   try {
-    return read(message, parseDictionary(hub));
+    return read(message, parseDictionary(hub) as Dictionary);
   } catch (error) {
     return { undecodable: `its "hub" header cannot be read: ${error instanceof Error ? error.message : String(error)}` };
   }
@@ -76,6 +76,11 @@ export function decode(message: Message): Envelope | Undecodable {
 
 export const isUndecodable = (found: Envelope | Undecodable): found is Undecodable => 'undecodable' in found;
 
+// What the library gives, without its `any`.
+type BareItem = string | number | boolean | Date | Token | DisplayString | ArrayBuffer;
+type Parameters = ReadonlyMap<string, BareItem>;
+type Item = readonly [BareItem, Parameters];
+type InnerList = readonly [readonly Item[], Parameters];
 type Dictionary = ReadonlyMap<string, Item | InnerList>;
 
 function read(message: Message, hub: Dictionary): Envelope {
@@ -115,7 +120,7 @@ function read(message: Message, hub: Dictionary): Envelope {
 const isList = (entry: Item | InnerList | undefined): entry is InnerList => entry !== undefined && Array.isArray(entry[0]);
 const bareIn = (hub: Dictionary, name: string): BareItem | undefined => {
   const entry = hub.get(name);
-  return entry === undefined || isList(entry) ? undefined : (entry as Item)[0];
+  return entry === undefined || isList(entry) ? undefined : entry[0];
 };
 const listIn = (hub: Dictionary, name: string): readonly Item[] => {
   const entry = hub.get(name);

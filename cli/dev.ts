@@ -119,7 +119,7 @@ function banner({ project, urls }: Running, services: Services | undefined): voi
     say('');
     say('Try it:');
     say(`  ${curl(http, example)}`);
-    if (example.summary !== undefined) say(`answers: ${example.summary}.`);
+    if (example.exampleReply !== undefined) say(`answers:\n  ${JSON.stringify(example.exampleReply)}`);
   }
   say('');
   say('Ctrl-C stops everything that was started.');

@@ -31,7 +31,7 @@ function lineOf(entry: Delivery, names: Names): TraceLine | undefined {
   if (entry.exchange === names.dead) return { at, what: `gave up at ${entry.routingKey}: ${faultText(entry)} → ${names.deadQueue(entry.routingKey)}` };
   if (entry.exchange.startsWith(`${names.namespace}.retry.`)) return { at, what: `${entry.routingKey} failed on attempt ${envelope.attempt - 1} after ${envelope.took ?? 0} ms: ${faultText(entry)}; again in ${entry.exchange.slice(names.retry('').length)}` };
   if (entry.exchange !== names.work) return undefined;
-  if ('x-death' in entry.headers) return { at, what: `${entry.routingKey}, attempt ${envelope.attempt}` };
+  if (envelope.from === entry.routingKey && envelope.attempt > 1) return { at, what: `${entry.routingKey}, attempt ${envelope.attempt}` };
   if (envelope.step === 1) return { at, what: `accepted for ${envelope.flow} by ${envelope.principal ?? 'nobody known'}, ${size(entry)} → ${entry.routingKey}` };
   const [group] = envelope.groups;
   if (envelope.type === 'event') return { at, what: `${entry.routingKey} looks at its group: ${String(envelope.extra?.['hub-ring'])}` };

@@ -25,9 +25,11 @@ export interface Flow {
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
   readonly example?: unknown;
+  /** What the example is answered with, for documents and the banner of `answerback dev`. */
+  readonly exampleReply?: unknown;
 }
 
-const keys = ['summary', 'steps', 'request', 'reply', 'wait', 'maxWait', 'deadline', 'maxDeadline', 'durable', 'example'];
+const keys = ['summary', 'steps', 'request', 'reply', 'wait', 'maxWait', 'deadline', 'maxDeadline', 'durable', 'example', 'exampleReply'];
 
 interface Source {
   readonly file: HubFile;
@@ -87,6 +89,7 @@ class FlowReader {
       ...(request === undefined ? {} : { request: request.schema }),
       ...(reply === undefined ? {} : { reply: reply.schema }),
       ...('example' in value ? { example: value['example'] } : {}),
+      ...('exampleReply' in value ? { exampleReply: value['exampleReply'] } : {}),
     };
   }
 

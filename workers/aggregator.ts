@@ -117,7 +117,7 @@ const nameOf = (state: GroupState, index: number): string => state.members[index
 function answersOf<Body>(state: GroupState): readonly Answer<Body>[] {
   return byIndex(state)
     .filter(({ kind }) => kind === 'reply')
-    .map((part) => ({ from: nameOf(state, part.index), body: bodyOf(part) as Body }));
+    .map((part) => ({ from: nameOf(state, part.index), body: bodyOf(part) }));
 }
 
 function manifestOf(state: GroupState): Manifest {

@@ -111,7 +111,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     if (visit === 'overloaded') return sendProblem(reply, httpProblem('overloaded', `${limits.maxInFlight} requests are in flight, more are not taken`));
     if (visit === 'too-many') return sendProblem(reply, httpProblem('too-many', `${limits.maxInFlightPerPrincipal} requests of ${principal.name} are in flight, more are not taken`));
     request.visit = visit;
-    reply.raw.once('close', visit.leave);
+    reply.raw.once('close', () => (reply.raw.writableFinished ? visit.leave() : visit.hangUp()));
     return undefined;
   });
 

@@ -6,7 +6,10 @@ export interface Visit {
   readonly signal: AbortSignal;
   /** The hub acts on the request from now on: a definite refusal would no longer be true. */
   take(): void;
+  /** It is answered. */
   leave(): void;
+  /** Its client is gone. */
+  hangUp(): void;
 }
 
 export interface Visits {
@@ -43,7 +46,7 @@ export function visits(limits: { readonly all: number; readonly perPrincipal: nu
       const visit = {
         taken: false,
         hangUp() {
-          gone.abort();
+          if (here.has(visit)) gone.abort();
           leave();
         },
       };
@@ -57,7 +60,7 @@ export function visits(limits: { readonly all: number; readonly perPrincipal: nu
       here.add(visit);
       // A socket that closed while the key was being checked will not close again.
       if (socket.destroyed) visit.hangUp();
-      return { signal: gone.signal, take: () => void (visit.taken = true), leave };
+      return { signal: gone.signal, take: () => void (visit.taken = true), leave, hangUp: () => visit.hangUp() };
     },
     isTaken: (socket) => [...(bySocket.get(socket) ?? [])].some((visit) => visit.taken),
   };

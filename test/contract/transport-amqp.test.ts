@@ -55,8 +55,9 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
+  setTimeout(()=>console.log(process._getActiveHandles().map(h=>h.constructor.name+" "+(h.localPort??"")+"->"+(h.remotePort??"")+" "+h.destroyed+" "+h.readyState+" "+(h.listening??"")).join("\n")),1500);
   for (const queue of created) await direct?.removeQueue(queue);
-  await direct?.close();
+  await direct?.close(); await new Promise(r=>setTimeout(r,2000));
 });
 
 beforeEach(async () => {

@@ -74,6 +74,10 @@ const driver: Driver<FileSettings> = {
       close: async () => undefined,
     };
   },
+  async sendTwice(session, name, work, second) {
+    await second();
+    return [await session.send(name, work)];
+  },
   refuses: [
     { what: 'no such folder', says: /there is no folder .*nowhere: create it \(mkdir -p .*nowhere\) or set adapters\.file\.folder/, settings: async (good) => ({ settings: { ...good, folder: join(good.folder, 'nowhere') } }) },
     {

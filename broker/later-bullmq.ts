@@ -38,7 +38,7 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
     connectTimeout: 2_000,
     retryStrategy: (attempt) => Math.min(100 * 2 ** Math.min(attempt - 1, 5), 2_000),
     // A replica that was a primary until now: the reconnect finds the new one.
-    reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
+    reconnectOnError: (error: Error) => error.message.includes('READONLY'),
   };
   const onError = outageLog(log, where);
 

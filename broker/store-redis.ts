@@ -184,12 +184,13 @@ const options = {
   // A command that times out leaves its connection as it is: one that is silently dead must not stay.
   socketTimeout: commandMs + 1_000,
   connectTimeout: 2_000,
+  disconnectTimeout: 500,
   retryStrategy: (attempt: number) => Math.min(100 * 2 ** Math.min(attempt - 1, 5), 2_000),
   maxRetriesPerRequest: 0,
   enableOfflineQueue: false,
   autoResubscribe: false,
   // A replica that was a primary until now: the reconnect finds the new one.
-  reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
+  reconnectOnError: (error: Error) => error.message.includes('READONLY'),
 } satisfies RedisOptions;
 
 /** Resolves once Redis answers; tries for 5 s, since services often start together. */

@@ -95,6 +95,17 @@ describe('appointments on a Redis that goes away', () => {
     await child.remove();
   });
 
+  it('close while it is gone', async () => {
+    const other = await bullmqLater({ url: child.url, namespace: 'hub', publish });
+    await other.start();
+    await child.kill();
+    const startedAt = performance.now();
+    await other.close();
+    expect(performance.now() - startedAt).toBeLessThan(7_000);
+    await child.start();
+    await eventually(() => later.cancel('nothing'));
+  });
+
   it('are refused while it is gone, and all are kept when it is back', async () => {
     await later.schedule(appointment('made before', 1_500));
     await child.kill();
@@ -114,6 +125,15 @@ describe('appointments on a Redis that goes away', () => {
     await eventually(() => expect(published).toContain('thawed'), { withinMs: 15_000 });
   });
 
+  it('go on when what has become a replica is a primary again', async () => {
+    await later.schedule(appointment('due at the replica', 100));
+    await withClient(child.url, (redis) => redis.replicaof('127.0.0.1', 1));
+    await rejectsWithin(5_000, () => later.schedule(appointment('refused', 0)));
+    await withClient(child.url, (redis) => redis.replicaof('NO', 'ONE'));
+    await eventually(() => later.schedule(appointment('promoted', 0)));
+    await eventually(() => expect(published).toEqual(expect.arrayContaining(['due at the replica', 'promoted'])), { withinMs: 15_000 });
+  });
+
   it('are published though the link that they come by breaks again and again', async () => {
     const link = await lossyLink(child.url);
     const remote = await bullmqLater({ url: link.url, namespace: 'hub', publish });
@@ -126,16 +146,6 @@ describe('appointments on a Redis that goes away', () => {
     await eventually(() => expect(published).toEqual(expect.arrayContaining(['round 0', 'round 1', 'round 2'])));
     await remote.close();
     await link.close();
-  });
-
-  it('close while it is gone', async () => {
-    const other = await bullmqLater({ url: child.url, namespace: 'hub', publish });
-    await other.start();
-    await child.kill();
-    const startedAt = performance.now();
-    await other.close();
-    expect(performance.now() - startedAt).toBeLessThan(7_000);
-    await child.start();
   });
 });
 

@@ -197,6 +197,14 @@ describe('the store on a Redis that goes away', () => {
     await link.close();
   });
 
+  it('refuses to write to what has become a replica, and goes on when it is a primary again', async () => {
+    await store.create(record('promoted'));
+    await withClient(child.url, (redis) => redis.replicaof('127.0.0.1', 1));
+    await rejectsWithin(2_500, () => store.settle('promoted', outcome('x'), true), /READONLY/);
+    await withClient(child.url, (redis) => redis.replicaof('NO', 'ONE'));
+    await eventually(async () => expect(await store.settle('promoted', outcome('x'), true)).toBe('won'));
+  });
+
   it('goes on when somebody flushes the scripts', async () => {
     await store.create(record('flushed'));
     await withClient(child.url, (redis) => redis.script('FLUSH'));

@@ -1,0 +1,217 @@
+/**
+ * A request's way in: checked, recorded if its answer must be kept, expected, published; then held until the outcome or the
+ * end of the hold.
+ */
+import { createHash } from 'node:crypto';
+import { mayUse } from './access.js';
+import type { Wait } from './correlator.js';
+import { messageFor } from './dispatch.js';
+import { newId, type Envelope } from './envelope.js';
+import { Fault, isFault, messageOf } from './fault.js';
+import { didYouMean, type Flow } from './flow.js';
+import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
+import { validator } from './schema.js';
+import { outcomeOfFault } from './settle.js';
+import type { Claim, ForwardAddress, NewRecord, RequestRecord } from './store.js';
+import { workAddress } from './topology.js';
+import { PublishError } from './transport.js';
+import { openWaiting, reachable } from './waiting.js';
+import { encode } from './wire.js';
+
+/** A publish that is not known to have reached the broker may be repeated after this long. */
+const unpublishedMs = 6_000;
+
+export interface Requests {
+  request(ask: Ask): Promise<Answer>;
+  send(message: OneWay): Promise<string>;
+}
+
+export function openRequests(options: GatewayOptions): Requests {
+  const { flows, store, correlator, settler, clock, names, control, transport, journal, emit } = options;
+  const { recordedWithin, accepted } = openWaiting(options);
+  const byName = new Map(flows.map((flow) => [flow.name, flow]));
+  const validate = validator(flows);
+
+  async function request(ask: Ask): Promise<Answer> {
+    const flow = checked(ask);
+    const waitMs = Math.max(0, Math.min(ask.waitMs ?? flow.waitMs, flow.maxWaitMs));
+    if (!flow.durable && (waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined)) throw new Fault('invalid', `flow ${flow.name} is volatile: it is answered at once on the line, or not at all`, { reason: 'volatile' });
+    const id = ask.requestId ?? newId();
+    const deadline = untilDeadline(ask, flow);
+    const recorded = waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined || ask.requestId !== undefined;
+    const envelope = envelopeOf(ask, flow, id, deadline, recorded, names.reply(options.hub));
+    if (recorded) {
+      const created = await reachable(store.create(recordOf(envelope, 'accepted', false, ask.forward), claimOf(ask)));
+      if (created.result === 'exists') return join(created.record, created.sameBody, ask, envelope, waitMs);
+    }
+    emit('request.accepted', { requestId: id, flow: flow.name, recorded });
+    const began = clock.now();
+    const wait = correlator.expect(id, !recorded); // expect, then publish: the reply may be faster than the confirm
+    try {
+      await enterRecorded(envelope);
+      const life = Math.min(waitMs, deadline - clock.now());
+      const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
+      const heldMs = clock.now() - began;
+      if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs, replayed: false };
+      if (recorded) return await accepted(id, heldMs, false);
+      return await detach(envelope, wait, heldMs);
+    } finally {
+      wait.close();
+    }
+  }
+
+  async function enterRecorded(envelope: Envelope): Promise<void> {
+    try {
+      await enter(envelope);
+    } catch (error) {
+      if (envelope.recorded && isFault(error) && error.reason !== 'unknown') await store.discard(envelope.requestId).catch(() => undefined);
+      throw error;
+    }
+    // Not awaited by the requestor: if it is lost, a repeat of the request publishes the same message again.
+    if (envelope.recorded) void store.report(envelope.requestId, { published: true }).catch(() => undefined);
+  }
+
+  /** Hands a request to the broker, once. The Fault says whether it may have arrived all the same. */
+  async function enter(envelope: Envelope): Promise<void> {
+    try {
+      await transport.publish(workAddress(names, envelope.slip[0]!, envelope.durable), await messageFor(envelope, options), { durable: envelope.durable });
+    } catch (cause) {
+      const unknown = cause instanceof PublishError && cause.failure === 'unknown';
+      emit('request.refused', { requestId: envelope.requestId, flow: envelope.flow, failure: cause instanceof PublishError ? cause.failure : messageOf(cause) });
+      throw unknown
+        ? new Fault('unavailable', `RabbitMQ did not confirm request ${envelope.requestId} in time: it may or may not be under way; send it again with the same Idempotency-Key`, { cause, reason: 'unknown', retryAfterMs: 5_000 })
+        : new Fault('unavailable', 'RabbitMQ does not take requests at the moment; nothing was started', { cause, reason: 'broker', retryAfterMs: 2_000 });
+    }
+  }
+
+  /** The hold is over before the answer: from here on there is a record. Record, then 202. */
+  async function detach(envelope: Envelope, wait: Wait, heldMs: number): Promise<Answer> {
+    const id = envelope.requestId;
+    const timedOut = envelope.deadline <= clock.now();
+    if (timedOut || !envelope.durable) {
+      const fault = new Fault('timeout', timedOut ? 'no answer before the deadline' : 'no answer in time, and a volatile request is not kept', { step: 'gateway' });
+      const outcome = outcomeOfFault('timeout', fault, clock.now());
+      if (envelope.durable) await settler.settle(id, outcome, false);
+      else wait.catch(outcome);
+      return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
+    }
+    for (const giveUpAt = clock.now() + 10_000; wait.caught === undefined; ) {
+      try {
+        await store.create(recordOf(envelope, 'running', true, undefined));
+        break;
+      } catch (cause) {
+        if (clock.now() >= giveUpAt) throw new Fault('unavailable', `request ${id} is under way, but there is no place to keep its answer now: Redis is away`, { cause, reason: 'unknown', retryAfterMs: 5_000 });
+        await wait.within(500);
+      }
+    }
+    if (wait.caught !== undefined) {
+      // It came in this very moment. Whoever has the id may read it, too.
+      await store.settle(id, wait.caught, true).catch(() => undefined);
+      return { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false };
+    }
+    wait.close();
+    await control.watch(id);
+    void journal.note('recorded', id, {}, { hub: encode(envelope).headers!['hub']! }).catch(() => undefined);
+    emit('request.detached', { requestId: id, flow: envelope.flow, heldMs });
+    return accepted(id, heldMs, false);
+  }
+
+  /** The id or the key is taken: the same request goes on, and this requestor waits with the first. */
+  async function join(record: RequestRecord, sameBody: boolean, ask: Ask, envelope: Envelope, waitMs: number): Promise<Answer> {
+    if (!sameBody) throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
+    const began = clock.now();
+    const { id } = record;
+    const wait = correlator.expect(id, false);
+    const again = async (found: RequestRecord) => {
+      if (found.published || found.outcome !== undefined || (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs)) return;
+      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline });
+    };
+    try {
+      await again(record);
+      const outcome = await recordedWithin(id, wait, waitMs, ask.signal, again);
+      const heldMs = clock.now() - began;
+      return outcome === undefined ? await accepted(id, heldMs, true) : { kind: 'outcome', id, outcome, heldMs, replayed: true };
+    } finally {
+      wait.close();
+    }
+  }
+
+  async function send(message: OneWay): Promise<string> {
+    const flow = checked(message);
+    const id = message.requestId ?? newId();
+    const keyed = message.idempotencyKey !== undefined || message.requestId !== undefined;
+    const envelope = envelopeOf(message, flow, id, untilDeadline(message, flow), keyed, undefined);
+    if (keyed) {
+      const created = await reachable(store.create(recordOf(envelope, 'accepted', false, undefined), claimOf(message)));
+      if (created.result === 'exists' && !created.sameBody) throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
+      if (created.result === 'exists' && created.record.outcome !== undefined) return created.record.id;
+      // Whoever asked first may have died before the broker had it: the same message again does no harm.
+      const first = created.result === 'exists' ? { ...envelope, id: created.record.id, requestId: created.record.id } : envelope;
+      await enterRecorded(first);
+      await reachable(store.settle(first.requestId, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
+      return first.requestId;
+    }
+    await enter(envelope);
+    emit('request.accepted', { requestId: id, flow: flow.name, oneWay: true });
+    return id;
+  }
+
+  /** The flow, if this principal may use it and the body fits. */
+  function checked(ask: Ask | OneWay): Flow {
+    const flow = byName.get(ask.flow);
+    if (flow === undefined) throw new Fault('invalid', `there is no flow "${ask.flow.slice(0, 100)}"${didYouMean(ask.flow.slice(0, 100), flows.filter(({ name }) => mayUse(ask.principal, 'flows', name)).map(({ name }) => name))}`, { reason: 'unknown-flow' });
+    if (!mayUse(ask.principal, 'flows', flow.name)) throw new Fault('forbidden', `${ask.principal.name} may not use flow ${flow.name}`);
+    validate(flow, ask);
+    return flow;
+  }
+
+  function envelopeOf(ask: Ask | OneWay, flow: Flow, id: string, deadline: number, recorded: boolean, replyTo: string | undefined): Envelope {
+    const optional = { contentEncoding: ask.contentEncoding, key: ask.key, traceparent: ask.traceparent, tracestate: ask.tracestate, priority: 'priority' in ask ? ask.priority : undefined, replyTo };
+    return {
+      id,
+      requestId: id,
+      type: 'request',
+      flow: flow.name,
+      slip: flow.steps,
+      step: 1,
+      attempt: 1,
+      deadline,
+      groups: [],
+      principal: ask.principal.name,
+      durable: flow.durable,
+      recorded,
+      at: clock.now(),
+      body: ask.body,
+      contentType: ask.contentType,
+      ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<Envelope>),
+    };
+  }
+
+  const untilDeadline = (ask: { readonly deadlineMs?: number }, flow: Flow): number => Math.ceil((clock.now() + Math.min(ask.deadlineMs ?? flow.deadlineMs, flow.maxDeadlineMs)) / 1_000) * 1_000;
+
+  return { request, send };
+}
+
+function recordOf(envelope: Envelope, state: 'accepted' | 'running', published: boolean, forward: ForwardAddress | undefined): NewRecord {
+  const { requestId, flow, at, deadline, principal, key } = envelope;
+  return {
+    id: requestId,
+    flow,
+    state,
+    published,
+    acceptedAt: at,
+    deadline,
+    ...(principal === undefined ? {} : { principal }),
+    ...(key === undefined ? {} : { key }),
+    ...(forward === undefined ? {} : { forward }),
+  };
+}
+
+const sha256 = (...parts: (string | Buffer)[]): string => {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part).update('\0');
+  return hash.digest('base64url');
+};
+
+const claimOf = (ask: Ask | OneWay): Claim | undefined =>
+  ask.idempotencyKey === undefined ? undefined : { scope: sha256(ask.principal.name, ask.flow, ask.idempotencyKey), fingerprint: sha256(ask.contentType, ask.body) };

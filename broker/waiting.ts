@@ -1,0 +1,66 @@
+/**
+ * Waiting for the outcome of a request that has a record: it may be settled by any hub. Subscribe, then read the record; a
+ * wake-up is a hint, the record is the truth.
+ */
+import type { Clock } from './clock.js';
+import type { Correlator, Wait } from './correlator.js';
+import { Fault } from './fault.js';
+import type { Answer, Status } from './gateway.js';
+import type { Outcome, RequestRecord, Store } from './store.js';
+
+/** How often a record is read again though nobody said that it changed. */
+export const lookAgainMs = 2_000;
+
+export interface Waiting {
+  /** The outcome, when it comes within `ms`. `look` sees the record each time it is read without one. */
+  recordedWithin(id: string, wait: Wait, ms: number, signal?: AbortSignal, look?: (record: RequestRecord) => Promise<void>): Promise<Outcome | undefined>;
+  /** "Accepted, answer later", or the outcome if it has come after all. */
+  accepted(id: string, heldMs: number, replayed: boolean): Promise<Answer>;
+}
+
+export function openWaiting({ store, correlator, clock }: { readonly store: Store; readonly correlator: Correlator; readonly clock: Clock }): Waiting {
+  /** Waits for the outcome of a recorded request, wherever it is settled: by the reply here, by a wake-up, by looking again. */
+  async function recordedWithin(id: string, wait: Wait, ms: number, signal?: AbortSignal, look?: (record: RequestRecord) => Promise<void>): Promise<Outcome | undefined> {
+    const read = async () => {
+      const record = await store.get(id);
+      if (record?.shown === true && record.outcome !== undefined) wait.catch(record.outcome);
+      else if (record !== undefined) await look?.(record);
+    };
+    const hint = () => void read().catch(() => undefined);
+    const unlisten = correlator.onWake(id, hint); // subscribe, then read
+    try {
+      if (look !== undefined) await read();
+      for (const end = clock.now() + ms; ; hint()) {
+        const outcome = await wait.within(Math.min(lookAgainMs, end - clock.now()), signal);
+        if (outcome !== undefined || clock.now() >= end || signal?.aborted === true || correlator.gone) return outcome;
+      }
+    } finally {
+      unlisten();
+    }
+  }
+
+  async function accepted(id: string, heldMs: number, replayed: boolean): Promise<Answer> {
+    const record = await reachable(store.get(id));
+    if (record?.shown === true && record.outcome !== undefined) return { kind: 'outcome', id, outcome: record.outcome, heldMs, replayed };
+    if (record === undefined) throw new Fault('unavailable', `request ${id} is no longer known here`, { reason: 'unknown', retryAfterMs: 1_000 });
+    return { kind: 'accepted', id, status: statusOf(record), heldMs, replayed };
+  }
+
+  return { recordedWithin, accepted };
+}
+
+/** A store that is away is the requestor's business only as `unavailable`. */
+export async function reachable<T>(operation: Promise<T>): Promise<T> {
+  try {
+    return await operation;
+  } catch (cause) {
+    throw new Fault('unavailable', 'Redis, where the state of requests is kept, is away', { cause, reason: 'store', retryAfterMs: 2_000 });
+  }
+}
+
+/** What the requestor may know. An outcome that the journal does not have yet is not shown. */
+export function statusOf(record: RequestRecord): Status {
+  const { id, flow, state, key, step, attempt, waitingOn, progress, acceptedAt, updatedAt, deadline, outcome, shown } = record;
+  const optional = { key, step, attempt, waitingOn, progress, endedAt: shown ? outcome?.at : undefined };
+  return { id, flow, state, acceptedAt, updatedAt, deadline, ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<Status>) };
+}

@@ -5,8 +5,9 @@
  */
 import { hostname } from 'node:os';
 import type { Duplex } from 'node:stream';
-import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials } from 'amqplib';
+import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials, IllegalOperationError } from 'amqplib';
 import { pause, systemClock } from './clock.js';
+import { version } from './version.js';
 
 export type { Channel, ConfirmChannel, ConsumeMessage, Message as AmqpMessage, Options } from 'amqplib';
 
@@ -138,7 +139,8 @@ export class AmqpConnection {
       await pause(systemClock, retryMs(attempt), signal);
       if (signal.aborted) return;
       session = await this.#start().catch((error: unknown) => {
-        log('amqp.unreachable', { connection: name, attempt, error });
+        // Once a minute is enough for an outage of hours.
+        if (attempt % 20 === 0) log('amqp.connect.failed', { connection: name, attempt, error });
         return undefined;
       });
     }
@@ -199,11 +201,11 @@ async function openSession(url: string, name: string, log: Log, blocked: (isBloc
   });
   model.on('blocked', () => blocked(true));
   model.on('unblocked', () => blocked(false));
-  model.on('handler-error', (error: Error) => log('amqp.bug', { connection: name, error }));
+  model.on('handler-error', (error: Error) => log('amqp.listener.failed', { connection: name, error }));
   const guarded = async <C extends Channel>(opening: Promise<C>): Promise<C> => {
     const channel = await within(answerMs, 'opening a channel', opening);
-    channel.on('error', (error: Error) => log('amqp.channel.error', { connection: name, error }));
-    channel.on('handler-error', (error: Error) => log('amqp.bug', { connection: name, error }));
+    channel.on('error', (error: Error) => log('amqp.channel.failed', { connection: name, error }));
+    channel.on('handler-error', (error: Error) => log('amqp.listener.failed', { connection: name, error }));
     return channel;
   };
   return {
@@ -252,7 +254,7 @@ async function openModel(url: string, name: string): Promise<ChannelModel> {
     writableHighWaterMark: socketBufferBytes,
     // amqplib decodes the ones in the URL as Latin-1.
     credentials: credentials.plain(user, password),
-    clientProperties: { connection_name: name, product: 'answerback', version: '0.1.0', information: `node ${process.version} on ${hostname()}` },
+    clientProperties: { connection_name: name, product: 'answerback', version, information: `node ${process.version} on ${hostname()}` },
   };
   const opening = connect(target.href, options);
   try {
@@ -263,6 +265,9 @@ async function openModel(url: string, name: string): Promise<ChannelModel> {
     throw error;
   }
 }
+
+/** True when amqplib refuses to send on a channel that has closed: then nothing was sent. */
+export const isClosedChannel = (error: unknown): boolean => error instanceof IllegalOperationError;
 
 /** Rejects after `ms`: whatever it was, it is not waited for any longer. */
 export async function within<T>(ms: number, what: string, work: Promise<T>): Promise<T> {

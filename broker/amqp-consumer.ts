@@ -1,160 +1,13 @@
 /**
- * The consuming half of `transport-amqp.ts`: whatever listens has a channel of its own, and gets a new one whenever that is
- * lost, cancelled or closed. A delivery is settled on the channel it came by, once, or not at all when that is gone: then
- * the broker has given it back already.
+ * The consuming half of `transport-amqp.ts`. A delivery is settled on the channel it came by, once, or not at all when that
+ * is gone: then the broker has given it back already.
  */
-import { type AmqpConnection, answerMs, type Channel, type ConsumeMessage, type Log, type Session, within } from './amqp-connection.js';
-import { asTopologyError, replyCode } from './amqp-topology.js';
+import { Attachment, type ConsumerContext, type Live } from './amqp-attachment.js';
+import { answerMs, type ConsumeMessage, type Session, within } from './amqp-connection.js';
+import { deliveryOf } from './amqp-delivery.js';
 import { pause, systemClock } from './clock.js';
 import { restMs } from './requeue.js';
-import { type ConsumeOptions, type Consumer, type Delivery, type Handler, type Headers, TopologyError } from './transport.js';
-
-/** How long it is tried for the first time. An exclusive consumer waits for our own old connection to be gone. */
-const firstAttachMs = 20_000;
-const firstRetryMs = 100;
-const longestRetryMs = 5_000;
-/** What is lost sooner than this after it was attached is not tried again at once. */
-const shortLifeMs = 1_000;
-
-export interface ConsumerContext {
-  readonly connection: AmqpConnection;
-  readonly log: Log;
-  /** Declares the remembered topology again. */
-  restore(session: Session): Promise<void>;
-  /** Queues that a consumer of this transport has for itself. */
-  readonly held: Set<string>;
-}
-
-/** A channel that somebody listens on. */
-interface Live {
-  readonly session: Session;
-  readonly channel: Channel;
-  /** Resolves when the channel is closed, or when `end` says that it is of no use any more. */
-  readonly ended: Promise<Error>;
-  end(error: Error): void;
-  isOpen(): boolean;
-  close(): Promise<void>;
-  /** Deliveries in the hands of handlers. */
-  running: number;
-  /** Nothing more is taken from it; it is closed when nothing runs. */
-  isLeft: boolean;
-}
-
-async function openLive(session: Session): Promise<Live> {
-  const channel = await session.channel();
-  let isOpen = true;
-  let end: (error: Error) => void = () => {};
-  const ended = new Promise<Error>((resolve) => (end = resolve));
-  channel.on('error', end);
-  channel.on('close', () => {
-    isOpen = false;
-    end(new Error('channel closed'));
-  });
-  const close = async () => {
-    // It may be gone, and everything on it with it: that is what was wanted.
-    if (isOpen) await within(answerMs, 'closing a channel', channel.close()).catch(() => {});
-  };
-  return { session, channel, ended, end, isOpen: () => isOpen, close, running: 0, isLeft: false };
-}
-
-/** Keeps something listening: attaches it, and attaches it again after every loss, until stopped. */
-class Attachment {
-  /** Aborts when it shall listen no more. */
-  readonly stopping = new AbortController();
-  live: Live | undefined;
-  readonly #what: string;
-  readonly #context: ConsumerContext;
-  readonly #listen: (live: Live) => Promise<void>;
-  #over: Promise<void> = Promise.resolve();
-
-  /** `listen` makes the broker send to the fresh channel; its refusals by reply code are final at the first time. */
-  constructor(what: string, context: ConsumerContext, listen: (live: Live) => Promise<void>) {
-    this.#what = what;
-    this.#context = context;
-    this.#listen = listen;
-  }
-
-  /** Resolves when it listens for the first time; rejects when it cannot be had within 20 s, or is refused. */
-  start(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#over = this.#keep(resolve, reject);
-    });
-  }
-
-  /** It takes nothing more from now on. What it listened on stays open for what is still to be acknowledged. */
-  stop(): void {
-    this.stopping.abort();
-    this.live?.end(new Error('stopped'));
-  }
-
-  /** Resolves when nothing of it goes on in the background. */
-  over(): Promise<void> {
-    return this.#over;
-  }
-
-  async #keep(listens: () => void, refused: (error: unknown) => void): Promise<void> {
-    const { signal } = this.stopping;
-    const giveUpAt = Date.now() + firstAttachMs;
-    let isFirst = true;
-    for (let waitMs = 0; !signal.aborted; await pause(systemClock, waitMs, signal)) {
-      const longerMs = Math.min(longestRetryMs, Math.max(firstRetryMs, waitMs * 2));
-      try {
-        const live = await this.#attach();
-        if (signal.aborted) return void live.close();
-        this.live = live;
-        isFirst = false;
-        listens();
-        const since = Date.now();
-        const error = await live.ended;
-        live.isLeft = true;
-        if (signal.aborted) return;
-        if (live.running === 0) void live.close();
-        waitMs = Date.now() - since < shortLifeMs ? longerMs : 0;
-        this.#context.log('consumer.lost', { consumer: this.#what, error });
-      } catch (error) {
-        waitMs = isHeld(error) ? 500 : longerMs;
-        const isFinal = (replyCode(error) !== undefined && !isHeld(error)) || Date.now() + waitMs > giveUpAt;
-        if (isFirst && isFinal) return refused(this.#refusal(error));
-        if (!signal.aborted) this.#context.log('consumer.refused', { consumer: this.#what, error });
-      }
-    }
-    refused(new Error('the transport is closed'));
-  }
-
-  async #attach(): Promise<Live> {
-    const session = await this.#context.connection.up(answerMs, this.stopping.signal);
-    try {
-      return await this.#listening(session);
-    } catch (error) {
-      if (replyCode(error) !== 404) throw error;
-      // A queue or an exchange of ours was deleted: have it back.
-      await this.#context.restore(session);
-      return await this.#listening(session);
-    }
-  }
-
-  async #listening(session: Session): Promise<Live> {
-    const live = await openLive(session);
-    try {
-      await this.#listen(live);
-      return live;
-    } catch (error) {
-      live.isLeft = true;
-      void live.close();
-      throw error;
-    }
-  }
-
-  #refusal(error: unknown): unknown {
-    if (!isHeld(error)) return asTopologyError(error, this.#what, 'declare it before it is consumed');
-    return new TopologyError(`${this.#what} has another consumer: does a second process run under the same name? Give each its own`, { cause: error });
-  }
-}
-
-/** Is it refused because somebody else consumes? That may be our own old connection, which the broker still believes in. */
-function isHeld(error: unknown): boolean {
-  return replyCode(error) === 405 || (replyCode(error) === 403 && /exclusive use/.test(String(error)));
-}
+import { type ConsumeOptions, type Consumer, type Delivery, type Handler, TopologyError } from './transport.js';
 
 export interface AmqpConsumer extends Consumer {
   /** Stops without waiting for the handlers: the connection is about to be closed. */
@@ -237,15 +90,21 @@ class QueueConsumer implements AmqpConsumer {
   }
 
   drop(): void {
-    this.#attachment.stop();
+    void this.#stop();
   }
 
-  async #close(): Promise<void> {
+  /** Resolves when the broker sends nothing more. */
+  async #stop(): Promise<void> {
     const { live } = this.#attachment;
     this.#attachment.stop();
     const tag = live && this.#tags.get(live);
     // When the channel is gone, so is what was to be cancelled.
     if (live?.isOpen() === true && tag !== undefined) await within(answerMs, 'cancelling', live.channel.cancel(tag)).catch(() => {});
+  }
+
+  async #close(): Promise<void> {
+    const { live } = this.#attachment;
+    await this.#stop();
     if (this.#running > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
     await live?.close();
     await this.#attachment.over();
@@ -275,10 +134,14 @@ class QueueConsumer implements AmqpConsumer {
   async #hold(session: Session): Promise<void> {
     const channel = await session.channel();
     const about = `held by the one consumer of ${this.#queue}`;
-    await within(answerMs, `holding ${this.#queue}`, channel.assertQueue(holderOf(this.#queue), { exclusive: true, durable: false, arguments: { about } }));
-    const { consumerCount } = await within(answerMs, `looking at ${this.#queue}`, channel.checkQueue(this.#queue));
-    await within(answerMs, 'closing a channel', channel.close());
-    if (consumerCount > 0) throw Object.assign(new Error(`queue ${this.#queue} has ${consumerCount} consumers`), { code: 405 });
+    try {
+      await within(answerMs, `holding ${this.#queue}`, channel.assertQueue(holderOf(this.#queue), { exclusive: true, durable: false, arguments: { about } }));
+      const { consumerCount } = await within(answerMs, `looking at ${this.#queue}`, channel.checkQueue(this.#queue));
+      if (consumerCount > 0) throw Object.assign(new Error(`queue ${this.#queue} has ${consumerCount} consumers`), { code: 405 });
+    } finally {
+      // A refusal has closed it already.
+      channel.close().catch(() => {});
+    }
   }
 
   async #release(): Promise<void> {
@@ -378,40 +241,4 @@ class StreamPosition {
   settled({ offset }: Delivery): void {
     if (offset !== undefined) this.#unsettled.delete(offset);
   }
-}
-
-/** Message without `readonly`, to be filled field by field: absent properties shall be absent. */
-type Draft = { -readonly [Name in keyof Delivery]: Delivery[Name] };
-
-function deliveryOf({ content, fields, properties }: ConsumeMessage): Delivery {
-  const headers = headersOf(properties.headers);
-  const { exchange, routingKey, redelivered } = fields;
-  const delivery: Draft = { body: content, headers, exchange, routingKey, redelivered, deliveries: deliveriesOf(headers, redelivered) };
-  if (properties.messageId !== undefined) delivery.messageId = properties.messageId;
-  if (properties.correlationId !== undefined) delivery.correlationId = properties.correlationId;
-  if (properties.replyTo !== undefined) delivery.replyTo = properties.replyTo;
-  if (properties.type !== undefined) delivery.type = properties.type;
-  if (properties.contentType !== undefined) delivery.contentType = properties.contentType;
-  if (properties.contentEncoding !== undefined) delivery.contentEncoding = properties.contentEncoding;
-  if (properties.timestamp !== undefined) delivery.timestamp = properties.timestamp;
-  if (properties.expiration !== undefined) delivery.expirationMs = Number(properties.expiration);
-  if (properties.priority !== undefined) delivery.priority = properties.priority;
-  if (properties.appId !== undefined) delivery.appId = properties.appId;
-  if (properties.userId !== undefined) delivery.userId = properties.userId;
-  const offset = headers['x-stream-offset'];
-  if (typeof offset === 'number') delivery.offset = offset;
-  return delivery;
-}
-
-/** A header named `__proto__` that came over the wire has become the prototype: it shall not speak for absent ones. */
-function headersOf(headers: Headers | undefined): Headers {
-  if (headers === undefined) return {};
-  return Object.getPrototypeOf(headers) === Object.prototype ? headers : { ...headers };
-}
-
-/** Quorum queues count in `x-delivery-count`, and from 4.3 on what a nack gave back in `x-acquired-count` only. */
-function deliveriesOf(headers: Headers, redelivered: boolean): number {
-  const [returned, acquired] = [headers['x-delivery-count'], headers['x-acquired-count']];
-  const counted = Math.max(typeof returned === 'number' ? returned : 0, typeof acquired === 'number' ? acquired : 0);
-  return redelivered && returned === undefined && acquired === undefined ? 1 : counted;
 }

@@ -3,14 +3,15 @@
  * or the caller learns within the confirm deadline what is known of it. Nothing is kept for later: who could not publish
  * is told at once.
  */
-import type { AmqpMessage, ConfirmChannel, Channel, Log, Options, Session } from './amqp-connection.js';
+import { type AmqpMessage, type Channel, type ConfirmChannel, isClosedChannel, type Options, type Session } from './amqp-connection.js';
 import { type Address, type Headers, type HeaderValue, type Message, PublishError, type PublishOptions } from './transport.js';
 
 /** How much may be sent and unconfirmed at once, messages and bytes. */
 const unconfirmedLimit = 10_000;
 const unconfirmedBytesLimit = 128 << 20;
-/** How long an exchange that the broker does not have is refused without asking again: each question costs a channel. */
+/** How long a message that cost us a channel is refused without asking the broker again: exchanges come, limits stay. */
 const missingMs = 1_000;
+const refusedMs = 60_000;
 
 /** A publish that waits for its confirm. In the order of publishing, which is the order of deadlines. */
 interface Pending {
@@ -21,9 +22,15 @@ interface Pending {
   reject(error: PublishError): void;
 }
 
+/** What the broker told when it closed a channel: that it never takes such a message. */
+interface Lesson {
+  readonly until: number;
+  appliesTo(to: Address, message: Message): boolean;
+  refusal(to: Address): PublishError;
+}
+
 export interface PublisherOptions {
   readonly confirmMs: number;
-  readonly log: Log;
   /** Is it part of what this transport declared (and so declares again after each reconnect)? */
   isDeclared(exchange: string): boolean;
 }
@@ -31,16 +38,18 @@ export interface PublisherOptions {
 export class AmqpPublisher {
   readonly #options: PublisherOptions;
   readonly #pending = new Set<Pending>();
-  readonly #missing = new Map<string, number>();
   readonly #encode = propertiesEncoder();
   #session: Session | undefined;
   #durable: ConfirmChannel | undefined;
   #volatile: Channel | undefined;
+  #isOpen: () => boolean = () => false;
   #returned: AmqpMessage[] = [];
+  #lessons: Lesson[] = [];
   #unconfirmed = 0;
   #unconfirmedBytes = 0;
-  /** Volatile messages that wait in our memory for the socket to drain. */
+  /** Volatile messages that wait in our memory for the socket to drain, and their bytes. */
   #overflow = 0;
+  #overflowBytes = 0;
   #timer: NodeJS.Timeout | undefined;
   #drained: (() => void) | undefined;
 
@@ -72,13 +81,12 @@ export class AmqpPublisher {
     this.#isOpen = () => isOpen;
   }
 
-  #isOpen: () => boolean = () => false;
-
   publish(to: Address, message: Message, options: PublishOptions | undefined, refusal: string | undefined): Promise<void> {
     const isDurable = options?.durable ?? true;
     const isMandatory = options?.mandatory ?? isDurable;
     if (refusal !== undefined) return Promise.reject(new PublishError('unavailable', refusal));
-    if (this.#missing.size > 0 && this.#isMissing(to.exchange)) return Promise.reject(unroutable(to));
+    const lesson = this.#lessons.length > 0 ? this.#lessonFor(to, message) : undefined;
+    if (lesson !== undefined) return Promise.reject(lesson.refusal(to));
     // Only the confirm channel can tell that a message found no queue.
     return isDurable || isMandatory ? this.#confirmed(to, message, isDurable, isMandatory) : this.#unconfirmedly(to, message);
   }
@@ -97,13 +105,16 @@ export class AmqpPublisher {
     return new Promise((resolve, reject) => {
       const pending: Pending = { to, message, deadline: Date.now() + this.#options.confirmMs, resolve, reject };
       const isOpen = this.#isOpen;
-      // Throws when the message cannot be encoded: then nothing was sent, and the error tells why.
-      channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, isDurable, isMandatory), (error: unknown) => {
-        if (!isOpen()) return;
-        this.#unconfirmed--;
-        this.#unconfirmedBytes -= message.body.length;
-        this.#settle(pending, error !== null);
-      });
+      try {
+        channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, isDurable, isMandatory), (error: unknown) => {
+          if (!isOpen()) return;
+          this.#unconfirmed--;
+          this.#unconfirmedBytes -= message.body.length;
+          this.#settle(pending, error !== null);
+        });
+      } catch (error) {
+        return reject(asUnsent(error));
+      }
       this.#unconfirmed++;
       this.#unconfirmedBytes += message.body.length;
       this.#pending.add(pending);
@@ -115,14 +126,17 @@ export class AmqpPublisher {
   #unconfirmedly(to: Address, message: Message): Promise<void> {
     const channel = this.#volatile;
     if (channel === undefined) return Promise.reject(new PublishError('unavailable', 'RabbitMQ is away'));
-    if (this.#overflow >= unconfirmedLimit) return Promise.reject(new PublishError('unavailable', 'RabbitMQ does not take messages fast enough'));
+    if (this.#overflow >= unconfirmedLimit || this.#overflowBytes >= unconfirmedBytesLimit) return Promise.reject(new PublishError('unavailable', 'RabbitMQ does not take messages fast enough'));
     try {
       const isTaken = channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, false, false));
-      if (!isTaken) this.#overflow++;
+      if (!isTaken) {
+        this.#overflow++;
+        this.#overflowBytes += message.body.length;
+      }
       this.#session?.coalesce();
       return Promise.resolve();
     } catch (error) {
-      return Promise.reject(error as Error);
+      return Promise.reject(asUnsent(error));
     }
   }
 
@@ -150,38 +164,46 @@ export class AmqpPublisher {
 
   /** The confirm channel is gone: what waits is neither known to be there nor known not to be. */
   #lose(error: Error | undefined): void {
-    const missing = /no exchange '(.*?)' in vhost/.exec(error?.message ?? '')?.[1];
-    if (missing !== undefined && !this.#options.isDeclared(missing)) this.#missing.set(missing, Date.now() + missingMs);
+    const lesson = this.#learn(error);
     const lost = [...this.#pending];
     this.#pending.clear();
-    // Whichever of them hit the missing exchange, the last one came no earlier: that one is known to be nowhere.
-    const nowhere = missing === undefined ? undefined : lost.findLast(({ to }) => to.exchange === missing);
+    // The message that the channel was closed for is one of these; the last of them came no earlier, and is nowhere.
+    const nowhere = lost.findLast(({ to, message }) => lesson?.appliesTo(to, message) === true);
     for (const pending of lost) {
-      pending.reject(pending === nowhere ? unroutable(pending.to) : new PublishError('unknown', 'the connection was lost before RabbitMQ confirmed', { cause: error }));
+      const refusal = pending === nowhere ? lesson?.refusal(pending.to) : undefined;
+      pending.reject(refusal ?? new PublishError('unknown', 'the connection was lost before RabbitMQ confirmed', { cause: error }));
     }
     this.#checkDrained();
   }
 
-  #isMissing(exchange: string): boolean {
-    const until = this.#missing.get(exchange);
-    if (until === undefined) return false;
-    if (until > Date.now() && !this.#options.isDeclared(exchange)) return true;
-    this.#missing.delete(exchange);
-    return false;
+  #learn(error: Error | undefined): Lesson | undefined {
+    const lesson = lessonOf(error?.message ?? '', this.#options.isDeclared);
+    if (lesson !== undefined) this.#lessons.push(lesson);
+    return lesson;
+  }
+
+  #lessonFor(to: Address, message: Message): Lesson | undefined {
+    const now = Date.now();
+    this.#lessons = this.#lessons.filter(({ until }) => until > now);
+    return this.#lessons.find(({ appliesTo }) => appliesTo(to, message));
   }
 
   async #openVolatile(session: Session): Promise<void> {
     const channel = await session.channel();
     this.#volatile = channel;
     this.#overflow = 0;
-    channel.on('drain', () => (this.#overflow = 0));
-    channel.on('error', (error: Error) => {
-      const missing = /no exchange '(.*?)' in vhost/.exec(error.message)?.[1];
-      if (missing !== undefined && !this.#options.isDeclared(missing)) this.#missing.set(missing, Date.now() + missingMs);
+    this.#overflowBytes = 0;
+    let error: Error | undefined;
+    channel.on('drain', () => {
+      this.#overflow = 0;
+      this.#overflowBytes = 0;
     });
+    channel.on('error', (cause: Error) => (error = cause));
     channel.on('close', () => {
       if (this.#volatile === channel) this.#volatile = undefined;
-      if (session.isOpen()) this.#openVolatile(session).catch((error: Error) => session.fail(error));
+      // Without a lesson it is something of ours that is gone: a new session declares it again.
+      if (error !== undefined && this.#learn(error) === undefined) session.fail(error);
+      if (session.isOpen()) this.#openVolatile(session).catch((failure: Error) => session.fail(failure));
     });
   }
 
@@ -209,6 +231,22 @@ export class AmqpPublisher {
 
 const unroutable = ({ exchange, routingKey }: Address) => new PublishError('unroutable', `no queue takes "${routingKey}" from exchange "${exchange}"`);
 
+/** Nothing was sent: the channel is just closing, or the message cannot be encoded, and the error tells why. */
+const asUnsent = (error: unknown): Error => (isClosedChannel(error) ? new PublishError('unavailable', 'RabbitMQ is away', { cause: error }) : (error as Error));
+
+/** Why RabbitMQ closed a channel, if that is in the message and not in the state of the broker. */
+function lessonOf(said: string, isDeclared: (exchange: string) => boolean): Lesson | undefined {
+  const exchange = /no exchange '(.*?)' in vhost/.exec(said)?.[1];
+  // One that we declared will be declared again.
+  if (exchange !== undefined && !isDeclared(exchange)) return { until: Date.now() + missingMs, appliesTo: (to) => to.exchange === exchange, refusal: unroutable };
+  const nacked = () => new PublishError('nacked', `RabbitMQ refuses the message: ${said}`);
+  const largest = /message size \d+ is larger than .*?(\d+)/.exec(said)?.[1];
+  if (largest !== undefined) return { until: Date.now() + refusedMs, appliesTo: (_to, { body }) => body.length > Number(largest), refusal: nacked };
+  const user = /user_id property set to .* authenticated user was '(.*?)'/.exec(said)?.[1];
+  if (user !== undefined) return { until: Date.now() + refusedMs, appliesTo: (_to, { userId }) => userId !== undefined && userId !== user, refusal: nacked };
+  return undefined;
+}
+
 /** RabbitMQ counts a message's life in 32 bits. One that lives longer is sent without: its reader knows the deadline. */
 function expirationOf(ms: number | undefined): string | undefined {
   return ms === undefined || !(ms < 2 ** 32) ? undefined : String(Math.max(0, Math.ceil(ms)));
@@ -219,14 +257,15 @@ function expirationOf(ms: number | undefined): string | undefined {
  * (`reference/performance.md`, rule 1), so it always gets the same ones, filled anew. It encodes before it returns.
  */
 function propertiesEncoder(): (message: Message, isPersistent: boolean, isMandatory: boolean) => Options.Publish {
-  let table: Record<string, HeaderValue | undefined> = Object.create(null);
+  const empty = () => Object.create(null) as Record<string, HeaderValue | undefined>;
+  let table = empty();
   let names = 0;
   let filled: readonly string[] = [];
   const fill = (headers: Headers) => {
     for (const name of filled) table[name] = undefined;
     filled = Object.keys(headers);
     // Names that come from outside must not pile up here.
-    if (names > 64) [table, names] = [Object.create(null), 0];
+    if (names > 64) [table, names] = [empty(), 0];
     for (const name of filled) {
       if (!(name in table)) names++;
       table[name] = headers[name];

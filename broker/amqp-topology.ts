@@ -1,73 +1,30 @@
 /**
  * The declaring part of `transport-amqp.ts`: how our exchanges and queues are written in RabbitMQ's words, so that 3.10 and
- * 4.x take them alike, and the memory of what was declared, from which it is declared again after each reconnect.
- * Length and delivery limits are not set here: operators set them by policy.
+ * 4.x take them alike, and what its refusals mean. Length and delivery limits are not set here: operators set them by policy.
  */
 import { answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
-import { type Binding, type Exchange, type Queue, type Topology, TopologyError } from './transport.js';
-
-export class RememberedTopology {
-  readonly #log: Log;
-  readonly #exchanges = new Map<string, Exchange>();
-  readonly #queues = new Map<string, Queue>();
-  readonly #bindings = new Map<string, Binding>();
-  /** One restoring per session at a time: many consumers may find their queues gone at once. */
-  readonly #restoring = new WeakMap<Session, Promise<void>>();
-
-  constructor(log: Log) {
-    this.#log = log;
-  }
-
-  remember({ exchanges, queues, bindings }: Topology): void {
-    for (const exchange of exchanges) this.#exchanges.set(exchange.name, exchange);
-    for (const queue of queues) this.#queues.set(queue.name, queue);
-    for (const binding of bindings) this.#bindings.set(`${binding.exchange}\n${binding.queue}\n${binding.routingKey}`, binding);
-  }
-
-  forgetQueue(name: string): void {
-    this.#queues.delete(name);
-    for (const [key, { queue }] of this.#bindings) if (queue === name) this.#bindings.delete(key);
-  }
-
-  hasExchange(name: string): boolean {
-    return this.#exchanges.has(name);
-  }
-
-  typeOf(queue: string): Queue['type'] | undefined {
-    return this.#queues.get(queue)?.type;
-  }
-
-  /** Declares all of it again. What the broker refuses is logged and left out; rejects only when the session ends. */
-  restore(session: Session): Promise<void> {
-    const running = this.#restoring.get(session) ?? this.#restore(session).finally(() => this.#restoring.delete(session));
-    this.#restoring.set(session, running);
-    return running;
-  }
-
-  async #restore(session: Session): Promise<void> {
-    let channel: Channel | undefined;
-    for (const declaration of declarations({
-      exchanges: [...this.#exchanges.values()],
-      queues: [...this.#queues.values()],
-      bindings: [...this.#bindings.values()],
-    })) {
-      channel ??= await session.channel();
-      try {
-        await run(channel, declaration);
-      } catch (error) {
-        if (!(error instanceof TopologyError)) throw error;
-        // The refusal closed the channel; the rest of the topology is still worth having.
-        channel = undefined;
-        this.#log('topology.refused', { error });
-      }
-    }
-    if (channel !== undefined) await within(answerMs, 'closing a channel', channel.close());
-  }
-}
+import { type Queue, type Topology, TopologyError } from './transport.js';
 
 /** Declares what is missing; rejects with TopologyError at the first thing that the broker refuses. */
 export async function declareOn(channel: Channel, topology: Topology): Promise<void> {
   for (const declaration of declarations(topology)) await run(channel, declaration);
+}
+
+/** Declares all of it again. What the broker refuses is logged and left out; rejects only when the session is of no use. */
+export async function restoreOn(session: Session, topology: Topology, log: Log): Promise<void> {
+  let channel: Channel | undefined;
+  for (const declaration of declarations(topology)) {
+    channel ??= await session.channel();
+    try {
+      await run(channel, declaration);
+    } catch (error) {
+      if (!(error instanceof TopologyError)) throw error;
+      // The refusal closed the channel; the rest of the topology is still worth having.
+      channel = undefined;
+      log('topology.failed', { error });
+    }
+  }
+  if (channel !== undefined) await within(answerMs, 'closing a channel', channel.close());
 }
 
 interface Declaration {

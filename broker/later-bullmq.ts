@@ -5,6 +5,7 @@
 import { Queue, Worker, type RedisOptions } from 'bullmq';
 import type { Emit } from './emit.js';
 import type { Later } from './later.js';
+import { placeOf, reasonOf } from './redis-place.js';
 import type { Address, Message } from './transport.js';
 
 export interface BullmqLaterOptions {
@@ -32,7 +33,7 @@ const jobIdOf = (id: string): string => `at-${encodeURIComponent(id)}`;
 /** Rejects within 5 s when Redis is away. */
 export async function bullmqLater({ url, namespace, publish, log = () => undefined }: BullmqLaterOptions): Promise<Later> {
   const name = `${namespace}.later`;
-  const where = new URL(url).host;
+  const where = placeOf(url);
   const connection: RedisOptions = {
     url,
     connectTimeout: 2_000,
@@ -40,7 +41,7 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
     // A replica that was a primary until now: the reconnect finds the new one.
     reconnectOnError: (error: Error) => error.message.includes('READONLY'),
   };
-  const onError = outageLog(log, where);
+  const { onError, lastError } = outageLog(log, where);
 
   // Fails fast: no queue of commands in this process, and none sent again after a reconnect.
   const queue = new Queue<Data>(name, {
@@ -53,7 +54,7 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
     await within(queue.waitUntilReady(), connectMs, 'no answer');
   } catch (error) {
     await queue.close().catch(() => undefined);
-    throw new Error(`cannot use Redis at ${where} for appointments: ${messageOf(error)}. Start it (redis-server, or docker compose up -d redis), or set the right URL`, { cause: error });
+    throw new Error(`cannot use Redis at ${where} for appointments: ${reasonOf(lastError() ?? error)}. Start it (redis-server, or docker compose up -d redis), or set the right URL`, { cause: error });
   }
   let worker: Worker<Data> | undefined;
   let closing: Promise<void> | undefined;
@@ -86,7 +87,7 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
     try {
       return await within(reply, commandMs, 'no answer');
     } catch (error) {
-      throw new Error(`Redis at ${where}: ${messageOf(error)}`, { cause: error });
+      throw new Error(`Redis at ${where}: ${reasonOf(error)}`, { cause: error });
     }
   };
 
@@ -122,22 +123,25 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
         settings: { backoffStrategy: (attempt) => retryMs[Math.min(attempt, retryMs.length) - 1] ?? 30_000 },
       });
       worker.on('error', onError);
-      worker.on('failed', (job, error) => log('later.retry', { job: job?.id, attempt: job?.attemptsMade, error: messageOf(error) }));
+      worker.on('failed', (job, error) => log('later.retry', { job: job?.id, attempt: job?.attemptsMade, error: reasonOf(error) }));
       await within(worker.waitUntilReady(), connectMs, `Redis at ${where}: no answer`);
     },
     close: () => (closing ??= close()),
   };
 }
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message || error.name : String(error));
-
-/** BullMQ says each failed attempt to connect; the log hears of the first one in 10 s. */
-function outageLog(log: Emit, where: string): (error: Error) => void {
+/** BullMQ tells each failed attempt to connect; the log hears of the first one in 10 s. */
+function outageLog(log: Emit, where: string): { onError: (error: Error) => void; lastError: () => Error | undefined } {
   let saidAt = -Infinity;
-  return (error) => {
-    if (performance.now() - saidAt < 10_000) return;
-    saidAt = performance.now();
-    log('later.redis-error', { where, error: messageOf(error) });
+  let last: Error | undefined;
+  return {
+    onError(error) {
+      last = error;
+      if (performance.now() - saidAt < 10_000) return;
+      saidAt = performance.now();
+      log('later.redis-error', { where, error: reasonOf(error) });
+    },
+    lastError: () => last,
   };
 }
 

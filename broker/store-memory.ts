@@ -28,7 +28,6 @@ interface Kept {
   readonly events: RequestEvent[];
   sequence: number;
   settledAt: number | undefined;
-  forwarded: boolean;
   expiresAt: number;
 }
 
@@ -64,7 +63,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
   function sweep(): void {
     if (clock.now() - sweptAt < sweepMs) return;
     sweptAt = clock.now();
-    for (const map of [requests, groups, parked, leases]) for (const name of [...map.keys()]) live<{ expiresAt: number }>(map as Map<string, { expiresAt: number }>, name);
+    const maps: readonly Map<string, { readonly expiresAt: number }>[] = [requests, groups, parked, leases];
+    for (const map of maps) for (const name of [...map.keys()]) live(map, name);
     for (const [scope, id] of claims) if (!requests.has(id)) claims.delete(scope);
   }
 
@@ -107,7 +107,6 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
       events: [],
       sequence: 0,
       settledAt: undefined,
-      forwarded: false,
       expiresAt: Math.max(deadline, now) + retentionMs,
     };
     requests.set(record.id, kept);
@@ -172,7 +171,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
       .slice(0, limit)
       .map(({ id }) => id);
 
-  const isOwed = ({ record, forwarded }: Kept) => record.outcome !== undefined && (!record.shown || (record.forward !== undefined && !forwarded));
+  const isOwed = ({ record }: Kept) => record.outcome !== undefined && (!record.shown || (record.forward !== undefined && record.forwarded !== true));
 
   function groupState(id: string): GroupState {
     const kept = live(groups, id);
@@ -240,7 +239,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
         forwarded: (id) =>
           open(() => {
             const kept = live(requests, id);
-            if (kept?.record.outcome !== undefined) kept.forwarded = true;
+            if (kept?.record.outcome !== undefined) kept.record.forwarded = true;
           }),
         due: (limit) => open(() => oldest(({ record }) => (record.outcome === undefined ? record.deadline : undefined), 0, limit)),
         owed: (olderThanMs, limit) => open(() => oldest((kept) => (isOwed(kept) ? kept.settledAt : undefined), olderThanMs, limit)),

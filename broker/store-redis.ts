@@ -8,6 +8,7 @@
 import { createHash } from 'node:crypto';
 import { Redis, type RedisOptions } from 'ioredis';
 import type { Emit } from './emit.js';
+import { placeOf, reasonOf } from './redis-place.js';
 import { scripts } from './store-scripts.js';
 import type { Created, GroupState, NewRecord, Outcome, OutcomeKind, Part, Progress, Report, RequestEvent, RequestRecord, RequestState, Settled, Store } from './store.js';
 import type { Message } from './transport.js';
@@ -156,20 +157,6 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
 }
 
 // The connection.
-
-/** `host:port`, for messages: never the password. */
-function placeOf(url: string): string {
-  let parsed: URL;
-  try {
-    parsed = new URL(url);
-  } catch {
-    throw new Error('the Redis URL is not a URL: write it as in redis://user:password@host:6379/0');
-  }
-  if (parsed.protocol !== 'redis:' && parsed.protocol !== 'rediss:') throw new Error(`the Redis URL begins with ${parsed.protocol}: write redis:// (or rediss:// for TLS)`);
-  return `${parsed.hostname}:${parsed.port || '6379'}`;
-}
-
-const reasonOf = (error: unknown): string => (error instanceof Error ? error.message || String((error as NodeJS.ErrnoException).code ?? error.name) : String(error));
 
 /** In our words where the driver speaks of its settings. */
 function redisError(where: string, error: unknown): Error {
@@ -369,6 +356,7 @@ function readRecord(id: string, hash: Hash): RequestRecord {
     ...given('waitingOn', text('wait')),
     ...given('progress', hash['prog'] && (JSON.parse(hash['prog'].toString()) as Progress)),
     ...given('forward', hash['fwdq'] && { queue: hash['fwdq'].toString(), ...given('correlationId', text('fwdc')) }),
+    ...given('forwarded', hash['fwdd'] && true),
     ...given('outcome', readOutcome(hash)),
   };
 }

@@ -4,10 +4,12 @@
  * remembered. Publishing is in `amqp-publisher.ts`, consuming in `amqp-consumer.ts`, declaring in `amqp-topology.ts`.
  */
 import { hostname } from 'node:os';
-import { AmqpConnection, answerMs, type Channel, type Log, within } from './amqp-connection.js';
-import { type AmqpConsumer, consume, type ConsumerContext, subscribe } from './amqp-consumer.js';
+import { AmqpConnection, answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
+import type { ConsumerContext } from './amqp-attachment.js';
+import { type AmqpConsumer, consume, subscribe } from './amqp-consumer.js';
 import { AmqpPublisher } from './amqp-publisher.js';
-import { declareOn, RememberedTopology, replyCode } from './amqp-topology.js';
+import { declareOn, replyCode, restoreOn } from './amqp-topology.js';
+import { Declared } from './declared.js';
 import {
   type Address,
   type ConsumeOptions,
@@ -15,7 +17,6 @@ import {
   type Delivery,
   type Handler,
   type Message,
-  PublishError,
   type PublishOptions,
   type Topology,
   TopologyError,
@@ -45,7 +46,9 @@ export async function amqpTransport(options: AmqpTransportOptions): Promise<Tran
 }
 
 class AmqpTransport implements Transport {
-  readonly #topology: RememberedTopology;
+  readonly #declared = new Declared();
+  /** One restoring at a time on each session: many consumers may find their queues gone at once. */
+  readonly #restoring = new WeakMap<Session, Promise<void>>();
   readonly #publisher: AmqpPublisher;
   readonly #publishing: AmqpConnection;
   readonly #consuming: AmqpConnection;
@@ -56,24 +59,30 @@ class AmqpTransport implements Transport {
   #told: TransportState = 'disconnected';
   #closed: Promise<void> | undefined;
 
-  constructor({ url, name, confirmMs = 5_000, log = () => {} }: AmqpTransportOptions) {
+  constructor({ url, name, confirmMs = 5_000, log: given }: AmqpTransportOptions) {
+    const log: Log = (event, fields) => {
+      try {
+        given?.(event, fields);
+      } catch {
+        // A log that fails must not keep us from healing.
+      }
+    };
     const label = `hub ${name.replace(/^hub /, '')} @ ${hostname()} pid ${process.pid}`;
     const changed = () => this.#tell();
     this.#log = log;
-    this.#topology = new RememberedTopology(log);
-    this.#publisher = new AmqpPublisher({ confirmMs, log, isDeclared: (exchange) => this.#topology.hasExchange(exchange) });
+    this.#publisher = new AmqpPublisher({ confirmMs, isDeclared: (exchange) => this.#declared.hasExchange(exchange) });
     this.#publishing = new AmqpConnection({
       url,
       name: `${label} [publish]`,
       log,
       changed,
       setUp: async (session) => {
-        await this.#topology.restore(session);
+        await this.#restore(session);
         await this.#publisher.attach(session);
       },
     });
-    this.#consuming = new AmqpConnection({ url, name: `${label} [consume]`, log, changed, setUp: (session) => this.#topology.restore(session) });
-    this.#context = { connection: this.#consuming, log, restore: (session) => this.#topology.restore(session), held: new Set() };
+    this.#consuming = new AmqpConnection({ url, name: `${label} [consume]`, log, changed, setUp: (session) => this.#restore(session) });
+    this.#context = { connection: this.#consuming, log, restore: (session) => this.#restore(session), held: new Set() };
   }
 
   async open(): Promise<void> {
@@ -86,11 +95,11 @@ class AmqpTransport implements Transport {
 
   async declare(topology: Topology): Promise<void> {
     await this.#admin('declaring', (channel) => declareOn(channel, topology));
-    this.#topology.remember(topology);
+    this.#declared.add(topology);
   }
 
   async removeQueue(name: string): Promise<void> {
-    this.#topology.forgetQueue(name);
+    this.#declared.forgetQueue(name);
     await this.#admin(`deleting queue ${name}`, (channel) => within(answerMs, 'deleting', channel.deleteQueue(name)));
   }
 
@@ -149,6 +158,12 @@ class AmqpTransport implements Transport {
       this.#consumers.delete(consumer);
     };
     return { close };
+  }
+
+  #restore(session: Session): Promise<void> {
+    const running = this.#restoring.get(session) ?? restoreOn(session, this.#declared.all(), this.#log).finally(() => this.#restoring.delete(session));
+    this.#restoring.set(session, running);
+    return running;
   }
 
   /** Does it on a channel of its own, since RabbitMQ answers a refusal by closing the channel. Idempotent work only. */

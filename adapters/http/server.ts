@@ -10,7 +10,7 @@ import type { Principal } from '../../broker/access.js';
 import { apiKey } from './headers.js';
 import { localOnly } from './local.js';
 import { httpProblem, rawProblem, sendProblem, thrownProblem } from './problem.js';
-import { visits, type Visit } from './visits.js';
+import { visits, type Visit, type Visits } from './visits.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -72,7 +72,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     return503OnClosing: false,
     http: { maxHeaderSize: limits.maxHeaderSize, headersTimeout: limits.headersTimeout, connectionsCheckingInterval: 1_000, requireHostHeader: false },
     frameworkErrors: failed,
-    clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight.isTaken(socket)),
+    clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight),
   });
   app.server.maxConnections = limits.maxConnections;
   app.server.on('checkExpectation', (_request, response) => {
@@ -169,8 +169,8 @@ function cutSlowReader({ raw }: FastifyReply): void {
 }
 
 /** What could not be read as HTTP. Nothing is said on a socket whose request the hub acts on: it would be taken for its answer. */
-function refuseRaw(error: NodeJS.ErrnoException, socket: Socket, taken: boolean): void {
-  if (!taken && socket.writable && error.code !== 'ECONNRESET') socket.write(rawProblem(unreadable(error.code)));
+function refuseRaw(error: NodeJS.ErrnoException, socket: Socket, inFlight: Visits): void {
+  if (inFlight.refuse(socket) && socket.writable && error.code !== 'ECONNRESET') socket.write(rawProblem(unreadable(error.code)));
   socket.destroySoon();
 }
 

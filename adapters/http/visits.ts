@@ -1,10 +1,11 @@
 /** Who is being served: counts requests in flight, in all and per principal, and notices when a client hangs up. */
 import type { Socket } from 'node:net';
+import { Fault } from '../../broker/fault.js';
 
 export interface Visit {
   /** Aborts when the client hangs up. */
   readonly signal: AbortSignal;
-  /** The hub acts on the request from now on: a definite refusal would no longer be true. */
+  /** The hub acts on the request from now on: a definite refusal would no longer be true. Throws when nobody is there any more. */
   take(): void;
   /** It is answered. */
   leave(): void;
@@ -15,13 +16,14 @@ export interface Visit {
 export interface Visits {
   /** Begins a visit, or says which limit it would break. */
   enter(socket: Socket, principal: string): Visit | 'overloaded' | 'too-many';
-  /** True while the hub acts on a request that came by this socket. */
-  isTaken(socket: Socket): boolean;
+  /** Ends the visits by this socket, unless the hub acts on one already: then it stays as it is, and the answer is false. */
+  refuse(socket: Socket): boolean;
 }
 
 export function visits(limits: { readonly all: number; readonly perPrincipal: number }): Visits {
   let all = 0;
   const byPrincipal = new Map<string, number>();
+  const refused = new WeakSet<Socket>();
   const bySocket = new WeakMap<Socket, Set<{ hangUp(): void; taken: boolean }>>();
 
   /** The visits by one socket (several with pipelining); one listener for all of them. */
@@ -58,10 +60,20 @@ export function visits(limits: { readonly all: number; readonly perPrincipal: nu
         else byPrincipal.delete(principal);
       };
       here.add(visit);
-      // A socket that closed while the key was being checked will not close again.
-      if (socket.destroyed) visit.hangUp();
-      return { signal: gone.signal, take: () => void (visit.taken = true), leave, hangUp: () => visit.hangUp() };
+      // A socket that is closed already will not close again.
+      if (socket.destroyed || refused.has(socket)) visit.hangUp();
+      const take = () => {
+        if (gone.signal.aborted) throw new Fault('unavailable', 'the client hung up before anything was done');
+        visit.taken = true;
+      };
+      return { signal: gone.signal, take, leave, hangUp: () => visit.hangUp() };
     },
-    isTaken: (socket) => [...(bySocket.get(socket) ?? [])].some((visit) => visit.taken),
+    refuse(socket) {
+      const here = [...(bySocket.get(socket) ?? [])];
+      if (here.some((visit) => visit.taken)) return false;
+      refused.add(socket);
+      for (const visit of here) visit.hangUp();
+      return true;
+    },
   };
 }

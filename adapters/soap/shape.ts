@@ -186,6 +186,7 @@ function readShape(element: Element, shape: Shape, namespace: string, flaws: Fla
     case 'object':
       return readFields(element, shape.fields, namespace, flaws, pointer);
     case 'array': // An array in an array: its items are <item>s.
+      for (const { name } of element.children) if (name !== 'item') flaws.push({ pointer, detail: `has no element ${name}, only item` });
       return readField(element.children, { name: '', element: 'item', shape, required: true, nillable: false }, namespace, flaws, pointer);
     case 'scalar':
       if (element.children.length > 0) flaws.push({ pointer, detail: `must be text, not the element ${element.children[0]!.name}` });

@@ -383,9 +383,11 @@ export function storeContract(name: string, open: (options: { readonly retention
         await bench.create(record);
         await bench.settle(record.id, reply('x'), true);
         expect(await bench.owed(0, 10)).toEqual([record.id]);
+        expect(await bench.get(record.id)).not.toHaveProperty('forwarded');
         await bench.forwarded(record.id);
         await bench.forwarded(record.id);
         expect(await bench.owed(0, 10)).toEqual([]);
+        expect(await bench.get(record.id)).toMatchObject({ forwarded: true });
       });
 
       it('is still the showing when the forwarding came first', async () => {
@@ -514,13 +516,10 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('finds in the record what woke it', async () => {
         const id = await accepted();
-        const found = new Promise((resolve, reject) => {
-          void store.watch((woken) => void (woken === id && store.get(id).then(resolve, reject))).then((stop) => stops.push(stop));
-        });
-        await eventually(async () => {
-          await hub(1).report(id, { progress: { percent: 7 } });
-          expect(await Promise.race([found, undefined])).toMatchObject({ progress: { percent: 7 } });
-        });
+        const found: unknown[] = [];
+        stops.push(await store.watch((woken) => void (woken === id && store.get(id).then((record) => found.push(record?.progress)))));
+        await hub(1).report(id, { progress: { percent: 7 } });
+        await eventually(() => expect(found).toContainEqual({ percent: 7 }));
       });
 
       it('that has stopped is left alone, and its neighbour is not', async () => {

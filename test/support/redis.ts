@@ -19,8 +19,8 @@ export const randomNamespace = (): string => `hub-test-${randomBytes(6).toString
 /** Removes every key of a namespace. */
 export async function removeKeys(url: string, namespace: string): Promise<void> {
   await withClient(url, async (redis) => {
-    for await (const keys of redis.scanStream({ match: `${namespace}:*`, count: 1_000 })) {
-      if (keys.length > 0) await redis.unlink(...(keys as string[]));
+    for await (const keys of redis.scanStream({ match: `${namespace}:*`, count: 1_000 }) as AsyncIterable<string[]>) {
+      if (keys.length > 0) await redis.unlink(...keys);
     }
   });
 }

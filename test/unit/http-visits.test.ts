@@ -36,15 +36,15 @@ describe('requests in flight', () => {
     expect(entered(visits({ all: 1, perPrincipal: 1 }).enter(socket, 'ann')).signal.aborted).toBe(true);
   });
 
-  it('tell whether the hub acts on one of a connection', () => {
+  it('are ended with their connection, unless the hub acts on one already', () => {
     const all = visits({ all: 9, perPrincipal: 9 });
-    const socket = new Socket();
-    const visit = entered(all.enter(socket, 'ann'));
-    expect(all.isTaken(socket)).toBe(false);
-    visit.take();
-    expect(all.isTaken(socket)).toBe(true);
-    visit.leave();
-    expect(all.isTaken(socket)).toBe(false);
+    const [idle, busy] = [new Socket(), new Socket()];
+    const waiting = entered(all.enter(idle, 'ann'));
+    entered(all.enter(busy, 'ann')).take();
+    expect([all.refuse(idle), all.refuse(busy)]).toEqual([true, false]);
+    expect(() => waiting.take()).toThrow(/hung up/);
+    expect(() => entered(all.enter(idle, 'ann')).take()).toThrow(/hung up/);
+    entered(all.enter(busy, 'ann')).take();
   });
 
   it('cost one listener per connection, however many they are', () => {

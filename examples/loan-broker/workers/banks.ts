@@ -44,7 +44,7 @@ export const slow = worker({
 
 export const shaky = worker({
   name: 'bank.shaky',
-  retry: ['200ms', '500ms', '1s'],
+  retry: ['200ms', '500ms'],
   handle(loan: ScoredLoan, { attempt }): Offer {
     // Fails every first try: the retry brings the answer in time.
     if (attempt === 1) throw new Error('connection reset by bank');

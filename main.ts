@@ -18,7 +18,7 @@ import { openMetrics } from './broker/metrics.js';
 import { foreign, worker, type Step } from './broker/step.js';
 import { memoryState } from './broker/store-memory.js';
 import { redisStore } from './broker/store-redis.js';
-import { namesIn } from './broker/topology.js';
+import { namesIn, type Names } from './broker/topology.js';
 import { amqpTransport } from './broker/transport-amqp.js';
 import { memoryBroker } from './broker/transport-memory.js';
 import type { Transport } from './broker/transport.js';
@@ -196,12 +196,20 @@ async function openAdapters(hub: Hub, project: Project, emit: Emit, metrics: () 
   }
 }
 
-/** The journal of a project, for `answerback trace`. */
-export async function withJournal<T>(options: StartOptions, use: (journal: Journal, project: Project) => Promise<T>): Promise<T> {
-  const { project } = await load(options);
-  const transport: Transport = await amqpTransport({ url: project.settings.rabbitmq.url, name: 'trace' });
+/** What the command line looks at and mends, without a hub. */
+export interface Broker {
+  readonly transport: Transport;
+  readonly journal: Journal;
+  readonly names: Names;
+  readonly steps: readonly Step[];
+}
+
+export async function withBroker<T>(options: StartOptions, use: (broker: Broker) => Promise<T>): Promise<T> {
+  const { project, steps } = await load(options);
+  const transport = await amqpTransport({ url: project.settings.rabbitmq.url, name: 'command line' });
   try {
-    return await use(openJournal(transport, namesIn(project.settings.namespace), () => Date.now()), project);
+    const names = namesIn(project.settings.namespace);
+    return await use({ transport, names, steps, journal: openJournal(transport, names, () => Date.now()) });
   } finally {
     await transport.close();
   }

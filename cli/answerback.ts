@@ -4,10 +4,10 @@ import { parseArgs } from 'node:util';
 import { newKey } from '../broker/access.js';
 import { messageOf } from '../broker/fault.js';
 import { didYouMean } from '../broker/flow.js';
-import { namesIn } from '../broker/topology.js';
 import { version } from '../broker/version.js';
 import { ConfigError } from '../config/project.js';
-import { load, start, withJournal, type Role } from '../main.js';
+import { load, start, withBroker, type Role } from '../main.js';
+import { deadLetters, replay } from './dead.js';
 import { dev } from './dev.js';
 import { doctor } from './doctor.js';
 import { runUntilStopped } from './run.js';
@@ -21,6 +21,8 @@ const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
   answerback config [folder]         every setting, its effective value and where it came from   [--json]
   answerback check [folder]          reads hub.yaml and workers/, says what is wrong
   answerback trace <request id> [folder]   the story of a request, from the journal              [--json]
+  answerback dead [folder]           dead letters by queue, and why                              [--json]
+  answerback replay <step> [folder]  sends the dead letters of a step on their way again
   answerback key                     makes an API key and the line for hub.yaml
   answerback doctor                  what is missing on this machine, and the command that mends it
 
@@ -64,7 +66,7 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
   },
   async trace([id, folder = '.']) {
     if (id === undefined) throw new Usage('which request? answerback trace <request id> [folder]');
-    const story = await withJournal({ folder }, async (journal, project) => storyOf(await journal.read(id), namesIn(project.settings.namespace)));
+    const story = await withBroker({ folder }, async ({ journal, names }) => storyOf(await journal.read(id), names));
     if (story.length === 0) {
       process.stderr.write(`no request ${id} in the journal: it is kept for a while only; ids look like 01932c5e-7a0b-7f8e-9b6e-0a5b3c2d1e4f\n`);
       process.exitCode = 5;
@@ -73,6 +75,20 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
     if (flags.json === true) return print(JSON.stringify(story, null, 2));
     const [first] = story;
     table(story.map(({ at, what }) => [new Date(at).toISOString().slice(11, 23), `+${at - first!.at} ms`, what]));
+  },
+  async dead([folder = '.']) {
+    const rows = await withBroker({ folder }, ({ transport, names, steps }) => deadLetters(transport, names, steps));
+    if (flags.json === true) return print(JSON.stringify(rows, null, 2));
+    if (rows.length === 0) return print('No dead letters.');
+    table([['QUEUE', 'LETTERS', 'OLDEST', 'ERROR'], ...rows.map(({ queue, letters, oldest, error }) => [queue, String(letters), oldest, error])]);
+  },
+  async replay([step, folder = '.']) {
+    if (step === undefined) throw new Usage('of which step? answerback replay <step> [folder]');
+    const sent = await withBroker({ folder }, ({ transport, names, steps }) => {
+      if (!steps.some(({ name }) => name === step)) throw new Usage(`unknown step "${step}"${didYouMean(step, steps.map(({ name }) => name))}`);
+      return replay(transport, names, step);
+    });
+    print(`${sent} sent again.`);
   },
   async key() {
     const { key, line } = newKey();

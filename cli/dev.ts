@@ -20,13 +20,13 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`);
 const masked = (url: string): string => url.replace(/\/\/([^:@/]*):[^@/]*@/, '//$1:****@');
 
 export function dev(folder: string, demo: boolean): Promise<void> {
-  return runUntilStopped(() => (demo ? startDemo(folder) : startReal(folder)));
+  return runUntilStopped((signal) => (demo ? startDemo(folder) : startReal(folder, signal)));
 }
 
-async function startReal(folder: string): Promise<{ stop(): Promise<void> }> {
+async function startReal(folder: string, signal: AbortSignal): Promise<{ stop(): Promise<void> }> {
   await load({ folder }); // what is wrong with the project is said before anything starts
   const { ensureServices } = (await import(new URL('../../scripts/services.mjs', import.meta.url).href)) as { ensureServices(options: object): Promise<Services> };
-  const services = await ensureServices({ log: say });
+  const services = await ensureServices({ log: say, signal });
   say(`RabbitMQ  ${masked(services.rabbitmq.url)}  (${services.rabbitmq.from})`);
   say(`Redis     ${masked(services.redis.url)}  (${services.redis.from})`);
   const env = {

@@ -4,26 +4,27 @@ import { messageOf } from '../broker/fault.js';
 /** Longer than any clean stop: after it something hangs, and the next start heals what is left. */
 const stopWithinMs = 25_000;
 
-export async function runUntilStopped(begin: () => Promise<{ stop(): Promise<void> }>): Promise<void> {
-  let stopped = false;
+/** `begin` gets a signal that aborts when the stop comes before it has ended. */
+export async function runUntilStopped(begin: (signal: AbortSignal) => Promise<{ stop(): Promise<void> }>): Promise<void> {
+  const stopping = new AbortController();
   const told = new Promise<void>((resolve) => {
-    const stop = () => ((stopped = true), resolve());
+    const stop = () => (stopping.abort(), resolve());
     process.on('SIGINT', stop);
     process.on('SIGTERM', stop);
     // Started with an IPC channel: whoever started us died.
     if (process.send !== undefined) process.on('disconnect', stop);
   });
-  const running = begin();
-  running.catch(() => undefined);
-  await Promise.race([running, told]);
-  const { stop } = await running;
-  process.send?.('ready');
-  if (!stopped) await told;
+  const running = await begin(stopping.signal).catch((error: unknown) => {
+    if (stopping.signal.aborted) process.exit(0); // what had begun has been ended by whoever began it
+    throw error;
+  });
+  if (!stopping.signal.aborted) process.send?.('ready');
+  await told;
   const timer = setTimeout(() => {
     process.stderr.write(`the stop took longer than ${stopWithinMs / 1_000} s: exit\n`);
     process.exit(1);
   }, stopWithinMs);
-  await stop().catch((error: unknown) => process.stderr.write(`while stopping: ${messageOf(error)}\n`));
+  await running.stop().catch((error: unknown) => process.stderr.write(`while stopping: ${messageOf(error)}\n`));
   clearTimeout(timer);
   process.exit(0);
 }

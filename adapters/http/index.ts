@@ -63,7 +63,7 @@ export const http = adapter<HttpSettings>({
       ['GET', '/requests/:id', requests.status, 'quick'],
       ['GET', '/requests/:id/reply', requests.reply, 'held'],
       ['GET', '/requests/:id/events', requests.events, 'stream'],
-      ['DELETE', '/requests/:id', requests.cancel, 'quick'],
+      ['DELETE', '/requests/:id', requests.cancel, 'held'],
       ['POST', '/messages/:flow', requests.send, 'held'],
       ['POST', '/events/:topic', topics.publish, 'held'],
       ['GET', '/events/:pattern', topics.watch, 'stream'],

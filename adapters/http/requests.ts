@@ -124,6 +124,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
 
     async cancel(request, reply) {
       const id = parameter(request, 'id');
+      request.visit?.take();
       const done = await gateway.cancel(id, request.principal);
       if (done === undefined) return missing(reply, id);
       reply.header('hub-request-id', id);

@@ -72,7 +72,7 @@ export class Attachment {
     this.#listen = listen;
   }
 
-  /** Resolves when it listens for the first time; rejects when it cannot be had within 20 s, or is refused. */
+  /** Resolves when it listens for the first time; rejects when it is refused, or cannot be had within 20 s. */
   start(): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#over = this.#keep(resolve, reject);

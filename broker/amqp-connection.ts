@@ -117,8 +117,8 @@ export class AmqpConnection {
   }
 
   async close(): Promise<void> {
-    await this.#session?.close();
     this.#closing.abort();
+    await this.#session?.close();
     await this.#kept;
   }
 
@@ -154,16 +154,17 @@ export class AmqpConnection {
       changed();
     });
     const abort = () => session.fail(new Error('closed by us'));
-    this.#closing.signal.addEventListener('abort', abort, { once: true });
+    this.#closing.signal.addEventListener('abort', abort);
     if (this.#closing.signal.aborted) abort();
-    void session.ended.then(() => this.#closing.signal.removeEventListener('abort', abort));
     try {
       await within(setUpMs, 'setting up the connection', Promise.race([setUp(session), session.ended.then((error) => Promise.reject(error))]));
+      if (!session.isOpen()) throw await session.ended;
     } catch (error) {
       session.fail(error as Error);
       throw error;
+    } finally {
+      this.#closing.signal.removeEventListener('abort', abort);
     }
-    if (!session.isOpen()) throw await session.ended;
     this.#session = session;
     log('amqp.connected', { connection: name });
     this.#wake();

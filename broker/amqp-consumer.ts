@@ -10,12 +10,14 @@ import { restMs } from './requeue.js';
 import { type ConsumeOptions, type Consumer, type Delivery, type Handler, TopologyError } from './transport.js';
 
 export interface AmqpConsumer extends Consumer {
+  /** Resolves when it listens for the first time; rejects when it is refused, or cannot be had within 20 s. */
+  start(): Promise<void>;
   /** Stops without waiting for the handlers: the connection is about to be closed. */
   drop(): void;
 }
 
 /** A private queue for each connection: what is published while there is none is not for us. */
-export async function subscribe(exchange: string, routingKeys: readonly string[], listener: (delivery: Delivery) => void, context: ConsumerContext): Promise<AmqpConsumer> {
+export function subscriber(exchange: string, routingKeys: readonly string[], listener: (delivery: Delivery) => void, context: ConsumerContext): AmqpConsumer {
   const attachment = new Attachment(`subscription to exchange ${exchange}`, context, async (live) => {
     const { channel } = live;
     const about = `private copy of what goes to ${exchange}`;
@@ -33,19 +35,16 @@ export async function subscribe(exchange: string, routingKeys: readonly string[]
     };
     await within(answerMs, `subscribing to ${exchange}`, channel.consume(queue, take, { noAck: true }));
   });
-  await attachment.start();
   const close = async () => {
     attachment.stop();
     await attachment.live?.close();
     await attachment.over();
   };
-  return { drop: () => attachment.stop(), close };
+  return { start: () => attachment.start(), drop: () => attachment.stop(), close };
 }
 
-export async function consume(queue: string, options: ConsumeOptions, handler: Handler, context: ConsumerContext): Promise<AmqpConsumer> {
-  const consumer = new QueueConsumer(queue, options, handler, context);
-  await consumer.start();
-  return consumer;
+export function queueConsumer(queue: string, options: ConsumeOptions, handler: Handler, context: ConsumerContext): AmqpConsumer {
+  return new QueueConsumer(queue, options, handler, context);
 }
 
 let nextTag = 1;

@@ -68,7 +68,8 @@ export class AmqpPublisher {
     durable.on('close', () => {
       if (this.#durable === durable) this.#durable = undefined;
       this.#lose(error);
-      session.fail(error ?? new Error('publish channel closed'));
+      // Without an error of its own it went with its session.
+      if (error !== undefined) session.fail(error);
     });
     durable.on('return', (message: AmqpMessage) => void this.#returned.push(message));
     await this.#openVolatile(session);

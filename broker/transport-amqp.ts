@@ -6,7 +6,7 @@
 import { hostname } from 'node:os';
 import { AmqpConnection, answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
 import type { ConsumerContext } from './amqp-attachment.js';
-import { type AmqpConsumer, consume, subscribe } from './amqp-consumer.js';
+import { type AmqpConsumer, queueConsumer, subscriber } from './amqp-consumer.js';
 import { AmqpPublisher } from './amqp-publisher.js';
 import { declareOn, replyCode, restoreOn } from './amqp-topology.js';
 import { Declared } from './declared.js';
@@ -108,11 +108,11 @@ class AmqpTransport implements Transport {
   }
 
   consume(queue: string, options: ConsumeOptions, handler: Handler): Promise<Consumer> {
-    return this.#keep(() => consume(queue, options, handler, this.#context));
+    return this.#keep(queueConsumer(queue, options, handler, this.#context));
   }
 
   subscribe(exchange: string, routingKeys: readonly string[], listener: (delivery: Delivery) => void): Promise<Consumer> {
-    return this.#keep(() => subscribe(exchange, routingKeys, listener, this.#context));
+    return this.#keep(subscriber(exchange, routingKeys, listener, this.#context));
   }
 
   async inspect(queue: string): Promise<{ readonly ready: number; readonly consumers: number } | undefined> {
@@ -149,15 +149,17 @@ class AmqpTransport implements Transport {
     this.#tell();
   }
 
-  async #keep(start: () => Promise<AmqpConsumer>): Promise<Consumer> {
+  async #keep(consumer: AmqpConsumer): Promise<Consumer> {
     this.#assertOpen();
-    const consumer = await start();
+    const forget = () => this.#consumers.delete(consumer);
     this.#consumers.add(consumer);
-    const close = async () => {
-      await consumer.close();
-      this.#consumers.delete(consumer);
-    };
-    return { close };
+    try {
+      await consumer.start();
+    } catch (error) {
+      forget();
+      throw error;
+    }
+    return { close: () => consumer.close().finally(forget) };
   }
 
   #restore(session: Session): Promise<void> {

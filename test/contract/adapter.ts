@@ -36,8 +36,10 @@ export interface Session {
   sendGarbage(name: string, garbage: Buffer): Promise<string | undefined>;
   /** Sends more than is allowed; as `sendGarbage`. */
   sendHuge(name: string): Promise<string | undefined>;
-  /** Sends a request and goes away without its answer. */
-  vanish(name: string, work: Work): Promise<void>;
+  /** Only if the driver says `repeats`: sends the same request twice, as one does on this protocol who is not sure: with a key, as a retransmission, or before two hubs. */
+  sendTwice?(name: string, work: Work, second: () => Promise<Open>): Promise<readonly Heard[]>;
+  /** Sends a request and does not wait; the returned function goes away, without the answer. */
+  vanish(name: string, work: Work): Promise<() => Promise<void>>;
   /** Sends the first half of a request and no more; the returned function goes away. */
   stall(name: string): Promise<() => Promise<void>>;
   close(): Promise<void>;
@@ -48,11 +50,8 @@ export interface Driver<Settings> {
   /** Settings for one test (a free port, a new folder) under which a held request becomes `accepted` after half a second or less. */
   settings(): Promise<Settings>;
   connect(open: Open, settings: Settings): Promise<Session>;
-  /**
-   * Sends the same request twice, as one does on this protocol who is not sure: with a key, as a retransmission, or before
-   * two hubs (`second` opens the adapter once more, with these settings, on another hub). Absent: the protocol knows no same request.
-   */
-  sendTwice?(session: Session, name: string, work: Work, second: () => Promise<Open>): Promise<readonly Heard[]>;
+  /** The protocol can say that a request is the same as before. `second` of `sendTwice` opens the adapter once more, on another hub. */
+  readonly repeats?: boolean;
   /** Settings under which it must not open, and what its error must say: the setting or the remedy. */
   readonly refuses: readonly { readonly what: string; readonly says: RegExp; settings(good: Settings): Promise<{ readonly settings: Settings; release?(): Promise<void> }> }[];
   /** It keeps a request while the hub is not ready, instead of answering `unavailable`. */
@@ -191,12 +190,11 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
       expect(timesRun('late')).toBe(1);
     });
 
-    const { sendTwice } = driver;
-    if (sendTwice !== undefined) {
+    if (driver.repeats === true) {
       it('asks once when the same request comes twice', async () => {
         const other = await hub.another();
         const second = () => other.open(adapter, settings);
-        const heard = await sendTwice(session, name(), { do: 'echo', text: 'twice' }, second);
+        const heard = await session.sendTwice!(name(), { do: 'echo', text: 'twice' }, second);
         for (const each of heard) expect(each).toEqual({ kind: 'reply', body: { text: 'twice' } });
         expect(timesRun('twice')).toBe(1);
       });
@@ -215,7 +213,9 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
     });
 
     it('goes on when a requestor vanishes, and so does its request', async () => {
-      await session.vanish(name(), { do: 'wait', text: 'lonely' });
+      const leave = await session.vanish(name(), { do: 'wait', text: 'lonely' });
+      await eventually(() => expect(timesRun('lonely')).toBe(1));
+      await leave();
       await letGo('lonely');
       expect(await session.send(name(), { do: 'echo', text: 'next' })).toEqual({ kind: 'reply', body: { text: 'next' } });
       expect(timesRun('lonely')).toBe(1);
@@ -239,13 +239,14 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
     });
 
     it('stops within 10 s while it holds a request, may be stopped twice, and leaves its place to the next', async () => {
-      await session.vanish(name(), { do: 'wait', text: 'held' });
+      const leave = await session.vanish(name(), { do: 'wait', text: 'held' });
       await eventually(() => expect(timesRun('held')).toBe(1));
       const began = performance.now();
       hub.hub.letGo();
       await open.close();
       await open.close();
       expect(performance.now() - began).toBeLessThan(10_000);
+      await leave();
 
       const other = await hub.another();
       const next = await adapter.open!(settings, { ...context(), gateway: other.gateway, stopping: other.hub.stopping });

@@ -297,6 +297,23 @@ describe('when the broker is away', () => {
     await connectedAgain(transport);
   });
 
+  it('ends what waits for it when the transport is closed', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    proxy.refuse(true);
+    proxy.cut();
+    await eventually(() => expect(transport.state()).toBe('disconnected'));
+    const waiting = [
+      transport.inspect(queue),
+      transport.consume(queue, { prefetch: 1, tag: 'waits' }, async () => {}),
+      transport.subscribe('amq.topic', ['#'], () => {}),
+    ].map((promise) => expect(promise).rejects.toThrow(/closed/));
+    const start = performance.now();
+    await transport.close();
+    await Promise.all(waiting);
+    expect(performance.now() - start).toBeLessThan(1_000);
+  });
+
   it('lets a declaration wait for it', async () => {
     const transport = await throughProxy();
     proxy.refuse(true);
@@ -380,6 +397,18 @@ describe('when one of its channels dies', () => {
     for (const outcome of [outcomes[0], outcomes[2]]) expect(['stored', 'unknown']).toContain(outcome);
     await connectedAgain(transport);
     await transport.publish(to(queue), message('after'));
+  });
+
+  it('does not let a message that the broker never takes kill it twice', async () => {
+    const transport = await throughProxy();
+    const queue = await declared(transport);
+    const forged = { ...message('x'), userId: 'somebody-else' };
+    expect(await outcomeOf(transport.publish(to(queue), forged))).toBe('nacked');
+    await connectedAgain(transport);
+    const states = statesOf(transport);
+    expect(await outcomeOf(transport.publish(to(queue), forged))).toBe('nacked');
+    await transport.publish(to(queue), message('after'));
+    expect(states).toEqual([]);
   });
 
   it('keeps durable publishes apart from a volatile one to nowhere', async () => {

@@ -34,6 +34,7 @@ const beside = (folder: string, name: string, suffixes: readonly string[]): Prom
 const driver: Driver<FileSettings> = {
   adapter: file,
   patient: true,
+  repeats: true,
   async settings() {
     const folder = await mkdtemp(join(tmpdir(), 'hub-file-'));
     folders.push(folder);
@@ -59,7 +60,15 @@ const driver: Driver<FileSettings> = {
         await drop(folder, `${name}.json`, Buffer.alloc(maxSize + 1, ' '));
         return code(`${name}.json`);
       },
-      vanish: (name, work) => drop(folder, `${name}.json`, bytes(work)),
+      async sendTwice(name, work, second) {
+        await second();
+        await drop(folder, `${name}.json`, bytes(work));
+        return [await listen(`${name}.json`)];
+      },
+      async vanish(name, work) {
+        await drop(folder, `${name}.json`, bytes(work));
+        return async () => undefined;
+      },
       async stall(name) {
         const handle = await openFile(join(folder, `${name}.json`), 'w');
         let writing = handle.write('{"do": "echo", ');
@@ -73,10 +82,6 @@ const driver: Driver<FileSettings> = {
       },
       close: async () => undefined,
     };
-  },
-  async sendTwice(session, name, work, second) {
-    await second();
-    return [await session.send(name, work)];
   },
   refuses: [
     { what: 'no such folder', says: /there is no folder .*nowhere: create it \(mkdir -p .*nowhere\) or set adapters\.file\.folder/, settings: async (good) => ({ settings: { ...good, folder: join(good.folder, 'nowhere') } }) },

@@ -1,0 +1,56 @@
+/** Every command in the documents is run, and its output compared; every file that they show is the file. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { ownNamespace, rabbitmqUrl, redisUrl } from '../support/hub.js';
+import { patternOf, readDocument, runInShell } from '../support/console.js';
+import { freePort } from '../support/ports.js';
+
+const documents = ['README.md', 'examples/loan-broker/README.md', 'docs/foreign-programs.md'].map((path) => ({ path, ...readDocument(path, 'examples/loan-broker') }));
+
+describe.each(documents.filter(({ files }) => files.length > 0))('$path', ({ files }) => {
+  it.each(files)('shows $path as it is', ({ path, text }) => {
+    expect(text).toBe(readFileSync(path, 'utf8'));
+  });
+});
+
+const sessions = documents.flatMap(({ path, sessions: all }) => [...all].map(([project, shown]) => ({ path, project, shown })));
+
+describe.each(sessions)('$path, with $project running', ({ project, shown }) => {
+  const inbox = join(project, 'inbox');
+  const clearInbox = () => {
+    for (const name of project === 'examples/loan-broker' ? readdirSync(inbox) : []) if (name !== '.gitignore') rmSync(join(inbox, name), { recursive: true });
+  };
+  let dev: ChildProcess;
+  let env: NodeJS.ProcessEnv;
+  let printed: readonly string[] = [];
+
+  beforeAll(async () => {
+    clearInbox();
+    const [http, soap] = [await freePort(), await freePort()];
+    const namespace = ownNamespace();
+    env = { ...process.env, HUB_HTTP_PORT: String(http), HUB_SOAP_PORT: String(soap), HUB_NAMESPACE: namespace, HUB_RABBITMQ_URL: rabbitmqUrl(), HUB_REDIS_URL: redisUrl() };
+    dev = spawn(process.execPath, ['--enable-source-maps', resolve('dist/cli/answerback.js'), 'dev', project], { env, stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
+    await new Promise<void>((ready, failed) => {
+      dev.once('message', () => ready());
+      dev.once('exit', (code) => failed(new Error(`answerback dev ended with ${code}`)));
+    });
+    const here = (command: string) => command.replaceAll('localhost:8080', `127.0.0.1:${http}`).replaceAll('localhost:8081', `127.0.0.1:${soap}`);
+    const prelude = `answerback() { node ${resolve('dist/cli/answerback.js')} "$@"; }`;
+    printed = (await runInShell(shown.map(({ command }) => here(command)), prelude, env)).map((text) => text.replaceAll(`${namespace}.`, 'hub.').replaceAll(`${namespace.padEnd(3)}.`, 'hub.'));
+  }, 90_000);
+
+  afterAll(async () => {
+    const ended = new Promise((resolve) => dev.once('exit', resolve));
+    dev.kill('SIGTERM');
+    await ended;
+    clearInbox();
+  }, 40_000);
+
+  it.each(shown.map(({ command, expected }, index) => ({ command, expected, index })).filter(({ expected }) => expected !== ''))('prints what it shows for: $command', ({ expected, index }) => {
+    // Columns are as wide as the names, and names in a test's namespace are longer.
+    const folded = (text: string) => text.replace(/ {2,}/g, '  ');
+    expect(folded(printed[index] ?? '')).toMatch(patternOf(folded(expected)));
+  });
+});

@@ -203,11 +203,19 @@ async function openSession(url: string, name: string, log: Log, blocked: (isBloc
   model.on('blocked', () => blocked(true));
   model.on('unblocked', () => blocked(false));
   model.on('handler-error', (error: Error) => log('amqp.listener.failed', { connection: name, error }));
+  const channels = new Set<Channel>();
   const guarded = async <C extends Channel>(opening: Promise<C>): Promise<C> => {
     const channel = await within(answerMs, 'opening a channel', opening);
+    channels.add(channel);
+    channel.on('close', () => channels.delete(channel));
     channel.on('error', (error: Error) => log('amqp.channel.failed', { connection: name, error }));
     channel.on('handler-error', (error: Error) => log('amqp.listener.failed', { connection: name, error }));
     return channel;
+  };
+  const close = async () => {
+    // The channels first, since amqplib's closing of the connection overtakes acknowledgements that were sent before it.
+    await Promise.allSettled([...channels].map((channel) => channel.close()));
+    await model.close();
   };
   return {
     channel: () => guarded(model.createChannel()),
@@ -215,8 +223,8 @@ async function openSession(url: string, name: string, log: Log, blocked: (isBloc
     coalesce: coalescing(stream),
     fail,
     close: async () => {
-      // amqplib's close does not come back when the socket breaks meanwhile.
-      if (isOpen) await within(closeMs, 'closing the connection', Promise.race([model.close(), ended])).catch(() => {});
+      // amqplib's closing does not come back when the socket breaks meanwhile.
+      if (isOpen) await within(closeMs, 'closing the connection', Promise.race([close(), ended])).catch(() => {});
       fail(new Error('closed by us'));
     },
     isOpen: () => isOpen,

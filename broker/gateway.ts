@@ -209,7 +209,7 @@ export function openGateway(options: GatewayOptions): Gateway {
       if (record === undefined) return undefined;
       if (record.outcome !== undefined) return 'ended';
       const fault = new Fault('cancelled', `cancelled by ${principal.name}`);
-      return (await settler.settle(id, outcomeOfFault('cancelled', fault, clock.now()), false)) === 'won' ? 'cancelled' : 'ended';
+      return (await reachable(settler.settle(id, outcomeOfFault('cancelled', fault, clock.now()), false))) === 'won' ? 'cancelled' : 'ended';
     },
     publish: (topic, principal, message) => admitted(() => topics.publish(topic, principal, message)),
     subscribe: topics.subscribe,

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { mayUse } from './access.js';
+import { pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
 import { newId, type Envelope } from './envelope.js';
@@ -91,7 +92,7 @@ export function openRequests(options: GatewayOptions): Requests {
     if (timedOut || !envelope.durable) {
       const fault = new Fault('timeout', timedOut ? 'no answer before the deadline' : 'no answer in time, and a volatile request is not kept', { step: 'gateway' });
       const outcome = outcomeOfFault('timeout', fault, clock.now());
-      if (envelope.durable) await settler.settle(id, outcome, false);
+      if (envelope.durable) await reachable(settler.settle(id, outcome, false));
       else wait.catch(outcome);
       return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
     }
@@ -122,15 +123,18 @@ export function openRequests(options: GatewayOptions): Requests {
     const began = clock.now();
     const { id } = record;
     const wait = correlator.expect(id, false);
-    const again = async (found: RequestRecord) => {
-      if (found.published || found.outcome !== undefined || (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs)) return;
+    const again = async (found: RequestRecord): Promise<boolean> => {
+      if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
+      if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
       await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline });
+      return true;
     };
     try {
-      await again(record);
-      const outcome = await recordedWithin(id, wait, waitMs, ask.signal, again);
-      const heldMs = clock.now() - began;
-      return outcome === undefined ? await accepted(id, heldMs, true) : { kind: 'outcome', id, outcome, heldMs, replayed: true };
+      const outcome = await recordedWithin(id, wait, waitMs, ask.signal, async (found) => void (await again(found)));
+      if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs: clock.now() - began, replayed: true };
+      // A 202 promises an outcome. Whoever asked first may have died before RabbitMQ had the request: until that is known, or is mended, no promise.
+      for (let found = await reachable(store.get(id)); found !== undefined && !(await again(found)); found = await reachable(store.get(id))) await pause(clock, 200);
+      return await accepted(id, clock.now() - began, true);
     } finally {
       wait.close();
     }

@@ -4,9 +4,10 @@
  */
 import type { Clock } from './clock.js';
 import type { Correlator, Wait } from './correlator.js';
-import { Fault } from './fault.js';
+import { Fault, isFault } from './fault.js';
 import type { Answer, Status } from './gateway.js';
 import type { Outcome, RequestRecord, Store } from './store.js';
+import { PublishError } from './transport.js';
 
 /** How often a record is read again though nobody said that it changed. */
 export const lookAgainMs = 2_000;
@@ -29,7 +30,7 @@ export function openWaiting({ store, correlator, clock }: { readonly store: Stor
     const hint = () => void read().catch(() => undefined);
     const unlisten = correlator.onWake(id, hint); // subscribe, then read
     try {
-      if (look !== undefined) await read();
+      if (look !== undefined) await reachable(read());
       for (const end = clock.now() + ms; ; hint()) {
         const outcome = await wait.within(Math.min(lookAgainMs, end - clock.now()), signal);
         if (outcome !== undefined || clock.now() >= end || signal?.aborted === true || correlator.gone) return outcome;
@@ -49,11 +50,13 @@ export function openWaiting({ store, correlator, clock }: { readonly store: Stor
   return { recordedWithin, accepted };
 }
 
-/** A store that is away is the requestor's business only as `unavailable`. */
+/** Broker or store away is the requestor's business only as `unavailable`. Faults pass. */
 export async function reachable<T>(operation: Promise<T>): Promise<T> {
   try {
     return await operation;
   } catch (cause) {
+    if (isFault(cause)) throw cause;
+    if (cause instanceof PublishError) throw new Fault('unavailable', 'RabbitMQ, where the outcome must be written down first, is away', { cause, reason: 'unknown', retryAfterMs: 2_000 });
     throw new Fault('unavailable', 'Redis, where the state of requests is kept, is away', { cause, reason: 'store', retryAfterMs: 2_000 });
   }
 }

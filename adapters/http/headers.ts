@@ -50,7 +50,8 @@ function idempotencyKey(text: string | undefined): string | undefined {
 
 function quoted(text: string): string | undefined {
   try {
-    const [value] = parseItem(text);
+    const item: unknown = parseItem(text);
+    const value: unknown = Array.isArray(item) ? item[0] : undefined;
     return typeof value === 'string' ? value : undefined;
   } catch {
     // Not a structured field: the caller says what is expected.

@@ -39,7 +39,7 @@ export const http = adapter<HttpSettings>({
     maxHeaderSize: { doc: 'Largest request line and headers together; larger ones get 431.', format: 'size', default: '16kb', env: 'HUB_HTTP_MAX_HEADER_SIZE' },
     maxConnections: { doc: 'Connections at once; more are closed at once.', format: 'count', default: 20_000, env: 'HUB_HTTP_MAX_CONNECTIONS' },
     maxInFlight: { doc: 'Held requests and streams at once; more get 503.', format: 'count', default: 10_000, env: 'HUB_HTTP_MAX_IN_FLIGHT' },
-    maxInFlightPerPrincipal: { doc: 'The same for one principal; more get 429.', format: 'count', default: 5_000, env: 'HUB_HTTP_MAX_IN_FLIGHT_PER_PRINCIPAL' },
+    maxInFlightPerPrincipal: { doc: 'The same for one principal, where there are principals; more get 429.', format: 'count', default: 5_000, env: 'HUB_HTTP_MAX_IN_FLIGHT_PER_PRINCIPAL' },
     headersTimeout: { doc: 'Time for a client to send its headers.', format: 'duration', default: '10s', env: 'HUB_HTTP_HEADERS_TIMEOUT' },
     requestTimeout: { doc: 'Time for a client to send its whole request (held requests are not meant).', format: 'duration', default: '30s', env: 'HUB_HTTP_REQUEST_TIMEOUT' },
     ping: { doc: 'How often a silent event stream gets a comment, so that nobody on the way gives it up.', format: 'duration', default: '15s', env: 'HUB_HTTP_PING' },

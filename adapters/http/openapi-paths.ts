@@ -1,6 +1,6 @@
 /** Paths of the OpenAPI document that every hub has. */
 import type { Flow } from '../../broker/flow.js';
-import { headers, json, ref } from './openapi-parts.js';
+import { json, ref, type headers } from './openapi-parts.js';
 
 type Responses = Readonly<Record<string, object>>;
 

@@ -3,7 +3,7 @@
  * `urn:answerback:error:<code>`.
  */
 import type { FastifyReply } from 'fastify';
-import { Fault, faultCodes, isFault, readFault, type FaultCode, type Flaw } from '../../broker/fault.js';
+import { faultCodes, isFault, readFault, type Fault, type FaultCode, type Flaw } from '../../broker/fault.js';
 import type { Outcome } from '../../broker/store.js';
 
 /** The HTTP status of each fault. */

@@ -6,7 +6,7 @@ import type { Outcome } from '../../broker/store.js';
 import { headerValue, matches, readHeaders } from './headers.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
-import { bodyOf, parameter, type Handler } from './server.js';
+import { bodyOf, parameter, visitOf, type Handler } from './server.js';
 import { etagOf, iso, retryAfterSeconds, statusDocument } from './status.js';
 import { eventStream, type EventStream } from './stream.js';
 
@@ -52,15 +52,15 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       // A volatile flow cannot answer later: a preference may be ignored (RFC 7240 §2).
       const prefer = durable || holdMs(wished, maxWaitMs) !== 0 ? wished : none;
       const hold = holdMs(prefer, maxWaitMs);
-      const { principal, visit } = request;
-      visit?.take();
+      const visit = visitOf(request);
+      visit.take();
       const answer = await gateway.request({
         flow,
-        principal,
+        principal: request.principal,
         body: bodyOf(request),
         ...said,
         ...(hold === undefined ? {} : { waitMs: hold }),
-        ...(visit === null ? {} : { signal: visit.signal }),
+        signal: visit.signal,
       });
       if (answer.replayed) reply.header('idempotency-replayed', 'true');
       return sendAnswer(reply, answer, prefer, hold);
@@ -69,7 +69,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
     async send(request, reply) {
       const flow = parameter(request, 'flow');
       const said = readHeaders(request.headers);
-      request.visit?.take();
+      visitOf(request).take();
       const id = await gateway.send({ flow, principal: request.principal, body: bodyOf(request), ...said });
       return reply.code(202).header('hub-request-id', id).send(Buffer.alloc(0));
     },
@@ -89,20 +89,20 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       reply.header('vary', 'Prefer');
       const id = parameter(request, 'id');
       const prefer = readPrefer(request.headers['prefer']);
-      const { principal, visit } = request;
+      const { principal } = request;
       // Who does not ask to wait is not held; who does, at most as long as the flow allows.
       const flow = prefer.waitMs === undefined ? undefined : (await gateway.status(id, principal))?.flow;
       const hold = flow === undefined ? 0 : (holdMs(prefer, flowNamed(flow)?.maxWaitMs ?? 0) ?? 0);
-      const answer = await gateway.collect(id, principal, hold, visit?.signal);
+      const answer = await gateway.collect(id, principal, hold, visitOf(request).signal);
       return answer === undefined ? missing(reply, id) : sendAnswer(reply, answer, prefer, hold);
     },
 
     async events(request, reply) {
       const id = parameter(request, 'id');
-      const { principal, visit } = request;
+      const { principal } = request;
       const status = await gateway.status(id, principal);
-      if (status === undefined || visit === null) return missing(reply, id);
-      const stream = eventStream(reply, { pingMs, gone: visit.signal });
+      if (status === undefined) return missing(reply, id);
+      const stream = eventStream(reply, { pingMs, gone: visitOf(request).signal });
       streams.add(stream);
       try {
         // Of an ended request the headers wait for a first event: a client that has seen all is told to stop (204).
@@ -124,7 +124,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
 
     async cancel(request, reply) {
       const id = parameter(request, 'id');
-      request.visit?.take();
+      visitOf(request).take();
       const done = await gateway.cancel(id, request.principal);
       if (done === undefined) return missing(reply, id);
       reply.header('hub-request-id', id);

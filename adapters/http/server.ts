@@ -5,7 +5,7 @@
 import type { Socket } from 'node:net';
 import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, type HTTPMethods } from 'fastify';
 import type { AdapterContext } from '../../broker/adapter.js';
-import { messageOf } from '../../broker/fault.js';
+import { isFault, messageOf } from '../../broker/fault.js';
 import type { Principal } from '../../broker/access.js';
 import { apiKey } from './headers.js';
 import { localOnly } from './local.js';
@@ -53,14 +53,16 @@ export interface ServerNeeds {
 }
 
 export function httpServer(routes: readonly Route[], { limits, context, stopping, guardBrowsers }: ServerNeeds): FastifyInstance {
-  const inFlight = visits({ all: limits.maxInFlight, perPrincipal: limits.maxInFlightPerPrincipal });
+  // Without keys everybody is the same principal: only the limit for all makes sense.
+  const perPrincipal = context.access.required ? limits.maxInFlightPerPrincipal : Infinity;
+  const inFlight = visits({ all: limits.maxInFlight, perPrincipal });
 
   const failed = (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply) => {
     const problem = thrownProblem(error);
     if (problem.code === 'error') context.log('failed', { method: request.method, route: request.routeOptions.url, error: messageOf(error) });
     // What is left of a refused body is read and dropped, so that the client can read the answer.
     if (problem.code === 'too-large') reply.removeHeader('connection');
-    return sendProblem(reply, problem);
+    return sendProblem(reply, problem, isFault(error) ? error.retryAfterMs : undefined);
   };
 
   const app = fastify({
@@ -71,7 +73,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     // Our own hook says it as problem+json.
     return503OnClosing: false,
     http: { maxHeaderSize: limits.maxHeaderSize, headersTimeout: limits.headersTimeout, connectionsCheckingInterval: 1_000, requireHostHeader: false },
-    frameworkErrors: failed,
+    frameworkErrors: (error, request, reply) => void failed(error, request, reply),
     clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight),
   });
   app.server.maxConnections = limits.maxConnections;
@@ -179,6 +181,12 @@ function unreadable(code = '') {
   if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW') return httpProblem('too-large', 'the chunk extensions are too large');
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return httpProblem('request-timeout', 'the request did not come in time');
   return httpProblem('bad-request', 'this is not HTTP/1.1 as RFC 9112 has it');
+}
+
+/** The visit of a request that counts as in flight. */
+export function visitOf({ visit, url }: FastifyRequest): Visit {
+  if (visit === null) throw new Error(`${url} does not count as in flight, and should`);
+  return visit;
 }
 
 /** A part of the address, decoded. */

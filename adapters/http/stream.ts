@@ -18,6 +18,7 @@ export interface EventStream {
 export function eventStream(reply: FastifyReply, { pingMs, gone }: { readonly pingMs: number; readonly gone: AbortSignal }): EventStream {
   const over = new AbortController();
   let ping: NodeJS.Timeout | undefined;
+  let begun = false;
   const raw = reply.raw;
 
   const stop = () => {
@@ -39,10 +40,11 @@ export function eventStream(reply: FastifyReply, { pingMs, gone }: { readonly pi
   return {
     signal: over.signal,
     get begun() {
-      return reply.sent;
+      return begun;
     },
     begin() {
-      if (reply.sent) return;
+      if (begun) return;
+      begun = true;
       reply.hijack();
       raw.writeHead(200, {
         'content-type': 'text/event-stream; charset=utf-8',
@@ -61,7 +63,7 @@ export function eventStream(reply: FastifyReply, { pingMs, gone }: { readonly pi
     },
     end() {
       stop();
-      if (reply.sent) raw.end();
+      if (begun) raw.end();
     },
   };
 }

@@ -2,7 +2,7 @@
 import type { Gateway, TopicMessage } from '../../broker/gateway.js';
 import { contentType, headerValue } from './headers.js';
 import { httpProblem, sendProblem } from './problem.js';
-import { bodyOf, parameter, type Handler } from './server.js';
+import { bodyOf, parameter, visitOf, type Handler } from './server.js';
 import { iso } from './status.js';
 import { eventStream, type EventStream } from './stream.js';
 
@@ -22,20 +22,18 @@ export function topicHandlers({ gateway, pingMs, streams }: Needs): TopicHandler
   return {
     async publish(request, reply) {
       const message = { body: bodyOf(request), contentType: contentType(request.headers['content-type']) };
-      request.visit?.take();
+      visitOf(request).take();
       await gateway.publish(parameter(request, 'topic'), request.principal, message);
       return reply.code(202).send(Buffer.alloc(0));
     },
 
     async watch(request, reply) {
-      const { visit, principal } = request;
-      if (visit === null) return sendProblem(reply, httpProblem('overloaded', 'no room for another stream'));
-      const stream = eventStream(reply, { pingMs, gone: visit.signal });
+      const stream = eventStream(reply, { pingMs, gone: visitOf(request).signal });
       streams.add(stream);
       let id = 0;
       let unsubscribe: (() => Promise<void>) | undefined;
       try {
-        unsubscribe = await gateway.subscribe(parameter(request, 'pattern'), principal, (message) =>
+        unsubscribe = await gateway.subscribe(parameter(request, 'pattern'), request.principal, (message) =>
           stream.send({ id: ++id, event: 'message', data: shown(message) }),
         );
         stream.begin();

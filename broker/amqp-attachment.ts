@@ -2,6 +2,7 @@
  * Keeps something listening to RabbitMQ, for `amqp-consumer.ts`: on a channel of its own, and on a new one whenever that is
  * lost, cancelled or closed.
  */
+import { Acks } from './amqp-acks.js';
 import { type AmqpConnection, answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
 import { asTopologyError, replyCode } from './amqp-topology.js';
 import { pause, systemClock } from './clock.js';
@@ -32,6 +33,7 @@ export interface Live {
   end(error: Error): void;
   isOpen(): boolean;
   close(): Promise<void>;
+  readonly acks: Acks;
   /** Deliveries in the hands of handlers. */
   running: number;
   /** Nothing more is taken from it; it is closed when nothing runs. */
@@ -48,11 +50,13 @@ async function openLive(session: Session): Promise<Live> {
     isOpen = false;
     end(new Error('channel closed'));
   });
+  const acks = new Acks({ session, channel, isOpen: () => isOpen });
   const close = async () => {
+    acks.flush();
     // It may be gone, and everything on it with it: that is what was wanted.
     if (isOpen) await within(answerMs, 'closing a channel', channel.close()).catch(() => {});
   };
-  return { session, channel, ended, end, isOpen: () => isOpen, close, running: 0, isLeft: false };
+  return { session, channel, ended, end, isOpen: () => isOpen, close, acks, running: 0, isLeft: false };
 }
 
 /** Keeps something listening: attaches it, and attaches it again after every loss, until stopped. */

@@ -12,8 +12,8 @@ import { type ConsumeOptions, type Consumer, type Delivery, type Handler, Topolo
 export interface AmqpConsumer extends Consumer {
   /** Resolves when it listens for the first time; rejects when it is refused, or cannot be had within 20 s. */
   start(): Promise<void>;
-  /** Stops without waiting for the handlers: the connection is about to be closed. */
-  drop(): void;
+  /** Resolves when the broker sends nothing more. The handlers are not waited for: the connection is about to be closed. */
+  stop(): Promise<void>;
 }
 
 /** A private queue for each connection: what is published while there is none is not for us. */
@@ -40,7 +40,7 @@ export function subscriber(exchange: string, routingKeys: readonly string[], lis
     await attachment.live?.close();
     await attachment.over();
   };
-  return { start: () => attachment.start(), drop: () => attachment.stop(), close };
+  return { start: () => attachment.start(), stop: async () => attachment.stop(), close };
 }
 
 export function queueConsumer(queue: string, options: ConsumeOptions, handler: Handler, context: ConsumerContext): AmqpConsumer {
@@ -88,12 +88,7 @@ class QueueConsumer implements AmqpConsumer {
     return this.#closed;
   }
 
-  drop(): void {
-    void this.#stop();
-  }
-
-  /** Resolves when the broker sends nothing more. */
-  async #stop(): Promise<void> {
+  async stop(): Promise<void> {
     const { live } = this.#attachment;
     this.#attachment.stop();
     const tag = live && this.#tags.get(live);
@@ -103,7 +98,7 @@ class QueueConsumer implements AmqpConsumer {
 
   async #close(): Promise<void> {
     const { live } = this.#attachment;
-    await this.#stop();
+    await this.stop();
     if (this.#running > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
     await live?.close();
     await this.#attachment.over();
@@ -157,7 +152,8 @@ class QueueConsumer implements AmqpConsumer {
   #take(live: Live, message: ConsumeMessage): void {
     // Nobody waits for what a failed attempt to listen still brings.
     if (live.isLeft) return;
-    if (this.#attachment.stopping.signal.aborted) return this.#settle(live, message, false);
+    if (this.#attachment.stopping.signal.aborted) return live.acks.giveBack(message);
+    live.acks.took(message);
     live.running++;
     this.#running++;
     void this.#serve(live, message);
@@ -174,7 +170,8 @@ class QueueConsumer implements AmqpConsumer {
       isDone = await this.#handled(delivery);
     }
     if (isDone) this.#position.settled(delivery);
-    if (isDone || delivery.offset === undefined) this.#settle(live, message, isDone);
+    if (isDone) live.acks.done(message);
+    else if (delivery.offset === undefined) live.acks.giveBack(message);
     if (--live.running === 0 && live.isLeft && !signal.aborted) void live.close();
     if (--this.#running === 0) this.#idle();
   }
@@ -190,18 +187,6 @@ class QueueConsumer implements AmqpConsumer {
       this.#context.log('handler.failed', { queue: this.#queue, messageId, deliveries, error });
       await pause(systemClock, restMs(++this.#failedInARow), this.#attachment.stopping.signal);
       return false;
-    }
-  }
-
-  #settle(live: Live, message: ConsumeMessage, isDone: boolean): void {
-    if (!live.isOpen()) return;
-    try {
-      if (isDone) live.channel.ack(message);
-      // Not reject: from RabbitMQ 4.3 on a nack does not count towards a delivery limit, so nothing is dropped for it.
-      else live.channel.nack(message, false, true);
-      live.session.coalesce();
-    } catch {
-      // The channel is closing: the broker gives the message back.
     }
   }
 }

@@ -143,10 +143,8 @@ class AmqpTransport implements Transport {
   }
 
   async #close(): Promise<void> {
-    for (const consumer of this.#consumers) consumer.drop();
-    // What handlers have done by now is acknowledged in this turn.
-    await new Promise((resolve) => setImmediate(resolve));
-    await within(closeMs, 'confirming the last publishes', this.#publisher.idle()).catch(() => {});
+    const stopping = [...this.#consumers].map((consumer) => consumer.stop());
+    await within(closeMs, 'the last confirms', Promise.all([...stopping, this.#publisher.idle()])).catch(() => {});
     await Promise.all([this.#publishing.close(), this.#consuming.close()]);
     this.#tell();
   }

@@ -129,9 +129,9 @@ function typed(name: string, shape: Shape, occurs: string, doc = shape.doc): str
       return `<xs:element ${attributes}>${note}<xs:complexType><xs:sequence>${fieldXsd({ name: 'item', element: 'item', shape, required: false, nillable: false })}</xs:sequence></xs:complexType></xs:element>`;
     case 'scalar':
       if (shape.values.length > 0) return `<xs:element ${attributes}>${note}<xs:simpleType><xs:restriction base="xs:string">${shape.values.map((value) => `<xs:enumeration value="${escapeAttribute(value)}"/>`).join('')}</xs:restriction></xs:simpleType></xs:element>`;
-      return empty(`<xs:element ${attributes} type="xs:${shape.type}">${note}</xs:element>`);
+      return simple(`${attributes} type="xs:${shape.type}"`, note);
     case 'json':
-      return empty(`<xs:element ${attributes} type="xs:string">${note}</xs:element>`);
+      return simple(`${attributes} type="xs:string"`, note);
   }
 }
 
@@ -139,4 +139,4 @@ const element = (name: string, children: string, doc?: string): string => `<xs:e
 
 const annotation = (doc: string | undefined): string => (doc === undefined || doc === '' ? '' : `<xs:annotation><xs:documentation>${escapeText(doc)}</xs:documentation></xs:annotation>`);
 
-const empty = (element: string): string => element.replace('></xs:element>', '/>');
+const simple = (attributes: string, note: string): string => (note === '' ? `<xs:element ${attributes}/>` : `<xs:element ${attributes}>${note}</xs:element>`);

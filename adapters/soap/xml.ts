@@ -40,7 +40,7 @@ export function parseXml(text: string, limits = defaultLimits): Element {
   let elements = 0;
   let root: Element | undefined;
   const parser = sax.parser(true, { xmlns: true, strictEntities: true });
-  parser.onerror = (error) => refuse(`this is not well-formed XML: ${error.message.split('\n').slice(0, 2).join(', ')}`);
+  parser.onerror = (error) => refuse(`this is not well-formed XML: ${error.message.split('\n')[0]}`);
   parser.ondoctype = parser.onsgmldeclaration = () => refuse('a DOCTYPE is not accepted');
   parser.onopentag = ({ local, uri, attributes }) => {
     if (open.length >= limits.depth) refuse(`the elements are nested deeper than ${limits.depth}`);

@@ -29,7 +29,7 @@ describe('limits, before anything is published', () => {
     const chunks = (function* () {
       for (let i = 0; i < 30; i++) yield Buffer.alloc(100_000);
     })();
-    const chunked = await served.fetch('/requests/echo', { method: 'POST', body: ReadableStream.from(chunks), duplex: 'half' } as RequestInit);
+    const chunked = await served.fetch('/requests/echo', { method: 'POST', body: ReadableStream.from(chunks), duplex: 'half' });
     expect(chunked.status).toBe(413);
     expect(published()).toBe(before);
     expect((await served.fetch('/requests/echo', { method: 'POST', body: Buffer.alloc(100_000) })).status).toBe(200);

@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { resolve } from 'node:path';
 import { readFileSync } from 'node:fs';
+import { Readable } from 'node:stream';
 import { Agent, request } from 'undici';
 import { soap, type SoapSettings } from '../../adapters/soap/index.js';
 import { newKey } from '../../broker/access.js';
@@ -145,12 +146,12 @@ describe.each(['HubSoap11', 'HubSoap12'] as const)('python3-zeep, strict, at %s'
       people: [{ name: 'Ada', age: 36 }, { name: 'Bob' }], matrix: [[1, 2], [3]], nested: { a: { b: 7 } },
       free: { x: 1.5 }, either: { x: 1 }, tree: { value: 1, children: [{ value: 2, children: [{ value: 3 }] }] }, 'odd name!': 'odd', id: 'x',
     };
-    const { matrix, free, either, tree, price, 'odd name!': odd, ...same } = body;
+    const { maybe: _nil, matrix, free, either, tree, price, 'odd name!': odd, ...same } = body;
     // The tree contains itself: from the second level on it is JSON text.
-    const asXml = { ...same, price: '12.50', matrix: matrix.map((item) => ({ item })), free: JSON.stringify(free), either: JSON.stringify(either), tree: { value: 1, children: tree.children.map((child) => JSON.stringify(child)) }, odd_x0020_name_x0021_: odd };
+    const asXml = { ...same, maybe: 'xsi:nil', price: '12.50', matrix: matrix.map((item) => ({ item })), free: JSON.stringify(free), either: JSON.stringify(either), tree: { value: 1, children: tree.children.map((child) => JSON.stringify(child)) }, odd_x0020_name_x0021_: odd };
     const answer = (await call('Everything', asXml)) as { reply: unknown };
     expect(seen).toEqual([body]);
-    expect(answer.reply).toMatchObject({ ...same, price: { decimal: '12.5' }, matrix: matrix.map((item) => ({ item })), none: null, free: JSON.stringify(free), odd_x0020_name_x0021_: 'odd' });
+    expect(answer.reply).toMatchObject({ ...same, maybe: null, price: { decimal: '12.5' }, matrix: matrix.map((item) => ({ item })), none: null, free: JSON.stringify(free), odd_x0020_name_x0021_: 'odd' });
   });
 
   it('keeps empty, missing and single lists what they are', async () => {
@@ -175,15 +176,15 @@ describe.each(['HubSoap11', 'HubSoap12'] as const)('python3-zeep, strict, at %s'
     const { fault } = (await call('LoanQuote', { customer: 'X', amount: 1, termMonths: 36 })) as { fault: Record<string, unknown> };
     expect(fault).toMatchObject({ code: client, typed: true, detail: { code: 'invalid', reason: 'schema' } });
     expect(fault['errors']).toEqual([
-      { pointer: '#/customer', detail: expect.stringContaining('pattern') as string },
-      { pointer: '#/amount', detail: expect.stringContaining('>= 500') as string },
+      { pointer: '#/customer', detail: expect.stringContaining('pattern') as unknown as string },
+      { pointer: '#/amount', detail: expect.stringContaining('>= 500') as unknown as string },
     ]);
     expect(seen).toEqual([]);
   });
 
   it('is told a refusal of the business as its own fault, with the request id', async () => {
     await start();
-    expect(await call('LoanQuote', { ...request1042, amount: 666 })).toMatchObject({ fault: { code: client, message: 'no such customer', typed: true, detail: { code: 'rejected', step: 'quote', requestId: expect.any(String) as string } } });
+    expect(await call('LoanQuote', { ...request1042, amount: 666 })).toMatchObject({ fault: { code: client, message: 'no such customer', typed: true, detail: { code: 'rejected', step: 'quote', requestId: expect.any(String) as unknown as string } } });
   });
 
   it('is told a failure as the server\'s fault, and nothing of the inside', async () => {
@@ -260,7 +261,7 @@ describe('who may call', () => {
 });
 
 describe('XML from strangers', () => {
-  const fault = (code: string) => expect.stringMatching(new RegExp(`<code>${code}</code>`)) as string;
+  const fault = (code: string) => expect.stringMatching(new RegExp(`<code>${code}</code>`)) as unknown as string;
 
   it.each([
     ['a DOCTYPE', `<!DOCTYPE x [<!ENTITY a "b">]>${quote}`, 'a DOCTYPE is not accepted'],
@@ -270,7 +271,7 @@ describe('XML from strangers', () => {
     ['a swarm of elements', envelope(`<x>${'<a/>'.repeat(24_000)}${'<a/>'.repeat(0)}</x>`), 'of the namespace'],
     ['an undeclared prefix', quote.replace('<customer>', '<z:customer>').replace('</customer>', '</z:customer>'), 'not well-formed'],
     ['a prefix that JavaScript knows', envelope('<constructor:x/>'), 'not'],
-    ['characters that XML does not know', quote.replace('C-1', '&#0;'), 'characters that XML does not allow'],
+    ['characters that XML does not know', quote.replace('C-1', '\u0001'), 'characters that XML does not allow'],
     ['something that is not an envelope', '<html/>', 'not a SOAP Envelope'],
     ['an empty body', envelope(''), 'Body of the Envelope is empty'],
     ['another namespace', envelope('<LoanQuote xmlns="urn:other"/>'), 'of the namespace'],
@@ -299,14 +300,14 @@ describe('XML from strangers', () => {
     async function* chunks() {
       for (let i = 0; i < 200; i++) yield big.subarray(0, 1_000);
     }
-    const response = await request(wsdl.replace('?wsdl', ''), { dispatcher: agent, method: 'POST', body: chunks(), headers: { 'content-type': 'text/xml' } });
+    const response = await request(wsdl.replace('?wsdl', ''), { dispatcher: agent, method: 'POST', body: Readable.from(chunks()), headers: { 'content-type': 'text/xml' } });
     expect([response.statusCode, await response.body.text()]).toEqual([413, fault('too-large')]);
   });
 
   it('answers in the version that it was asked in, as far as it can be known', async () => {
     await start();
     const asked = await post(envelope(`<Steal xmlns="${namespace}"/>`, soap12), { 'content-type': 'application/soap+xml' });
-    expect(asked).toMatchObject({ status: 400, text: expect.stringContaining('<soap:Value>soap:Sender</soap:Value>') as string });
+    expect(asked).toMatchObject({ status: 400, text: expect.stringContaining('<soap:Value>soap:Sender</soap:Value>') as unknown as string });
     expect(asked.headers['content-type']).toBe('application/soap+xml; charset=utf-8');
     expect((await post('nothing', { 'content-type': 'application/soap+xml' })).text).toContain(soap12);
     expect((await post(envelope('<x/>', 'urn:soap:9'))).text).toContain('soap:VersionMismatch');

@@ -18,6 +18,15 @@ def plain(value):
     raise TypeError(type(value))
 
 
+def sent(value):
+    """None means "not there" to zeep; the text xsi:nil means null."""
+    if isinstance(value, dict):
+        return {key: sent(inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [sent(inside) for inside in value]
+    return zeep.xsd.Nil if value == "xsi:nil" else value
+
+
 def client_of(call):
     key = (call["wsdl"], json.dumps(call.get("auth")), call.get("bearer"))
     if key not in clients:
@@ -37,7 +46,7 @@ def run(call):
         return {"operations": {port.name: {name: op.input.signature() for name, op in port.binding._operations.items()} for port in service.ports.values()}}
     port = client.bind("HubService", call["port"])
     try:
-        return {"reply": serialize_object(port[call["operation"]](**call["args"]), dict)}
+        return {"reply": serialize_object(port[call["operation"]](**sent(call["args"])), dict)}
     except zeep.exceptions.Fault as fault:
         detail = fault.detail[0] if fault.detail is not None and len(fault.detail) else None
         told = {} if detail is None else {etree.QName(child).localname: child.text for child in detail if len(child) == 0}

@@ -1,0 +1,30 @@
+/** A hub that dies between its record and its publish leaves a request that nobody works on. The repeat of the request mends it. */
+import { expect, it } from '@jest/globals';
+import { worker } from '../../index.js';
+import { anonymous } from '../../broker/access.js';
+import { testClock } from '../../broker/clock.js';
+import type { Transport } from '../../broker/transport.js';
+import { memoryHub } from '../support/hub.js';
+
+it('publishes again, once, what a dead hub had recorded and not published, before it promises an answer', async () => {
+  const clock = testClock();
+  let runs = 0;
+  const hub = await memoryHub({ clock, flows: { count: ['count'] }, steps: [worker({ name: 'count', handle: () => ++runs })], idle: true });
+  // This hub gets as far as the publish, and no further.
+  (hub.ports.transport as { publish: Transport['publish'] }).publish = () => new Promise(() => undefined);
+  void hub.ask('count', {}, { idempotencyKey: 'k' }).catch(() => undefined);
+  const other = await hub.another({ idle: false });
+
+  const repeats = [other.ask('count', {}, { idempotencyKey: 'k', waitMs: 0 }), other.ask('count', {}, { idempotencyKey: 'k', waitMs: 0 })];
+  let promised = 0;
+  for (const repeat of repeats) void repeat.then(() => promised++);
+  await clock.advance(5_000);
+  expect(promised).toBe(0);
+  await clock.advance(2_000);
+  const [answer] = await Promise.all(repeats);
+  const collected = other.gateway.collect(answer!.id, anonymous, 10_000);
+  await clock.advance(5_000);
+  expect(await collected).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply' } });
+  expect(runs).toBeGreaterThan(0);
+  await other.close();
+});

@@ -185,6 +185,8 @@ async function openAdapters(hub: Hub, project: Project, emit: Emit, metrics: () 
         log: (event, fields) => emit(`${each.name}.${event}`, fields),
         metrics,
         version,
+        namespace: project.settings.namespace,
+        retentionMs: project.settings.retention,
         stopping: hub.stopping,
       });
       opened.push({ adapter: each.name, open });

@@ -27,6 +27,10 @@ export interface AdapterContext {
   /** Text of `/metrics` in the Prometheus format. */
   readonly metrics: () => Promise<string>;
   readonly version: string;
+  /** First word of the names on RabbitMQ. */
+  readonly namespace: string;
+  /** How long an outcome is kept (ms). */
+  readonly retentionMs: number;
   /** Aborts when the hub begins to stop: answer what is held soon, refuse what is new. */
   readonly stopping: AbortSignal;
 }

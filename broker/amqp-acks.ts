@@ -13,23 +13,24 @@ export interface Acknowledging {
 
 export class Acks {
   readonly #on: Acknowledging;
-  /** What the channel has handed out and we have not settled, in order; `true` when it is done. */
-  readonly #unsettled = new Map<ConsumeMessage, boolean>();
-  #done = 0;
+  /** What the channel has handed out and we have not settled, in order. */
+  readonly #unsettled = new Set<ConsumeMessage>();
+  /** Those of them that are done. */
+  readonly #done = new Set<ConsumeMessage>();
 
   constructor(on: Acknowledging) {
     this.#on = on;
   }
 
   took(message: ConsumeMessage): void {
-    this.#unsettled.set(message, false);
+    this.#unsettled.add(message);
   }
 
   /** It will be acknowledged at the end of this turn, or never when the channel is gone: the broker has it back then. */
   done(message: ConsumeMessage): void {
-    this.#unsettled.set(message, true);
     // After the promises that are settled already: a whole batch of deliveries may be done in one turn.
-    if (this.#done++ === 0) process.nextTick(() => this.flush());
+    if (this.#done.size === 0) process.nextTick(() => this.flush());
+    this.#done.add(message);
   }
 
   /** Gives it back to the queue. */
@@ -40,21 +41,22 @@ export class Acks {
   }
 
   flush(): void {
-    if (this.#done === 0) return;
-    this.#done = 0;
-    let last: ConsumeMessage | undefined;
-    let isPrefix = true;
-    for (const [message, isDone] of this.#unsettled) {
-      isPrefix &&= isDone;
-      if (!isDone) continue;
+    let upTo: ConsumeMessage | undefined;
+    for (const message of this.#unsettled) {
+      if (!this.#done.delete(message)) break;
       this.#unsettled.delete(message);
-      if (isPrefix) last = message;
-      else this.#send(() => this.#on.channel.ack(message));
+      upTo = message;
     }
-    if (last !== undefined) {
-      const upTo = last;
-      this.#send(() => this.#on.channel.ack(upTo, true));
+    if (upTo !== undefined) this.#acknowledge(upTo, true);
+    for (const message of this.#done) {
+      this.#unsettled.delete(message);
+      this.#acknowledge(message, false);
     }
+    this.#done.clear();
+  }
+
+  #acknowledge(message: ConsumeMessage, allUpTo: boolean): void {
+    this.#send(() => this.#on.channel.ack(message, allUpTo));
   }
 
   #send(frame: () => void): void {

@@ -2,6 +2,7 @@
  * Keeps something listening to RabbitMQ, for `amqp-consumer.ts`: on a channel of its own, and on a new one whenever that is
  * lost, cancelled or closed.
  */
+import { setMaxListeners } from 'node:events';
 import { Acks } from './amqp-acks.js';
 import { type AmqpConnection, answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
 import { asTopologyError, replyCode } from './amqp-topology.js';
@@ -74,6 +75,8 @@ export class Attachment {
     this.#what = what;
     this.#context = context;
     this.#listen = listen;
+    // Each delivery that rests after a failure listens to it, and takes its listener away.
+    setMaxListeners(0, this.stopping.signal);
   }
 
   /** Resolves when it listens for the first time; rejects when it is refused, or cannot be had within 20 s. */

@@ -3,6 +3,7 @@
  * amqplib. Its own `recovery` is not used, since a cut while that one sets up crashes the process or hangs for good
  * (`reference/ecosystem.md` 0.5). A lost connection is a `Session` that has ended; nothing of it is used again.
  */
+import { setMaxListeners } from 'node:events';
 import { hostname } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { type Channel, type ChannelModel, type ConfirmChannel, connect, credentials, IllegalOperationError } from 'amqplib';
@@ -61,6 +62,8 @@ export class AmqpConnection {
 
   constructor(options: ConnectionOptions) {
     this.#options = options;
+    // Each wait for the connection listens to it, and takes its listener away.
+    setMaxListeners(0, this.#closing.signal);
   }
 
   /** The session that is up, if any. */

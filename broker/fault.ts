@@ -31,6 +31,8 @@ export interface FaultDetails {
   readonly step?: string;
   /** When it is worth to ask again, ms from now. */
   readonly retryAfterMs?: number;
+  /** The request that this is about, when there may be one. */
+  readonly requestId?: string;
   /** A finer, stable code below `code`, e.g. `idempotency-mismatch`. */
   readonly reason?: string;
 }
@@ -43,6 +45,7 @@ export class Fault extends Error {
   readonly step: string | undefined;
   readonly retryAfterMs: number | undefined;
   readonly reason: string | undefined;
+  readonly requestId: string | undefined;
   readonly [brand] = true;
 
   constructor(code: FaultCode, message: string, details: FaultDetails = {}) {
@@ -53,6 +56,7 @@ export class Fault extends Error {
     this.step = details.step;
     this.retryAfterMs = details.retryAfterMs;
     this.reason = details.reason;
+    this.requestId = details.requestId;
   }
 }
 

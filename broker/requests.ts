@@ -80,7 +80,7 @@ export function openRequests(options: GatewayOptions): Requests {
       const unknown = cause instanceof PublishError && cause.failure === 'unknown';
       emit('request.refused', { requestId: envelope.requestId, flow: envelope.flow, failure: cause instanceof PublishError ? cause.failure : messageOf(cause) });
       throw unknown
-        ? new Fault('unavailable', `RabbitMQ did not confirm request ${envelope.requestId} in time: it may or may not be under way; send it again with the same Idempotency-Key`, { cause, reason: 'unknown', retryAfterMs: 5_000 })
+        ? new Fault('unavailable', `RabbitMQ did not confirm request ${envelope.requestId} in time: it may or may not be under way; send it again with the same Idempotency-Key`, { cause, reason: 'unknown', requestId: envelope.requestId, retryAfterMs: 5_000 })
         : new Fault('unavailable', 'RabbitMQ does not take requests at the moment; nothing was started', { cause, reason: 'broker', retryAfterMs: 2_000 });
     }
   }
@@ -101,7 +101,7 @@ export function openRequests(options: GatewayOptions): Requests {
         await store.create(recordOf(envelope, 'running', true, undefined));
         break;
       } catch (cause) {
-        if (clock.now() >= giveUpAt) throw new Fault('unavailable', `request ${id} is under way, but there is no place to keep its answer now: Redis is away`, { cause, reason: 'unknown', retryAfterMs: 5_000 });
+        if (clock.now() >= giveUpAt) throw new Fault('unavailable', `request ${id} is under way, but there is no place to keep its answer now: Redis is away. Send it again with the same Idempotency-Key`, { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 });
         await wait.within(500);
       }
     }

@@ -3,6 +3,7 @@
  * the same; nothing survives the process. One `memoryBroker` is one RabbitMQ: each hub or runner takes its own
  * connection, and what a closed connection had not acknowledged goes back to its queue.
  */
+import { setMaxListeners } from 'node:events';
 import { type Clock, pause, systemClock } from './clock.js';
 import { Declared } from './declared.js';
 import { Broker, type Entry, type MemoryQueue, type Taker } from './memory-broker.js';
@@ -166,6 +167,8 @@ class MemoryConsumer implements Served, Taker {
     this.#handler = handler;
     this.#owner = owner;
     this.exclusive = options.exclusive === true;
+    // Each delivery that rests after a failure listens to it, and takes its listener away.
+    setMaxListeners(0, this.#stopping.signal);
   }
 
   attach(): void {

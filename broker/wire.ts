@@ -22,10 +22,13 @@ const text = (value: string): string =>
     ? `"${value.replace(/["\\]/g, '\\$&')}"`
     : `%"${[...Buffer.from(value)].map((byte) => (byte < 0x20 || byte > 0x7e || byte === 0x25 || byte === 0x22 ? `%${byte.toString(16).padStart(2, '0')}` : String.fromCharCode(byte))).join('')}"`;
 
+/** A name as sf-token, which begins with a letter; the name of a flow may begin with a digit. */
+const nameOf = (name: string): string => (/^[a-z]/.test(name) ? name : text(name));
+
 const member = (group: GroupMember): string => `${text(group.id)};index=${group.index};size=${group.size};at=${group.at}`;
 
 function hubHeader(envelope: Envelope): string {
-  let header = `flow=${envelope.flow}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
+  let header = `flow=${nameOf(envelope.flow)}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
   if (envelope.groups.length > 0) header += `, groups=(${envelope.groups.map(member).join(' ')})`;
   if (envelope.from !== undefined) header += `, from=${envelope.from}, took=${Math.round(envelope.took ?? 0)}`;
   if (envelope.key !== undefined) header += `, key=${text(envelope.key)}`;

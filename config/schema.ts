@@ -29,7 +29,6 @@ export const core = {
   },
   limits: {
     inFlight: { doc: 'How many requests this hub holds or publishes at once; more are refused with "busy"', format: 'count', default: 20_000 },
-    body: { doc: 'Largest body of a request', format: 'size', default: '1mb' },
   },
   defaults: {
     wait: { doc: 'How long a requestor is held when neither it nor its flow says', format: 'duration', default: '25s' },

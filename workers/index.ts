@@ -37,7 +37,7 @@ let understood: Promise<void> | undefined;
 /** Node 20 does not run TypeScript by itself. Under Jest the transform does. */
 function understandTypeScript(): Promise<void> {
   understood ??= (async () => {
-    if (process.env['JEST_WORKER_ID'] !== undefined || 'typescript' in process.features && process.features.typescript !== false) return;
+    if ('jest' in import.meta || 'typescript' in process.features && process.features.typescript !== false) return;
     const { register } = await import('tsx/esm/api');
     register();
   })();

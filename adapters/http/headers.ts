@@ -6,6 +6,20 @@ import { Fault } from '../../broker/fault.js';
 
 type Said = Pick<OneWay, 'contentType' | 'contentEncoding' | 'idempotencyKey' | 'key' | 'deadlineMs' | 'traceparent' | 'tracestate'>;
 
+/**
+ * `curl -d` calls whatever it sends a form. A body that is JSON and comes under that name is JSON: else a schema would pass it
+ * unseen, and the worker get bytes where it wants an object.
+ */
+export function unformed(contentType: string, body: Buffer): string {
+  if (!/^application\/x-www-form-urlencoded\b/i.test(contentType) || !/^\s*[{[]/.test(body.toString('latin1', 0, 64))) return contentType;
+  try {
+    JSON.parse(body.toString('utf8'));
+    return 'application/json';
+  } catch {
+    return contentType; // a form after all
+  }
+}
+
 /** Everything that a request or a one-way message may carry in headers. Throws a Fault `invalid`. */
 export function readHeaders(headers: IncomingHttpHeaders): Said {
   const traceparent = one(headers['traceparent']);

@@ -17,9 +17,7 @@ export interface HttpSettings extends Limits {
   readonly port: number;
   readonly host: string;
   readonly open: boolean;
-  readonly retention: number;
   readonly ping: number;
-  readonly namespace: string;
 }
 
 export const http = adapter<HttpSettings>({
@@ -43,8 +41,6 @@ export const http = adapter<HttpSettings>({
     headersTimeout: { doc: 'Time for a client to send its headers.', format: 'duration', default: '10s', env: 'HUB_HTTP_HEADERS_TIMEOUT' },
     requestTimeout: { doc: 'Time for a client to send its whole request (held requests are not meant).', format: 'duration', default: '30s', env: 'HUB_HTTP_REQUEST_TIMEOUT' },
     ping: { doc: 'How often a silent event stream gets a comment, so that nobody on the way gives it up.', format: 'duration', default: '15s', env: 'HUB_HTTP_PING' },
-    retention: { doc: 'How long an ended request is remembered; an older id gets 410.', format: 'duration', default: '24h', env: 'HUB_RETENTION' },
-    namespace: { doc: 'First word of the names on RabbitMQ, for /asyncapi.json.', format: 'String', default: 'hub', env: 'HUB_NAMESPACE' },
   },
 
   async open(settings: HttpSettings, context: AdapterContext): Promise<Open> {
@@ -54,9 +50,9 @@ export const http = adapter<HttpSettings>({
     const closing = new AbortController();
     const stopping = () => closing.signal.aborted || context.stopping.aborted;
 
-    const requests = requestHandlers({ gateway, retention: settings.retention, pingMs: settings.ping, streams });
+    const requests = requestHandlers({ gateway, retention: context.retentionMs, pingMs: settings.ping, streams });
     const topics = topicHandlers({ gateway, pingMs: settings.ping, streams });
-    const documents = documentHandlers({ ...context, namespace: settings.namespace, stopping });
+    const documents = documentHandlers({ ...context, stopping });
 
     const routes: readonly Route[] = [
       ['POST', '/requests/:flow', requests.ask, 'held'],

@@ -86,7 +86,7 @@ export function outcomeProblem(outcome: Outcome, requestId: string): Problem {
 
 /** Anything that was thrown while an answer was being made: a fault, an error of Fastify with its status, or our own. */
 export function thrownProblem(error: unknown): Problem {
-  if (isFault(error)) return faultProblem(error);
+  if (isFault(error)) return faultProblem(error, error.requestId);
   const { code = '', statusCode = 500, message } = error as { code?: string; statusCode?: number; message: string };
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') return httpProblem('too-large', 'the body is larger than this hub takes');
   if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return httpProblem('unsupported-media-type', 'Content-Type is not a media type, like `application/json`');

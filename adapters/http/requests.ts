@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { timeOfId } from '../../broker/envelope.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
 import type { Outcome } from '../../broker/store.js';
-import { headerValue, matches, readHeaders } from './headers.js';
+import { headerValue, matches, readHeaders, unformed } from './headers.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler } from './server.js';
@@ -59,6 +59,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
         principal: request.principal,
         body: bodyOf(request),
         ...said,
+        contentType: unformed(said.contentType, bodyOf(request)),
         ...(hold === undefined ? {} : { waitMs: hold }),
         signal: visit.signal,
       });
@@ -70,7 +71,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       const flow = parameter(request, 'flow');
       const said = readHeaders(request.headers);
       visitOf(request).take();
-      const id = await gateway.send({ flow, principal: request.principal, body: bodyOf(request), ...said });
+      const id = await gateway.send({ flow, principal: request.principal, body: bodyOf(request), ...said, contentType: unformed(said.contentType, bodyOf(request)) });
       return reply.code(202).header('hub-request-id', id).send(Buffer.alloc(0));
     },
 

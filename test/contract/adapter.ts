@@ -128,6 +128,8 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
       log: () => undefined,
       metrics: async () => '',
       version: 'test',
+      namespace: hub.namespace,
+      retentionMs: 86_400_000,
       stopping: hub.hub.stopping,
     });
 
@@ -142,6 +144,7 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
 
     afterEach(async () => {
       for (const gate of gates.values()) gate();
+      await eventually(() => expect(hub.events.filter(({ event }) => event === 'request.settled').length).toBeGreaterThanOrEqual(gates.size));
       await session.close();
       await open.close();
       await hub.close();

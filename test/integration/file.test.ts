@@ -277,7 +277,7 @@ describe('several hubs, and hubs that die', () => {
     hub = await start();
     const keys: (string | undefined)[] = [];
     const gateway = { ...hub.gateway, request: (ask: Parameters<TestHub['gateway']['request']>[0]) => (keys.push(ask.idempotencyKey), hub.gateway.request(ask)) };
-    const open = await file.open!(settings(), { gateway, access: { required: false, authenticate: () => undefined, byName: () => undefined }, projectFolder: '/', log: () => undefined, metrics: async () => '', version: '', stopping: hub.hub.stopping });
+    const open = await file.open!(settings(), { gateway, access: { required: false, authenticate: () => undefined, byName: () => undefined }, projectFolder: '/', log: () => undefined, metrics: async () => '', version: '', namespace: 'hub', retentionMs: 86_400_000, stopping: hub.hub.stopping });
     expect(await appears('loan.json.reply.json')).toEqual({ amount: 1 });
     expect(keys).toEqual([key]);
     await open.close();

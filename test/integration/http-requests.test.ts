@@ -4,7 +4,9 @@ import { v7 } from 'uuid';
 import type { KeyedPrincipal } from '../../broker/access.js';
 import { newKey } from '../../broker/access.js';
 import { eventually } from '../support/eventually.js';
-import { letSlowGo, readEvents, serve, type Served } from './http-server.js';
+import { http } from '../../adapters/http/index.js';
+import { memoryHub } from '../support/hub.js';
+import { letSlowGo, readEvents, serve, settings, steps, type Served } from './http-server.js';
 
 let served: Served;
 beforeAll(async () => {
@@ -313,5 +315,16 @@ describe('POST /messages/{flow}', () => {
   it('refuses what POST /requests would refuse', async () => {
     expect((await served.fetch('/messages/double', { json: {} })).status).toBe(400);
     expect((await served.fetch('/messages/nothing', { json: {} })).status).toBe(404);
+  });
+});
+
+describe('a body that curl -d calls a form', () => {
+  it('is JSON when it is JSON, so that the schema sees it', async () => {
+    const hub = await memoryHub({ flows: { n: { steps: ['double'], request: { type: 'object', required: ['n'], properties: { n: { type: 'number' } } } } }, steps });
+    const { urls } = await hub.open(http, settings);
+    const post = (body: string) => fetch(`${urls[0]}/requests/n`, { method: 'POST', headers: { 'content-type': 'application/x-www-form-urlencoded' }, body });
+    expect(await (await post('{"n":2}')).json()).toEqual({ n: 4 });
+    expect((await post('{"m":2}')).status).toBe(400);
+    await hub.close();
   });
 });

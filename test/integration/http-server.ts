@@ -17,8 +17,6 @@ export const settings: HttpSettings = {
   headersTimeout: 10_000,
   requestTimeout: 30_000,
   ping: 15_000,
-  retention: 86_400_000,
-  namespace: 'hub',
 };
 
 /** A gate that a test opens: whoever passes it waits until then. */

@@ -40,7 +40,7 @@ const odd: readonly Flow[] = flowsOf({
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'answerback-documents-'));
-  served = await serve({ namespace: 'eai' });
+  served = await serve();
 });
 afterAll(async () => {
   await served.close();
@@ -136,7 +136,7 @@ describe('the AsyncAPI document', () => {
   it('says where requests go, and how their answers come back', async () => {
     const document = (await (await served.fetch('/asyncapi.json')).json()) as { asyncapi: string; channels: object; operations: object };
     expect(document.asyncapi).toBe('3.0.0');
-    expect(document.channels).toHaveProperty(['request.double', 'bindings', 'amqp'], { is: 'routingKey', exchange: { name: 'eai.requests', type: 'topic', durable: true, autoDelete: false }, bindingVersion: '0.3.0' });
+    expect(document.channels).toHaveProperty(['request.double', 'bindings', 'amqp'], { is: 'routingKey', exchange: { name: `${served.hub.namespace}.requests`, type: 'topic', durable: true, autoDelete: false }, bindingVersion: '0.3.0' });
     expect(document.channels).toHaveProperty(['reply.double', 'address'], null);
     expect(document.channels).toHaveProperty(['request.double', 'messages', 'request', 'correlationId', 'location'], '$message.header#/correlationId');
     expect(document.operations).toHaveProperty(['request.double', 'action'], 'receive');

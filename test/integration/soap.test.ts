@@ -103,7 +103,8 @@ afterAll(() => Promise.all([zeep?.close(), agent.close()]));
 beforeEach(() => void ([seen, gates] = [[], []]));
 afterEach(async () => {
   for (const go of gates) go();
-  await hub?.close();
+  await eventually(() => expect(hub.events.filter(({ event }) => event === 'request.settled').length).toBeGreaterThanOrEqual(gates.length));
+  await hub.close();
 });
 
 async function start(more: Partial<SoapSettings> = {}, options: Partial<TestHubOptions> = {}): Promise<void> {

@@ -143,7 +143,7 @@ async function assemble(options: TestHubOptions, namespace: string, connect: () 
       return JSON.parse(answer.outcome.body.toString()) as unknown;
     },
     async open(adapter, settings, projectFolder = process.cwd()) {
-      const context: AdapterContext = { gateway: hub.gateway, access, projectFolder, log: (event, fields) => emit(event, fields), metrics: async () => '', version: 'test', stopping: hub.stopping };
+      const context: AdapterContext = { gateway: hub.gateway, access, projectFolder, log: (event, fields) => emit(event, fields), metrics: async () => '', version: 'test', namespace, retentionMs: options.retentionMs ?? 86_400_000, stopping: hub.stopping };
       const open = await adapter.open!(settings, context);
       opened.push(open);
       return open;

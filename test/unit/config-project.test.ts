@@ -51,7 +51,7 @@ describe('a project', () => {
   it('is one flow in short form, and all the rest has defaults', () => {
     const project = load('flows:\n  hello: [hello]\n');
     expect(project.flows).toEqual([{ name: 'hello', steps: ['hello'], waitMs: 25_000, maxWaitMs: 60_000, deadlineMs: 3_600_000, maxDeadlineMs: 2_592_000_000, durable: true }]);
-    expect(project.settings).toMatchObject({ namespace: 'hub', retention: 86_400_000, journal: { maxAge: '7D' }, limits: { inFlight: 20_000, body: 1_048_576 }, log: { level: 'info' }, stopWithin: 25_000 });
+    expect(project.settings).toMatchObject({ namespace: 'hub', retention: 86_400_000, journal: { maxAge: '7D' }, limits: { inFlight: 20_000 }, log: { level: 'info' }, stopWithin: 25_000 });
     expect(project.adapters).toEqual(new Map([['http', { port: 8080, host: '127.0.0.1' }]]));
     expect([project.steps, project.principals, project.unknownEnv]).toEqual([[], [], []]);
     expect(project.title).toMatch(/^p\d+$/);

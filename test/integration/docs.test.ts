@@ -50,7 +50,7 @@ describe.each(sessions)('$path, with $project running', ({ project, shown }) => 
 
   it.each(shown.map(({ command, expected }, index) => ({ command, expected, index })).filter(({ expected }) => expected !== ''))('prints what it shows for: $command', ({ expected, index }) => {
     // Columns are as wide as the names, and names in a test's namespace are longer.
-    const folded = (text: string) => text.replace(/ {2,}/g, '  ');
+    const folded = (text: string) => text.replace(/ {2,}/g, ' ');
     expect(folded(printed[index] ?? '')).toMatch(patternOf(folded(expected)));
   });
 });

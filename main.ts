@@ -26,6 +26,8 @@ import { version } from './broker/version.js';
 import { checkCallSettings, ConfigError, loadProject, type Project } from './config/project.js';
 import { loadSteps } from './workers/index.js';
 
+export { adapters };
+
 export interface StartOptions {
   /** Folder of the project: `hub.yaml`, `workers/`. */
   readonly folder: string;

@@ -75,6 +75,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const { transport, store } = ports;
   const clock = ports.clock ?? systemClock;
   const names = namesIn(options.namespace);
+  if (names.reply(options.name) === names.late) throw new Error('a hub cannot be named "late": that is the queue of all hubs. Set HUB_NAME to another name');
   const steps = new Map(project.steps.map((step) => [step.name, step]));
   const topology = topologyOf({ names, flows: project.flows, steps, hub: options.name, journalMaxAge: options.journalMaxAge ?? '7D' });
   await transport.declare(topology);

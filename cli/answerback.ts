@@ -6,10 +6,11 @@ import { messageOf } from '../broker/fault.js';
 import { didYouMean } from '../broker/flow.js';
 import { version } from '../broker/version.js';
 import { ConfigError } from '../config/project.js';
-import { load, start, withBroker, type Role } from '../main.js';
+import { adapters, load, start, withBroker, type Role } from '../main.js';
 import { deadLetters, replay } from './dead.js';
 import { dev } from './dev.js';
 import { doctor } from './doctor.js';
+import { reference } from './reference.js';
 import { runUntilStopped } from './run.js';
 import { storyOf } from './trace.js';
 
@@ -24,6 +25,7 @@ const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
   answerback dead [folder]           dead letters by queue, and why                              [--json]
   answerback replay <step> [folder]  sends the dead letters of a step on their way again
   answerback key                     makes an API key and the line for hub.yaml
+  answerback reference               settings, adapters and fault codes as Markdown
   answerback doctor                  what is missing on this machine, and the command that mends it
 
 A project is a folder with hub.yaml and workers/; default is this folder.
@@ -94,6 +96,9 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
     const { key, line } = newKey();
     print(`key (for the client, shown once): ${key}`);
     print(`line (for hub.yaml, principals.<name>.keys): "${line}"`);
+  },
+  async reference() {
+    print(reference(adapters));
   },
   async doctor() {
     const rows = await doctor();

@@ -199,8 +199,6 @@ async function run(tree: readonly Stage[], requests: readonly Asked[]): Promise<
 
 describe('random flows with random failures', () => {
   it('end every request in exactly one outcome, the same for every reader', async () => {
-    const began = performance.now();
-    await fc.assert(fc.asyncProperty(stages, fc.array(asked, { minLength: 1, maxLength: 6 }), run), { numRuns: 60, interruptAfterTimeLimit: 15_000 });
-    console.log(Math.round(performance.now() - began));
-  }, 30_000);
+    await fc.assert(fc.asyncProperty(stages, fc.array(asked, { minLength: 1, maxLength: 6 }), run), { numRuns: 150, interruptAfterTimeLimit: 15_000 });
+  });
 });

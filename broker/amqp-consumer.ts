@@ -49,6 +49,16 @@ export function queueConsumer(queue: string, options: ConsumeOptions, handler: H
 
 let nextTag = 1;
 
+/**
+ * RabbitMQ 4.0 to 4.2 drop, or dead-letter, a message that was given back to a quorum queue more than 20 times, unless a
+ * policy says otherwise. A handler that rejects because a store is away must not cost messages, so the last half of them is
+ * left to consumers that die.
+ */
+const giveBacks = 10;
+
+/** Does the handler that failed get it again from us? A stream takes nothing back. */
+const isKept = ({ offset, deliveries }: Delivery): boolean => offset !== undefined || deliveries >= giveBacks;
+
 class QueueConsumer implements AmqpConsumer {
   readonly #queue: string;
   readonly #options: ConsumeOptions;
@@ -164,8 +174,7 @@ class QueueConsumer implements AmqpConsumer {
     let delivery = deliveryOf(message);
     this.#position.took(delivery);
     let isDone = await this.#handled(delivery);
-    // A stream takes nothing back: there the handler gets it again.
-    while (!isDone && delivery.offset !== undefined && !signal.aborted && live.isOpen()) {
+    while (!isDone && isKept(delivery) && !signal.aborted && live.isOpen()) {
       delivery = { ...delivery, redelivered: true, deliveries: delivery.deliveries + 1 };
       isDone = await this.#handled(delivery);
     }

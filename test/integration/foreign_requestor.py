@@ -3,7 +3,7 @@
 foreign_requestor.py <url> <exchange>: one message as JSON per line on stdin, the replies as JSON lines on stdout.
   {"flow", "body", "direct": bool, "oneWay": bool, "properties": {...}, "leave": bool (hang up without waiting)}
 """
-import json, sys, pika
+import json, sys, time, pika
 
 url, exchange = sys.argv[1:]
 
@@ -36,6 +36,7 @@ for line in sys.stdin:
         expected += not message.get('leave')
     # mandatory: raises when the exchange has no queue for it
     channel.basic_publish(exchange, message['flow'], message['body'], properties, mandatory=True)
-while len(got) < expected:
-    connection.process_data_events(time_limit=None)
+until = time.monotonic() + 15
+while len(got) < expected and time.monotonic() < until:
+    connection.process_data_events(time_limit=1)
 connection.close()

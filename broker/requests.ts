@@ -148,7 +148,7 @@ export function openRequests(options: GatewayOptions): Requests {
     if (keyed) {
       const created = await reachable(store.create(recordOf(envelope, 'accepted', false, undefined), claimOf(message)));
       if (created.result === 'exists' && !created.sameBody) throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
-      if (created.result === 'exists' && created.record.outcome !== undefined) return created.record.id;
+      if (created.result === 'exists' && (await sentBefore(created.record))) return created.record.id;
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
       const first = created.result === 'exists' ? { ...envelope, id: created.record.id, requestId: created.record.id } : envelope;
       await enterRecorded(first);
@@ -158,6 +158,16 @@ export function openRequests(options: GatewayOptions): Requests {
     await enter(envelope);
     emit('request.accepted', { requestId: id, flow: flow.name, oneWay: true });
     return id;
+  }
+
+  /** Is this message known to be with the broker? Somebody may be sending it at this very moment. */
+  async function sentBefore(record: RequestRecord): Promise<boolean> {
+    for (let found: RequestRecord | undefined = record; found !== undefined; found = await reachable(store.get(record.id))) {
+      if (found.outcome !== undefined) return true;
+      if (clock.now() - found.acceptedAt >= unpublishedMs) return false;
+      await pause(clock, 50);
+    }
+    return false;
   }
 
   /** The flow, if this principal may use it and the body fits. */

@@ -8,6 +8,7 @@ import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Flow } from '../broker/flow.js';
 import { load, start, type Running } from '../main.js';
+import { moveFromTakenPorts } from './ports.js';
 import { runUntilStopped } from './run.js';
 
 interface Services {
@@ -24,7 +25,8 @@ export function dev(folder: string, demo: boolean): Promise<void> {
 }
 
 async function startReal(folder: string, signal: AbortSignal): Promise<{ stop(): Promise<void> }> {
-  await load({ folder }); // what is wrong with the project is said before anything starts
+  const { project } = await load({ folder }); // what is wrong with the project is said before anything starts
+  const { overrides, notes } = await moveFromTakenPorts(project);
   const { ensureServices } = (await import(new URL('../../scripts/services.mjs', import.meta.url).href)) as { ensureServices(options: object): Promise<Services> };
   const services = await ensureServices({ log: say, signal });
   say(`RabbitMQ  ${masked(services.rabbitmq.url)}  (${services.rabbitmq.from})`);
@@ -47,7 +49,8 @@ async function startReal(folder: string, signal: AbortSignal): Promise<{ stop():
   try {
     children.push(...(await startSystems(folder, env)));
     children.push(await child('worker', [fileURLToPath(new URL('./answerback.js', import.meta.url)), 'worker', folder], env));
-    hub = await start({ folder, role: 'hub', env });
+    hub = await start({ folder, role: 'hub', env, overrides });
+    notes.forEach(say);
     banner(hub, services);
     return { stop };
   } catch (error) {
@@ -58,13 +61,15 @@ async function startReal(folder: string, signal: AbortSignal): Promise<{ stop():
 
 async function startDemo(folder: string): Promise<{ stop(): Promise<void> }> {
   const env = { ...process.env, HUB_LOG_LEVEL: process.env['HUB_LOG_LEVEL'] ?? 'error' };
+  const { overrides, notes } = await moveFromTakenPorts((await load({ folder })).project);
   const systems = await startSystems(folder, env);
-  const hub = await start({ folder, role: 'both', memory: true, env }).catch(async (error: unknown) => {
+  const hub = await start({ folder, role: 'both', memory: true, env, overrides }).catch(async (error: unknown) => {
     await Promise.all(systems.map((system) => system.stop()));
     throw error;
   });
   say('DEMO: RabbitMQ and Redis are played in memory, in this one process. Nothing survives a restart: every request, answer');
   say('and dead letter is lost with it, and other programs cannot connect. Without --demo nothing of that is so.');
+  notes.forEach(say);
   banner(hub, undefined);
   return {
     async stop() {

@@ -4,7 +4,7 @@
  */
 import { setMaxListeners } from 'node:events';
 import { Acks } from './amqp-acks.js';
-import { type AmqpConnection, answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
+import { type AmqpConnection, answerMs, type Channel, closeChannel, type Log, type Session } from './amqp-connection.js';
 import { asTopologyError, replyCode } from './amqp-topology.js';
 import { pause, systemClock } from './clock.js';
 import { TopologyError } from './transport.js';
@@ -54,8 +54,7 @@ async function openLive(session: Session): Promise<Live> {
   const acks = new Acks({ session, channel, isOpen: () => isOpen });
   const close = async () => {
     acks.flush();
-    // It may be gone, and everything on it with it: that is what was wanted.
-    if (isOpen) await within(answerMs, 'closing a channel', channel.close()).catch(() => {});
+    if (isOpen) await closeChannel(channel);
   };
   return { session, channel, ended, end, isOpen: () => isOpen, close, acks, running: 0, isLeft: false };
 }
@@ -105,7 +104,10 @@ export class Attachment {
       const longerMs = Math.min(longestRetryMs, Math.max(firstRetryMs, waitMs * 2));
       try {
         const live = await this.#attach();
-        if (signal.aborted) return void live.close();
+        if (signal.aborted) {
+          void live.close();
+          break;
+        }
         this.live = live;
         isFirst = false;
         listens();

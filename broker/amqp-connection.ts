@@ -217,7 +217,7 @@ async function openSession(url: string, name: string, log: Log, blocked: (isBloc
   };
   const close = async () => {
     // The channels first, since amqplib's closing of the connection overtakes acknowledgements that were sent before it.
-    await Promise.allSettled([...channels].map((channel) => channel.close()));
+    await Promise.all([...channels].map(closeChannel));
     await model.close();
   };
   return {
@@ -280,6 +280,17 @@ async function openModel(url: string, name: string): Promise<ChannelModel> {
 
 /** True when amqplib refuses to send on a channel that has closed: then nothing was sent. */
 export const isClosedChannel = (error: unknown): boolean => error instanceof IllegalOperationError;
+
+/** Resolves when the channel is closed, by the broker's answer or with its connection; in the end, in any case. */
+export async function closeChannel(channel: Channel): Promise<void> {
+  // amqplib's own promise does not come back when the connection is lost meanwhile.
+  const closed = new Promise<void>((resolve, reject) => {
+    channel.once('close', resolve);
+    channel.close().then(resolve, reject);
+  });
+  // When it is refused, the channel is closed already, and everything on it with it.
+  await within(answerMs, 'closing a channel', closed).catch(() => {});
+}
 
 /** Rejects after `ms`: whatever it was, it is not waited for any longer. */
 export async function within<T>(ms: number, what: string, work: Promise<T>): Promise<T> {

@@ -3,7 +3,7 @@
  * is gone: then the broker has given it back already.
  */
 import { Attachment, type ConsumerContext, type Live } from './amqp-attachment.js';
-import { answerMs, type ConsumeMessage, type Session, within } from './amqp-connection.js';
+import { answerMs, closeChannel, type ConsumeMessage, type Session, within } from './amqp-connection.js';
 import { deliveryOf } from './amqp-delivery.js';
 import { pause, systemClock } from './clock.js';
 import { restMs } from './requeue.js';
@@ -143,26 +143,25 @@ class QueueConsumer implements AmqpConsumer {
       const { consumerCount } = await within(answerMs, `looking at ${this.#queue}`, channel.checkQueue(this.#queue));
       if (consumerCount > 0) throw Object.assign(new Error(`queue ${this.#queue} has ${consumerCount} consumers`), { code: 405 });
     } finally {
-      // A refusal has closed it already.
-      channel.close().catch(() => {});
+      await closeChannel(channel);
     }
   }
 
   async #release(): Promise<void> {
     this.#context.held.delete(this.#queue);
-    const session = this.#context.connection.session();
     try {
-      const channel = await session?.channel();
-      if (channel !== undefined) await within(answerMs, 'letting go', channel.deleteQueue(holderOf(this.#queue)).then(() => channel.close()));
+      const channel = await this.#context.connection.session()?.channel();
+      if (channel === undefined) return;
+      await within(answerMs, 'letting go', channel.deleteQueue(holderOf(this.#queue))).finally(() => closeChannel(channel));
     } catch {
       // Somebody else holds it, or the connection is gone and the broker has let go by itself.
     }
   }
 
   #take(live: Live, message: ConsumeMessage): void {
-    // Nobody waits for what a failed attempt to listen still brings.
-    if (live.isLeft) return;
     if (this.#attachment.stopping.signal.aborted) return live.acks.giveBack(message);
+    // What a failed attempt to listen still brings goes back when its channel is closed, which is under way.
+    if (live.isLeft) return;
     live.acks.took(message);
     live.running++;
     this.#running++;
@@ -207,6 +206,7 @@ class StreamPosition {
   readonly #from: ConsumeOptions['from'];
   readonly #unsettled = new Set<number>();
   #next: number | undefined;
+  #startedAt = 0;
   #since: number | undefined;
 
   constructor(from: ConsumeOptions['from']) {
@@ -217,7 +217,7 @@ class StreamPosition {
   startOver(): string | number | object | undefined {
     const lowest = Math.min(...this.#unsettled, this.#next ?? Infinity);
     this.#unsettled.clear();
-    if (lowest !== Infinity) return (this.#next = lowest);
+    if (lowest !== Infinity) return (this.#next = this.#startedAt = lowest);
     if (this.#from === undefined || this.#from === 'first') return this.#from;
     // Once it listened, `next` means what came since then: while it was cut off, too. A time has whole seconds only.
     const since = this.#from === 'next' ? this.#since : this.#from;
@@ -227,6 +227,8 @@ class StreamPosition {
 
   took({ offset }: Delivery): void {
     if (offset === undefined) return;
+    // Nothing comes from before the place that was asked for: this is another stream, under the name of one that was deleted.
+    if (offset < this.#startedAt) this.#startedAt = this.#next = 0;
     this.#unsettled.add(offset);
     this.#next = Math.max(this.#next ?? 0, offset + 1);
   }

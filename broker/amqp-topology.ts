@@ -2,7 +2,7 @@
  * The declaring part of `transport-amqp.ts`: how our exchanges and queues are written in RabbitMQ's words, so that 3.10 and
  * 4.x take them alike, and what its refusals mean. Length and delivery limits are not set here: operators set them by policy.
  */
-import { answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
+import { answerMs, type Channel, closeChannel, type Log, type Session, within } from './amqp-connection.js';
 import { type Queue, type Topology, TopologyError } from './transport.js';
 
 /** Declares what is missing; rejects with TopologyError at the first thing that the broker refuses. */
@@ -24,7 +24,7 @@ export async function restoreOn(session: Session, topology: Topology, log: Log):
       log('topology.failed', { error });
     }
   }
-  if (channel !== undefined) await within(answerMs, 'closing a channel', channel.close());
+  if (channel !== undefined) await closeChannel(channel);
 }
 
 interface Declaration {

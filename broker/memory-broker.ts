@@ -43,11 +43,6 @@ export class MemoryQueue {
     this.spec = spec;
   }
 
-  /** Where the next entry of a stream will be. */
-  get end(): number {
-    return this.#nextOrder;
-  }
-
   add(message: Message, exchange: string, routingKey: string): void {
     const now = this.#broker.clock.now();
     const lifeMs = Math.min(this.spec.ttlMs ?? Infinity, message.expirationMs ?? Infinity);

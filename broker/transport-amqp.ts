@@ -4,7 +4,7 @@
  * remembered. Publishing is in `amqp-publisher.ts`, consuming in `amqp-consumer.ts`, declaring in `amqp-topology.ts`.
  */
 import { hostname } from 'node:os';
-import { AmqpConnection, answerMs, type Channel, type Log, type Session, within } from './amqp-connection.js';
+import { AmqpConnection, answerMs, type Channel, closeChannel, type Log, type Session, within } from './amqp-connection.js';
 import type { ConsumerContext } from './amqp-attachment.js';
 import { type AmqpConsumer, queueConsumer, subscriber } from './amqp-consumer.js';
 import { AmqpPublisher } from './amqp-publisher.js';
@@ -181,8 +181,7 @@ class AmqpTransport implements Transport {
         if (session.isOpen() || tries >= adminTries || error instanceof TopologyError) throw error;
         this.#log('amqp.again', { what, tries, error });
       } finally {
-        // After a refusal it is closed already.
-        channel?.close().catch(() => {});
+        if (channel !== undefined) void closeChannel(channel);
       }
     }
   }

@@ -135,7 +135,13 @@ class Connection implements Transport {
     if (this.#closed) return;
     this.#closed = true;
     for (const served of [...this.#served]) served.drop();
-    for (const listener of this.#listeners) listener('disconnected');
+    for (const listener of this.#listeners) {
+      try {
+        listener('disconnected');
+      } catch {
+        // Its own business: what is closed stays closed.
+      }
+    }
   }
 
   #assertOpen(): void {

@@ -37,14 +37,20 @@ interface Sending {
   readonly timeoutMs: number;
 }
 
+interface Operation {
+  readonly method: Method;
+  /** What the WSDL says of its arguments, in order. */
+  readonly input: unknown;
+}
+
 type Method = (args: unknown, done: (error: unknown, result: unknown) => void, sending: Sending, headers: Readonly<Record<string, string>>) => void;
 
 export async function soapClient(settings: SoapCallSettings, projectFolder: string): Promise<{ call(outgoing: OutgoingCall): Promise<Raw>; close(): Promise<void> }> {
   if (settings.wsdl === '' || settings.operation === '') throw new Error('soap: a step with `use: soap` needs a wsdl and an operation');
   const agent = new Agent({ connections: settings.connections, connect: { timeout: 10_000 } });
   const authorization = authorizationOf(settings);
-  let loading: Promise<Method> | undefined;
-  const method = (): Promise<Method> => {
+  let loading: Promise<Operation> | undefined;
+  const operation = (): Promise<Operation> => {
     loading ??= load(settings, projectFolder, agent).catch((error: unknown) => {
       loading = undefined; // The next call looks again.
       throw error;
@@ -52,7 +58,7 @@ export async function soapClient(settings: SoapCallSettings, projectFolder: stri
     return loading;
   };
   // A file must be right now; somebody's server may come up later than this hub.
-  if (!isUrl(settings.wsdl)) await method();
+  if (!isUrl(settings.wsdl)) await operation();
 
   return {
     async call({ body, contentType, envelope, context }) {
@@ -60,9 +66,9 @@ export async function soapClient(settings: SoapCallSettings, projectFolder: stri
       const timeoutMs = Math.min(settings.timeout, context.remainingMs());
       if (timeoutMs <= 0) throw new Error(`no time is left to call ${settings.operation}`);
       const headers = { 'Idempotency-Key': callId(envelope), ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }), ...authorization };
-      const invoke = await method();
+      const { method, input } = await operation();
       const result = await new Promise<unknown>((done, fail) => {
-        invoke(args, (error, value) => (error === null || error === undefined ? done(value) : fail(asError(error))), { signal: context.signal, timeoutMs }, headers);
+        method(ordered(args, input), (error, value) => (error === null || error === undefined ? done(value) : fail(asError(error))), { signal: context.signal, timeoutMs }, headers);
       });
       return raw(Buffer.from(JSON.stringify(result ?? null)), 'application/json');
     },
@@ -91,7 +97,7 @@ const asError = (error: unknown): Error => (error instanceof Error ? error : new
 
 // ---- The WSDL
 
-async function load(settings: SoapCallSettings, projectFolder: string, agent: Agent): Promise<Method> {
+async function load(settings: SoapCallSettings, projectFolder: string, agent: Agent): Promise<Operation> {
   const { createClientAsync } = await import('soap');
   const where = isUrl(settings.wsdl) ? settings.wsdl : resolve(projectFolder, settings.wsdl);
   if (!isUrl(where)) await stat(where).catch(() => missing(where));
@@ -107,7 +113,7 @@ async function load(settings: SoapCallSettings, projectFolder: string, agent: Ag
   }).catch((cause: unknown) => {
     throw new Error(`soap: the WSDL ${where} cannot be read: ${messageOf(asError(cause))}`, { cause });
   });
-  return methodOf(client, settings);
+  return operationOf(client, settings);
 }
 
 function missing(where: string): never {
@@ -115,13 +121,14 @@ function missing(where: string): never {
 }
 
 /** The operation, of the first service and port that have it (and are meant). */
-function methodOf(client: Client, { service, port, operation }: SoapCallSettings): Method {
-  const services = client.describe() as Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, unknown>>>>>>;
-  const all = Object.entries(services).flatMap(([ofService, ports]) => Object.entries(ports).flatMap(([ofPort, operations]) => Object.keys(operations).map((name) => ({ ofService, ofPort, name }))));
+function operationOf(client: Client, { service, port, operation }: SoapCallSettings): Operation {
+  const services = client.describe() as Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, { readonly input?: unknown }>>>>>>;
+  const all = Object.entries(services).flatMap(([ofService, ports]) => Object.entries(ports).flatMap(([ofPort, operations]) => Object.entries(operations).map(([name, { input }]) => ({ ofService, ofPort, name, input }))));
   const meant = all.filter(({ ofService, ofPort }) => (service === '' || ofService === service) && (port === '' || ofPort === port));
   const found = meant.find(({ name }) => name === operation);
   if (found === undefined) throw new Error(`soap: the WSDL has no operation ${[service, port, operation].filter((part) => part !== '').join('.')}${didYouMean(operation, [...new Set((meant.length > 0 ? meant : all).map(({ name }) => name))])}`);
-  return (client as unknown as Record<string, Record<string, Record<string, Method>>>)[found.ofService]![found.ofPort]![found.name]!;
+  const method = (client as unknown as Record<string, Record<string, Record<string, Method>>>)[found.ofService]![found.ofPort]![found.name]!;
+  return { method, input: found.input };
 }
 
 // ---- The arguments
@@ -154,6 +161,16 @@ function cleaned(value: unknown, pointer: string, depth: number): unknown {
       return [name, cleaned(inside, `${pointer}/${name}`, depth + 1)];
     }),
   );
+}
+
+/** Strict services check the order of elements, and JSON has none: that of the WSDL. */
+function ordered(value: unknown, description: unknown): unknown {
+  if (Array.isArray(value)) return value.map((item) => ordered(item, description));
+  if (typeof value !== 'object' || value === null || typeof description !== 'object' || description === null) return value;
+  const inside = new Map(Object.entries(description).map(([name, meant], place) => [name.replace(/\[\]$/, ''), { meant: meant as unknown, place }]));
+  const place = (name: string) => inside.get(name)?.place ?? Number.POSITIVE_INFINITY;
+  const entries = Object.entries(value).sort(([a], [b]) => (place(a) === place(b) ? 0 : place(a) - place(b)));
+  return Object.fromEntries(entries.map(([name, each]) => [name, ordered(each, inside.get(name)?.meant)]));
 }
 
 const isAttributes = (value: unknown): boolean => typeof value === 'object' && value !== null && Object.entries(value).every(([name, text]) => attributeName.test(name) && typeof text !== 'object');

@@ -585,6 +585,17 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         await eventually(() => expect(got).toEqual(['a0', 'a1', 'b0']));
       });
 
+      it('that was deleted is declared again, and read from its new beginning', async () => {
+        await bothConnected();
+        const queue = await filled(['a', 'b', 'c']);
+        const { deliveries, bodies } = await collect(one, queue, { from: 'first' });
+        await eventually(() => expect(bodies()).toEqual(['a', 'b', 'c']));
+        await two.removeQueue(queue);
+        await eventually(() => two.publish(to(queue), text('d')));
+        await eventually(() => expect(bodies()).toEqual(['a', 'b', 'c', 'd']));
+        expect(deliveries[3]).toMatchObject({ offset: 0 });
+      });
+
       it('gets a message under the same confirm as the queue beside it', async () => {
         await bothConnected();
         const exchange = fresh('work');

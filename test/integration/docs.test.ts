@@ -15,9 +15,10 @@ describe.each(documents.filter(({ files }) => files.length > 0))('$path', ({ fil
   });
 });
 
-const sessions = documents.flatMap(({ path, sessions: all }) => [...all].map(([project, shown]) => ({ path, project, shown })));
+/** Every document's commands by the project that they need, so that each is started once. */
+const projects = [...new Set(documents.flatMap(({ sessions }) => [...sessions.keys()]))].map((project) => ({ project, shown: documents.flatMap(({ path, sessions }) => (sessions.get(project) ?? []).map((one) => ({ ...one, path }))) }));
 
-describe.each(sessions)('$path, with $project running', ({ project, shown }) => {
+describe.each(projects)('with $project running', ({ project, shown }) => {
   const inbox = join(project, 'inbox');
   const clearInbox = () => {
     for (const name of project === 'examples/loan-broker' ? readdirSync(inbox) : []) if (name !== '.gitignore') rmSync(join(inbox, name), { recursive: true });
@@ -36,9 +37,12 @@ describe.each(sessions)('$path, with $project running', ({ project, shown }) => 
       dev.once('message', () => ready());
       dev.once('exit', (code) => failed(new Error(`answerback dev ended with ${code}`)));
     });
-    const here = (command: string) => command.replaceAll('localhost:8080', `127.0.0.1:${http}`).replaceAll('localhost:8081', `127.0.0.1:${soap}`);
-    const prelude = `answerback() { node ${resolve('dist/cli/answerback.js')} "$@"; }`;
-    printed = (await runInShell(shown.map(({ command }) => here(command)), prelude, env)).map((text) => text.replaceAll(`${namespace}.`, 'hub.').replaceAll(`${namespace.padEnd(3)}.`, 'hub.'));
+    // The documents show the standard ports and names; a test has its own.
+    const here = (command: string) =>
+      command.replaceAll('localhost:8080', `127.0.0.1:${http}`).replaceAll('localhost:8081', `127.0.0.1:${soap}`).replace(/^python3 (\S+)/, `sed "s/'hub\\./'${namespace}./" $1 | python3 -`);
+    // Debian's Python, which has Debian's packages, whatever else is on the path.
+    const prelude = `answerback() { node ${resolve('dist/cli/answerback.js')} "$@"; }; python3() { /usr/bin/python3 "$@"; }`;
+    printed = (await runInShell(shown.map(({ command }) => here(command)), prelude, env)).map((text) => text.replaceAll(`${namespace}.`, 'hub.'));
   }, 90_000);
 
   afterAll(async () => {
@@ -48,7 +52,7 @@ describe.each(sessions)('$path, with $project running', ({ project, shown }) => 
     clearInbox();
   }, 40_000);
 
-  it.each(shown.map(({ command, expected }, index) => ({ command, expected, index })).filter(({ expected }) => expected !== ''))('prints what it shows for: $command', ({ expected, index }) => {
+  it.each(shown.map((one, index) => ({ ...one, index })).filter(({ expected }) => expected !== ''))('prints what $path shows for: $command', ({ expected, index }) => {
     // Columns are as wide as the names, and names in a test's namespace are longer.
     const folded = (text: string) => text.replace(/ {2,}/g, ' ');
     expect(folded(printed[index] ?? '')).toMatch(patternOf(folded(expected)));

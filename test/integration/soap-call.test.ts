@@ -87,11 +87,10 @@ describe('a step that calls a SOAP service', () => {
     const real = createServer((_request, response) => response.writeHead(404).end()).listen(0, '127.0.0.1');
     await once(real, 'listening');
     const { readFileSync } = await import('node:fs');
-    listen(real, '/quotes', { HarbourBank: { Quotes: { Quote: ({ amount }: { amount: number }) => ({ bank: 'harbour', rate: amount / 100 }) } } }, readFileSync(harbour, 'utf8'));
+    listen(real, '/quotes', { HarbourBank: { Quotes: { Quote: ({ amount }: { amount: number }) => ({ bank: 'harbour', rate: amount / 2 }) } } }, readFileSync(harbour, 'utf8'));
     const call = await client({ endpoint: `http://127.0.0.1:${(real.address() as AddressInfo).port}/quotes` });
-    expect(await call()).toEqual({ bank: 'harbour', rate: 10.01 });
-    real.close();
-    real.closeAllConnections();
+    closing.push(async () => void (real.close(), real.closeAllConnections()));
+    expect(await call()).toEqual({ bank: 'harbour', rate: 500.25 });
   });
 
   it('speaks SOAP 1.2 when it is told to', async () => {

@@ -45,12 +45,4 @@ export const poison = noted('poison', (body, envelope) => {
 });
 
 export const spread = worker<Body>({ name: 'spread', handle: (body) => split(['a', 'b', 'c'].map((name) => ({ body, name }))) });
-/** Says the same whenever it is asked: what it is made of decides. */
-export const gather = aggregator<Body>({
-  name: 'gather',
-  combine(answers, { missing, failed }) {
-    const [{ body: { token } }] = answers as [{ body: Body }];
-    const said = { token, answered: answers.length, missing: missing.length, failed: failed.length };
-    return said;
-  },
-});
+export const gather = aggregator<Body>({ name: 'gather', combine: ([first], manifest) => ({ ...first!.body, manifest }) });

@@ -91,24 +91,16 @@ async function connect(project: Project, role: string, emit: Emit): Promise<Conn
   });
   const later = await bullmqLater({ url: settings.redis.url, namespace: settings.namespace, publish: (to, message) => transport.publish(to, message), log });
   transport.onState((state) => emit(`transport.${state}`));
-  return {
-    transport,
-    store,
-    later,
-    clock: systemClock,
-    async close() {
-      await later.close();
-      await transport.close();
-      await store.close();
-    },
-  };
+  return connected({ transport, store, later });
 }
 
 /** The ports in memory: nothing survives the process. */
 function inMemory(): Connected {
   const transport = memoryBroker().connect();
-  const store = memoryState().connect();
-  const later = memoryLater({ clock: systemClock, publish: (to, message) => transport.publish(to, message) });
+  return connected({ transport, store: memoryState().connect(), later: memoryLater({ clock: systemClock, publish: (to, message) => transport.publish(to, message) }) });
+}
+
+function connected({ transport, store, later }: Pick<Ports, 'transport' | 'store' | 'later'>): Connected {
   return {
     transport,
     store,

@@ -121,8 +121,9 @@ class QueueConsumer implements AmqpConsumer {
     if (exclusive) await this.#hold(live.session);
     await within(answerMs, 'setting the prefetch', channel.prefetch(prefetch));
     const take = (message: ConsumeMessage | null) => {
-      if (message === null) live.end(new Error('RabbitMQ cancelled the consumer: was the queue deleted?'));
-      else this.#take(live, message);
+      if (message !== null) return this.#take(live, message);
+      this.#position.forget();
+      live.end(new Error('RabbitMQ cancelled the consumer: was the queue deleted?'));
     };
     const consumerTag = `${tag}#${nextTag++}`;
     const from = this.#position.startOver();
@@ -206,7 +207,6 @@ class StreamPosition {
   readonly #from: ConsumeOptions['from'];
   readonly #unsettled = new Set<number>();
   #next: number | undefined;
-  #startedAt = 0;
   #since: number | undefined;
 
   constructor(from: ConsumeOptions['from']) {
@@ -217,7 +217,7 @@ class StreamPosition {
   startOver(): string | number | object | undefined {
     const lowest = Math.min(...this.#unsettled, this.#next ?? Infinity);
     this.#unsettled.clear();
-    if (lowest !== Infinity) return (this.#next = this.#startedAt = lowest);
+    if (lowest !== Infinity) return (this.#next = lowest);
     if (this.#from === undefined || this.#from === 'first') return this.#from;
     // Once it listened, `next` means what came since then: while it was cut off, too. A time has whole seconds only.
     const since = this.#from === 'next' ? this.#since : this.#from;
@@ -225,10 +225,14 @@ class StreamPosition {
     return since === undefined ? 'next' : { '!': 'timestamp', value: Math.floor(since / 1_000) };
   }
 
+  /** The stream was deleted, and the next one of that name begins at 0: its first entries must not be waited past. */
+  forget(): void {
+    this.#next = undefined;
+    this.#unsettled.clear();
+  }
+
   took({ offset }: Delivery): void {
     if (offset === undefined) return;
-    // Nothing comes from before the place that was asked for: this is another stream, under the name of one that was deleted.
-    if (offset < this.#startedAt) this.#startedAt = this.#next = 0;
     this.#unsettled.add(offset);
     this.#next = Math.max(this.#next ?? 0, offset + 1);
   }

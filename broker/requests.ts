@@ -49,7 +49,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const began = clock.now();
     const wait = correlator.expect(id, !recorded); // expect, then publish: the reply may be faster than the confirm
     try {
-      await enterRecorded(envelope);
+      await enterRecorded(envelope, true);
       const life = Math.min(waitMs, deadline - clock.now());
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
@@ -61,9 +61,10 @@ export function openRequests(options: GatewayOptions): Requests {
     }
   }
 
-  async function enterRecorded(envelope: Envelope): Promise<void> {
+  /** `isFirst`: nobody has tried before. After an earlier try, which may have arrived, a refusal of this one proves nothing. */
+  async function enterRecorded(envelope: Envelope, isFirst: boolean): Promise<void> {
     try {
-      await enter(envelope);
+      await enter(envelope, isFirst);
     } catch (error) {
       if (envelope.recorded && isFault(error) && error.reason !== 'unknown') await store.discard(envelope.requestId).catch(() => undefined);
       throw error;
@@ -73,11 +74,11 @@ export function openRequests(options: GatewayOptions): Requests {
   }
 
   /** Hands a request to the broker, once. The Fault says whether it may have arrived all the same. */
-  async function enter(envelope: Envelope): Promise<void> {
+  async function enter(envelope: Envelope, isFirst = true): Promise<void> {
     try {
       await transport.publish(workAddress(names, envelope.slip[0]!, envelope.durable), await messageFor(envelope, options), { durable: envelope.durable });
     } catch (cause) {
-      const unknown = cause instanceof PublishError && cause.failure === 'unknown';
+      const unknown = !isFirst || (cause instanceof PublishError && cause.failure === 'unknown');
       emit('request.refused', { requestId: envelope.requestId, flow: envelope.flow, failure: cause instanceof PublishError ? cause.failure : messageOf(cause) });
       throw unknown
         ? new Fault('unavailable', `RabbitMQ did not confirm request ${envelope.requestId} in time: it may or may not be under way; send it again with the same Idempotency-Key`, { cause, reason: 'unknown', requestId: envelope.requestId, retryAfterMs: 5_000 })
@@ -126,7 +127,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const again = async (found: RequestRecord): Promise<boolean> => {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
-      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline });
+      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline }, false);
       return true;
     };
     try {
@@ -151,7 +152,7 @@ export function openRequests(options: GatewayOptions): Requests {
       if (created.result === 'exists' && (await sentBefore(created.record))) return created.record.id;
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
       const first = created.result === 'exists' ? { ...envelope, id: created.record.id, requestId: created.record.id } : envelope;
-      await enterRecorded(first);
+      await enterRecorded(first, created.result === 'created');
       await reachable(store.settle(first.requestId, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
       return first.requestId;
     }

@@ -4,7 +4,7 @@
  * the journal has it.
  */
 import type { Control } from './control.js';
-import type { Correlator } from './correlator.js';
+import type { Correlator, Wait } from './correlator.js';
 import type { Emit } from './emit.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
@@ -35,23 +35,40 @@ export function outcomeOfFault(kind: Exclude<Outcome['kind'], 'reply'>, fault: F
 }
 
 export function openSettler({ store, journal, correlator, control, transport, emit }: SettlerOptions): Settler {
+  /** Requests without record whose outcome is being written to the journal. */
+  const writing = new Map<string, Promise<unknown>>();
+
   async function settle(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
+    for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
     const alone = correlator.alone(requestId);
-    if (alone !== undefined) return settleAlone(requestId, outcome, journalled);
+    if (alone === undefined) return settleRecorded(requestId, outcome, journalled);
+    if (journalled || alone.caught !== undefined) return settleAlone(alone, requestId, outcome);
+    // One at a time: whoever has begun to write wins, so that the journal has one outcome.
+    const written = journal.outcome(requestId, outcome).then(
+      // The hold may have ended meanwhile: then there is a record.
+      () => (correlator.alone(requestId) === alone ? settleAlone(alone, requestId, outcome) : settleRecorded(requestId, outcome, true)),
+    ).finally(() => writing.delete(requestId));
+    writing.set(requestId, written.catch(() => undefined));
+    return written;
+  }
+
+  async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
     const settled = await store.settle(requestId, outcome, journalled);
     if (settled === 'won' || settled === 'same') await complete(requestId, outcome, settled === 'won' && journalled);
-    else await journal.note('late', requestId, {}, { 'hub-outcome': outcome.kind, 'hub-late-because': settled });
+    else await late(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
   }
 
   /** No record: the waiting requestor on this hub is the only one who can ever know. */
-  async function settleAlone(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
-    if (!journalled) await journal.outcome(requestId, outcome);
-    const settled = correlator.alone(requestId)?.catch(outcome) === true ? 'won' : 'late';
+  async function settleAlone(alone: Wait, requestId: string, outcome: Outcome): Promise<Settled> {
+    const settled = alone.catch(outcome) ? 'won' : alone.caught?.kind === outcome.kind && alone.caught.body.equals(outcome.body) ? 'same' : 'late';
+    if (settled === 'late') await late(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
   }
+
+  const late = (requestId: string, { kind }: Outcome, because: Settled) => journal.note('late', requestId, {}, { 'hub-outcome': kind, 'hub-late-because': because });
 
   /** Journal, show, hand over, forward. Each may be done again. */
   async function complete(requestId: string, outcome: Outcome, journalled: boolean): Promise<void> {

@@ -25,5 +25,6 @@ declare module 'sax' {
     close(): SaxParser;
   }
   const sax: { parser(strict: boolean, options: { readonly xmlns: boolean; readonly strictEntities: boolean }): SaxParser };
+  // eslint-disable-next-line no-restricted-syntax -- That is how sax exports it.
   export default sax;
 }

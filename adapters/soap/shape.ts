@@ -104,7 +104,8 @@ function merge(parts: readonly unknown[]): Schema {
   const schemas = parts.filter(isSchema);
   const properties = Object.fromEntries(schemas.flatMap((part) => Object.entries(isSchema(part['properties']) ? part['properties'] : {})));
   const required = schemas.flatMap((part) => listOf(part['required']));
-  return { ...Object.assign({}, ...schemas), $ref: undefined, allOf: undefined, ...(Object.keys(properties).length > 0 ? { type: 'object', properties, required } : {}) };
+  const together = schemas.reduce((one, other) => ({ ...one, ...other }), {});
+  return { ...together, $ref: undefined, allOf: undefined, ...(Object.keys(properties).length > 0 ? { type: 'object', properties, required } : {}) };
 }
 
 /** `anyOf` with null is the other one, nillable; of constants is an enumeration; anything else is not for XSD. */

@@ -2,6 +2,8 @@
  * What every inbound adapter must do, whatever its protocol. A driver speaks the protocol as a requestor would: real
  * sockets, real folders. `docs/write-an-adapter.md` shows how to run it on an adapter of one's own.
  */
+import { once } from 'node:events';
+import { createServer, type AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { access } from '../../broker/access.js';
 import type { Adapter, AdapterContext, Open } from '../../broker/adapter.js';
@@ -58,6 +60,13 @@ export interface Driver<Settings> {
   readonly patient?: boolean;
   /** It can only hold: what takes long is answered on the line, however late. */
   readonly onlyHolds?: boolean;
+}
+
+/** A port that somebody listens on, for `refuses`. */
+export async function takenPort(): Promise<{ readonly port: number; release(): Promise<void> }> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return { port: (server.address() as AddressInfo).port, release: async () => void (await once(server.close(), 'close')) };
 }
 
 const schema = {
@@ -134,7 +143,9 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
     });
 
     beforeEach(async () => {
-      [ran, gates, away, refused] = [[], new Map(), false, 0];
+      ran = [];
+      gates = new Map();
+      [away, refused] = [false, 0];
       const flow = { steps: [contractFlow], request: schema, reply, waitMs: 500, maxWaitMs: driver.onlyHolds === true ? 20_000 : 500 };
       hub = await memoryHub({ flows: { [contractFlow]: flow }, steps: [work] });
       settings = await driver.settings();

@@ -14,7 +14,7 @@ import { newKey } from '../../broker/access.js';
 import type { OutgoingCall } from '../../broker/adapter.js';
 import { newId, type Envelope } from '../../broker/envelope.js';
 import { Fault } from '../../broker/fault.js';
-import { raw, worker, type Raw, type Step } from '../../broker/step.js';
+import { raw, worker, type Raw } from '../../broker/step.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, type TestHub, type TestHubOptions } from '../support/hub.js';
 

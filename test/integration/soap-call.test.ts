@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { listen } from 'soap';
 import type { SoapCallSettings } from '../../adapters/soap/client.js';
-import { soap, type SoapSettings } from '../../adapters/soap/index.js';
+import { soap } from '../../adapters/soap/index.js';
 import type { Adapter, OutgoingCall } from '../../broker/adapter.js';
 import { newId, type Envelope } from '../../broker/envelope.js';
 import { Fault } from '../../broker/fault.js';
@@ -111,7 +111,7 @@ describe('a step that calls a SOAP service', () => {
       },
     });
     const hub = await memoryHub({ flows: { 'say.it': { steps: ['echo'], request: schema, reply: schema } }, steps: [echo] });
-    const { urls } = await hub.open(soap as unknown as Adapter<SoapSettings>, { port: 0, host: '127.0.0.1', path: '/soap', flows: [], principal: '', open: false, wait: 0, maxSize: 100_000, maxInFlight: 10, namespace: 'urn:answerback:flows', address: '' });
+    const { urls } = await hub.open(soap, { port: 0, host: '127.0.0.1', path: '/soap', flows: [], principal: '', open: false, wait: 0, maxSize: 100_000, maxInFlight: 10, namespace: 'urn:answerback:flows', address: '' });
     const call = await client({ wsdl: urls[0]!, operation: 'SayIt', port: version === '1.1' ? 'HubSoap11' : 'HubSoap12', endpoint: '', version });
     const body = { text: 'a < b & ü', list: [7], inner: { sure: false } };
     expect(await call(outgoing(body))).toEqual(body);

@@ -1,35 +1,30 @@
-import { createServer, connect, type AddressInfo } from 'node:net';
+import { connect } from 'node:net';
 import { once } from 'node:events';
-import { request } from 'undici';
+import { afterAll } from '@jest/globals';
+import { Agent, request } from 'undici';
 import { soap } from '../../adapters/soap/index.js';
 import type { SoapSettings } from '../../adapters/soap/index.js';
 import { escapeText, parseXml, type Element } from '../../adapters/soap/xml.js';
-import { adapterContract, type Driver, type Heard, type Work } from '../contract/adapter.js';
+import { adapterContract, takenPort, type Driver, type Heard, type Work } from '../contract/adapter.js';
+import { freePort } from '../support/ports.js';
 
 const maxSize = 20_000;
+const agent = new Agent();
+afterAll(() => agent.close());
 const namespace = 'urn:answerback:flows';
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 const envelope = (body: string): string => `<?xml version="1.0"?><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>${body}</e:Body></e:Envelope>`;
 const operation = ({ do: what, text }: Work): string => envelope(`<f:ContractWork xmlns:f="${namespace}"><f:do>${what}</f:do><f:text>${escapeText(text)}</f:text></f:ContractWork>`);
 const at = (element: Element | undefined, ...path: string[]): Element | undefined => path.reduce<Element | undefined>((node, name) => node?.children.find((child) => child.name === name), element);
 
 const driver: Driver<SoapSettings> = {
-  adapter: soap as unknown as Driver<SoapSettings>['adapter'],
+  adapter: soap,
   repeats: true,
   settings: async () => ({ port: await freePort(), host: '127.0.0.1', path: '/soap', flows: [], principal: '', open: false, wait: 0, maxSize, maxInFlight: 100, namespace, address: '' }),
   async connect(open) {
     const url = new URL(open.urls[0]!.replace('?wsdl', ''));
     async function post(body: string | Buffer, headers: Record<string, string> = {}): Promise<Element> {
-      const response = await request(url, { method: 'POST', body, headers: { 'content-type': 'text/xml; charset=utf-8', soapaction: '""', ...headers } });
+      const response = await request(url, { dispatcher: agent, method: 'POST', body, headers: { 'content-type': 'text/xml; charset=utf-8', soapaction: '""', ...headers } });
       return at(parseXml(await response.body.text()), 'Body')!.children[0]!;
     }
     function heard(said: Element, reply = at(said, 'text')): Heard {
@@ -80,15 +75,8 @@ const driver: Driver<SoapSettings> = {
       what: 'a taken port',
       says: /port \d+ on 127\.0\.0\.1 is taken: stop what listens there, or choose another one with HUB_SOAP_PORT=/,
       async settings(good) {
-        const server = createServer().listen(0, '127.0.0.1');
-        await once(server, 'listening');
-        return {
-          settings: { ...good, port: (server.address() as AddressInfo).port },
-          async release() {
-            server.close();
-            await once(server, 'close');
-          },
-        };
+        const { port, release } = await takenPort();
+        return { settings: { ...good, port }, release };
       },
     },
     { what: 'a public address without keys', says: /without principals everybody who reaches 0\.0\.0\.0 could use this hub.*HUB_SOAP_OPEN=true/, settings: async (good) => ({ settings: { ...good, host: '0.0.0.0' } }) },

@@ -147,7 +147,7 @@ describe.each(['HubSoap11', 'HubSoap12'] as const)('python3-zeep, strict, at %s'
       people: [{ name: 'Ada', age: 36 }, { name: 'Bob' }], matrix: [[1, 2], [3]], nested: { a: { b: 7 } },
       free: { x: 1.5 }, either: { x: 1 }, tree: { value: 1, children: [{ value: 2, children: [{ value: 3 }] }] }, 'odd name!': 'odd', id: 'x',
     };
-    const { maybe: _nil, matrix, free, either, tree, price, 'odd name!': odd, ...same } = body;
+    const { maybe: _nil, price: _price, matrix, free, either, tree, 'odd name!': odd, ...same } = body;
     // The tree contains itself: from the second level on it is JSON text.
     const asXml = { ...same, maybe: 'xsi:nil', price: '12.50', matrix: matrix.map((item) => ({ item })), free: JSON.stringify(free), either: JSON.stringify(either), tree: { value: 1, children: tree.children.map((child) => JSON.stringify(child)) }, odd_x0020_name_x0021_: odd };
     const answer = (await call('Everything', asXml)) as { reply: unknown };

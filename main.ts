@@ -5,7 +5,7 @@
 import { hostname } from 'node:os';
 import { adapters } from './adapters/index.js';
 import { access } from './broker/access.js';
-import type { Adapter, Open } from './broker/adapter.js';
+import type { Adapter, Callee, Open } from './broker/adapter.js';
 import { systemClock } from './broker/clock.js';
 import type { Emit } from './broker/emit.js';
 import { checkFlows } from './broker/flow.js';
@@ -54,18 +54,18 @@ async function configuredSteps(project: Project): Promise<readonly Step[]> {
   return Promise.all(
     project.steps.map(async ({ name, summary, foreign: isForeign, use, settings }): Promise<Step> => {
       if (isForeign || use === undefined) return foreign(name, summary);
-      const found: Adapter | undefined = adapters.find((candidate) => candidate.name === use);
+      const found: Adapter<never> | undefined = adapters.find((candidate) => candidate.name === use);
       if (found?.call === undefined) throw new ConfigError([`${project.locate(['steps', name, 'use'])}: there is no outbound adapter "${use}"; there is ${adapters.filter(({ call }) => call !== undefined).map((each) => each.name).join(', ')}`]);
       const resolved = checkCallSettings(found.callSettings ?? {}, settings, `${project.locate(['steps', name])}: step ${name}`);
       if (resolved.problems.length > 0) throw new ConfigError(resolved.problems);
       // Opened at the first call, so that a hub that does not work never connects to the legacy system.
-      let opened: ReturnType<NonNullable<Adapter['call']>> | undefined;
+      let opened: Promise<Callee> | undefined;
       const callee = found.call.bind(found);
       const step = worker<never>({
         name,
         summary: summary ?? `Requests on their way to a system, by ${use}`,
         async handle(_body, envelope, context) {
-          opened ??= callee(resolved.settings, project.folder);
+          opened ??= callee(resolved.settings as never, project.folder);
           opened.catch(() => (opened = undefined));
           return (await opened).call({ body: envelope.body, contentType: envelope.contentType, envelope, context, projectFolder: project.folder });
         },
@@ -74,7 +74,6 @@ async function configuredSteps(project: Project): Promise<readonly Step[]> {
     }),
   );
 }
-
 
 interface Connected extends Ports {
   close(): Promise<void>;
@@ -172,7 +171,7 @@ async function openAdapters(hub: Hub, project: Project, emit: Emit, metrics: () 
     for (const each of adapters) {
       const settings = project.adapters.get(each.name);
       if (settings === undefined || each.open === undefined) continue;
-      const open = await each.open(settings, {
+      const open = await each.open(settings as never, {
         gateway: hub.gateway,
         access: access(project.principals),
         projectFolder: project.folder,

@@ -2,6 +2,12 @@
 import type { Adapter } from '../broker/adapter.js';
 import { file } from './file.js';
 import { http } from './http/index.js';
+import { rest } from './rest.js';
 import { soap } from './soap/index.js';
 
-export const adapters: readonly Adapter[] = [http, file, soap] as readonly Adapter<never>[] as readonly Adapter[];
+export const adapters: readonly Adapter<never>[] = [
+  http,
+  file,
+  soap,
+  rest,
+];

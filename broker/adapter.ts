@@ -44,6 +44,12 @@ export interface OutgoingCall {
   readonly projectFolder: string;
 }
 
+/** A legacy system, ready to be called. */
+export interface Callee {
+  call(outgoing: OutgoingCall): Promise<Raw>;
+  close(): Promise<void>;
+}
+
 export interface Adapter<Settings = Readonly<Record<string, unknown>>> {
   readonly name: string;
   readonly summary: string;
@@ -59,7 +65,7 @@ export interface Adapter<Settings = Readonly<Record<string, unknown>>> {
    * Prepares calls with one step's settings; the returned function is the step's handler: it resolves with the reply's body, throws a
    * Fault for what the requestor must know, and anything else to be tried again. `close` at stop.
    */
-  call?(settings: Settings, projectFolder: string): Promise<{ call(outgoing: OutgoingCall): Promise<Raw>; close(): Promise<void> }>;
+  call?(settings: Settings, projectFolder: string): Promise<Callee>;
 }
 
 /** Defines an adapter; only gives it its type. */

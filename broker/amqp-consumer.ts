@@ -2,6 +2,8 @@
  * The consuming half of `transport-amqp.ts`. A delivery is settled on the channel it came by, once, or not at all when that
  * is gone: then the broker has given it back already.
  */
+import { randomBytes } from 'node:crypto';
+import { hostname } from 'node:os';
 import { Attachment, type ConsumerContext, type Live } from './amqp-attachment.js';
 import { answerMs, closeChannel, type ConsumeMessage, type Session, within } from './amqp-connection.js';
 import { deliveryOf } from './amqp-delivery.js';
@@ -21,7 +23,9 @@ export function subscriber(exchange: string, routingKeys: readonly string[], lis
   const attachment = new Attachment(`subscription to exchange ${exchange}`, context, async (live) => {
     const { channel } = live;
     const about = `private copy of what goes to ${exchange}`;
-    const declared = channel.assertQueue('', { exclusive: true, autoDelete: true, durable: false, arguments: { about } });
+    // Named by us, so that it stands among the hub's queues; anew each time, since the last one may linger.
+    const name = `${exchange}.${hostname()}.${process.pid}.${randomBytes(3).toString('hex')}`;
+    const declared = channel.assertQueue(name, { exclusive: true, autoDelete: true, durable: false, arguments: { about } });
     const { queue } = await within(answerMs, 'declaring a private queue', declared);
     for (const key of routingKeys) await within(answerMs, `binding to ${exchange}`, channel.bindQueue(queue, exchange, key));
     const take = (message: ConsumeMessage | null) => {

@@ -16,7 +16,7 @@ function settingsTable(schema: SettingsSchema, environment: ((name: string) => s
   ];
 }
 
-function adapterPages({ name, summary, says, settings, callSettings, open }: Adapter): string[] {
+function adapterPages({ name, summary, says, settings, callSettings, open }: Adapter<never>): string[] {
   return [
     `### ${name}`,
     '',
@@ -28,7 +28,7 @@ function adapterPages({ name, summary, says, settings, callSettings, open }: Ada
   ];
 }
 
-export function reference(adapters: readonly Adapter[]): string {
+export function reference(adapters: readonly Adapter<never>[]): string {
   return [
     '# Reference',
     '',

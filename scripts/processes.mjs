@@ -132,7 +132,7 @@ export async function withLock(file, work, signal) {
 function takeStale(file) {
   const seen = read(file);
   if (seen === null) return true;
-  let age = 0;
+  let age;
   try { age = Date.now() - lstatSync(file).mtimeMs; } catch { return true; }
   // An empty file is one whose owner is just about to write its name, or died in that moment.
   if (seen !== '' ? alive(parseInt(seen, 10)) && age < 20_000 : age < 2_000) return false;

@@ -153,14 +153,19 @@ export function elementName(name: string): string {
 
 // ---- XML → JSON
 
+/** More are not listed. */
+const mostFlaws = 100;
+
 /** Reads the children of `element`; whatever XSD would refuse is a flaw. Types are the flow's schema's business: text that is no number stays text. */
 export function readFields(element: Element, fields: readonly Field[], namespace: string, flaws: Flaw[], pointer = '#'): Record<string, unknown> {
   const byElement = new Map(fields.map((field) => [field.element, field]));
   const found = new Map<Field, Element[]>();
   for (const child of element.children) {
     const field = child.uri === namespace || child.uri === '' ? byElement.get(child.name) : undefined;
-    if (field === undefined) flaws.push({ pointer, detail: `has no element ${child.name}${child.uri === namespace || child.uri === '' ? '' : ` of the namespace ${child.uri}`}` });
-    else found.set(field, [...(found.get(field) ?? []), child]);
+    const among = field === undefined ? undefined : found.get(field);
+    if (among !== undefined) among.push(child);
+    else if (field !== undefined) found.set(field, [child]);
+    else if (flaws.length < mostFlaws) flaws.push({ pointer, detail: `has no element ${child.name}${child.uri === namespace || child.uri === '' ? '' : ` of the namespace ${child.uri}`}` });
   }
   const body = Object.create(null) as Record<string, unknown>;
   for (const field of fields) {
@@ -178,7 +183,7 @@ function readField(elements: readonly Element[], { shape, required, nillable }: 
     return elements.map((each, index) => (isNil(each) ? null : readShape(each, shape.items, namespace, flaws, `${pointer}/${index}`)));
   }
   if (first === undefined) return undefined;
-  if (elements.length > 1) flaws.push({ pointer, detail: `stands there ${elements.length} times` });
+  if (elements.length > 1 && flaws.length < mostFlaws) flaws.push({ pointer, detail: `stands there ${elements.length} times` });
   return isNil(first) ? null : readShape(first, shape, namespace, flaws, pointer);
 }
 
@@ -187,16 +192,16 @@ function readShape(element: Element, shape: Shape, namespace: string, flaws: Fla
     case 'object':
       return readFields(element, shape.fields, namespace, flaws, pointer);
     case 'array': // An array in an array: its items are <item>s.
-      for (const { name } of element.children) if (name !== 'item') flaws.push({ pointer, detail: `has no element ${name}, only item` });
+      for (const { name } of element.children) if (name !== 'item' && flaws.length < mostFlaws) flaws.push({ pointer, detail: `has no element ${name}, only item` });
       return readField(element.children, { name: '', element: 'item', shape, required: true, nillable: false }, namespace, flaws, pointer);
     case 'scalar':
-      if (element.children.length > 0) flaws.push({ pointer, detail: `must be text, not the element ${element.children[0]!.name}` });
+      if (element.children.length > 0 && flaws.length < mostFlaws) flaws.push({ pointer, detail: `must be text, not the element ${element.children[0]!.name}` });
       return readScalar(element.text, shape.type);
     case 'json':
       try {
         return JSON.parse(element.text) as unknown;
       } catch {
-        flaws.push({ pointer, detail: 'must be JSON text' });
+        if (flaws.length < mostFlaws) flaws.push({ pointer, detail: 'must be JSON text' });
         return undefined;
       }
   }

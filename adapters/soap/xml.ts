@@ -24,33 +24,48 @@ export interface XmlLimits {
 }
 
 const defaultLimits: XmlLimits = { depth: 64, elements: 50_000 };
+const maxAttributes = 100;
+/** Namespaces in scope, summed over the elements that declare some: the work that declaring is. */
+const maxCopied = 500_000;
 
-interface Building {
-  readonly uri: string;
-  readonly name: string;
-  readonly attributes: ReadonlyMap<string, string>;
+/** Namespaces by prefix; empty: the default one. */
+type Scope = ReadonlyMap<string, string>;
+
+interface Building extends Pick<Element, 'uri' | 'name' | 'attributes'> {
+  readonly scope: Scope;
   readonly children: Element[];
   readonly texts: string[];
 }
 
+/** Namespaces are resolved here: sax takes seconds for a megabyte of attributes or of namespaces when it does it itself. */
 export function parseXml(text: string, limits = defaultLimits): Element {
   refuseDoctype(text);
   checkCharacters(text);
   const open: Building[] = [];
+  let attributes: (readonly [name: string, value: string])[] = [];
   let elements = 0;
+  let copied = 0;
   let root: Element | undefined;
-  const parser = sax.parser(true, { xmlns: true, strictEntities: true });
+  const parser = sax.parser(true, { xmlns: false, strictEntities: true });
   parser.onerror = (error) => refuse(`this is not well-formed XML: ${error.message.split('\n')[0]}`);
   parser.ondoctype = parser.onsgmldeclaration = () => refuse('a DOCTYPE is not accepted');
-  parser.onopentag = ({ local, uri, attributes }) => {
+  parser.onattribute = ({ name, value }) => {
+    if (attributes.push([name, checkCharacters(value)]) > maxAttributes) refuse(`an element has more than ${maxAttributes} attributes`);
+  };
+  parser.onopentag = ({ name }) => {
     if (open.length >= limits.depth) refuse(`the elements are nested deeper than ${limits.depth}`);
     if (++elements > limits.elements) refuse(`there are more than ${limits.elements} elements`);
-    const named = Object.values(attributes).map((each) => [keyOf(each.uri, each.local), checkCharacters(each.value)] as const);
-    open.push({ uri: uriOf(uri), name: local, attributes: new Map(named), children: [], texts: [] });
+    const around = open.at(-1)?.scope ?? outside;
+    const scope = scopeOf(attributes, around);
+    if (scope !== around && (copied += scope.size) > maxCopied) refuse('there are too many namespaces');
+    const plain = attributes.filter(([attribute]) => !/^xmlns(?::|$)/.test(attribute)).map(([attribute, value]) => [attributeKey(attribute, scope), value] as const);
+    const { prefix, local } = split(name);
+    open.push({ uri: uriOf(prefix, scope), name: local, attributes: new Map(plain), scope, children: [], texts: [] });
+    attributes = [];
   };
   parser.ontext = parser.oncdata = (part) => void open.at(-1)?.texts.push(checkCharacters(part));
   parser.onclosetag = () => {
-    const { texts, ...rest } = open.pop()!;
+    const { texts, scope: _scope, ...rest } = open.pop()!;
     const element = { ...rest, text: texts.join('') };
     const parent = open.at(-1);
     if (parent === undefined) root = element;
@@ -64,10 +79,26 @@ function refuse(why: string): never {
   throw new XmlError(why);
 }
 
-/** A prefix such as `constructor` makes sax find things of JavaScript instead of a namespace. */
-const uriOf = (uri: unknown): string => (typeof uri === 'string' ? uri : refuse('a namespace prefix is not declared'));
+const outside: Scope = new Map([['', ''], ['xml', 'http://www.w3.org/XML/1998/namespace']]);
 
-const keyOf = (uri: unknown, local: string): string => (uriOf(uri) === '' ? local : `{${uriOf(uri)}}${local}`);
+function scopeOf(attributes: readonly (readonly [string, string])[], parent: Scope): Scope {
+  const declared = attributes.flatMap(([name, uri]) => (name === 'xmlns' ? [['', uri] as const] : name.startsWith('xmlns:') ? [[name.slice(6), uri] as const] : []));
+  if (declared.length === 0) return parent;
+  return new Map([...parent, ...declared]);
+}
+
+function split(name: string): { readonly prefix: string; readonly local: string } {
+  const [, prefix = '', local] = /^(?:([^:]+):)?([^:]+)$/.exec(name) ?? [];
+  return { prefix, local: local ?? refuse('a name has a colon too many') };
+}
+
+const uriOf = (prefix: string, scope: Scope): string => scope.get(prefix) ?? refuse(`the namespace prefix ${prefix} is not declared`);
+
+/** Attributes without a prefix are in no namespace. */
+function attributeKey(name: string, scope: Scope): string {
+  const { prefix, local } = split(name);
+  return prefix === '' ? local : `{${uriOf(prefix, scope)}}${local}`;
+}
 
 /** A DOCTYPE can only stand before the first element, among comments and processing instructions. */
 function refuseDoctype(text: string): void {

@@ -270,8 +270,10 @@ describe('XML from strangers', () => {
     ['an entity of nobody', quote.replace('C-1', '&xxe;'), 'not well-formed'],
     ['a nest that is too deep', envelope('<a>'.repeat(100) + '</a>'.repeat(100)), 'nested deeper than 64'],
     ['a swarm of elements', envelope(`<x>${'<a/>'.repeat(24_000)}${'<a/>'.repeat(0)}</x>`), 'of the namespace'],
-    ['an undeclared prefix', quote.replace('<customer>', '<z:customer>').replace('</customer>', '</z:customer>'), 'not well-formed'],
-    ['a prefix that JavaScript knows', envelope('<constructor:x/>'), 'not'],
+    ['a swarm of attributes', envelope(`<x ${Array.from({ length: 9_000 }, (_, i) => `a${i}=""`).join(' ')}/>`), 'more than 100 attributes'],
+    ['an undeclared prefix', quote.replace('<customer>', '<z:customer>').replace('</customer>', '</z:customer>'), 'the namespace prefix z is not declared'],
+    ['a prefix that JavaScript knows', envelope('<constructor:x/>'), 'the namespace prefix constructor is not declared'],
+    ['a name of many parts', envelope('<a:b:c/>'), 'colon too many'],
     ['characters that XML does not know', quote.replace('C-1', '\u0001'), 'characters that XML does not allow'],
     ['something that is not an envelope', '<html/>', 'not a SOAP Envelope'],
     ['an empty body', envelope(''), 'Body of the Envelope is empty'],
@@ -292,6 +294,18 @@ describe('XML from strangers', () => {
   it('refuses more elements than it counts', async () => {
     await start({ maxSize: 1_000_000 });
     expect((await post(envelope(`<x>${'<a/>'.repeat(60_000)}</x>`))).text).toContain('more than 50000 elements');
+  });
+
+  it('lists at most 100 flaws, and reads long lists in no time', async () => {
+    await start({ maxSize: 1_000_000 });
+    const { text } = await post(envelope(`<f:Everything xmlns:f="${namespace}"><text/>${'<list>x</list>'.repeat(30_000)}${'<z/>'.repeat(500)}</f:Everything>`));
+    expect(text.match(/<error>/g)).toHaveLength(100);
+  });
+
+  it('refuses more namespaces than it keeps', async () => {
+    await start({ maxSize: 1_000_000 });
+    const many = Array.from({ length: 90 }, (_, i) => `xmlns:a${i}="u"`).join(' ');
+    expect((await post(envelope(`<x ${many}>${'<a xmlns:b="u"/>'.repeat(20_000)}</x>`))).text).toContain('too many namespaces');
   });
 
   it('refuses what is too large with 413, also when it does not say its size', async () => {

@@ -44,7 +44,7 @@ const anything = fc.oneof(anyText, fc.integer(), fc.double(), fc.boolean(), fc.c
 const almostHubHeader = fc
   .tuple(envelopes, fc.nat(), fc.nat(20), fc.string({ unit: 'binary-ascii', maxLength: 5 }))
   .map(([envelope, at, length, noise]) => {
-    const header = encode(envelope).headers!['hub'] as string;
+    const header = String(encode(envelope).headers!['hub']);
     const place = at % (header.length + 1);
     return header.slice(0, place) + noise + header.slice(place + length);
   });

@@ -15,7 +15,6 @@
 import { Pool, type Dispatcher } from 'undici';
 import { adapter, type OutgoingCall } from '../broker/adapter.js';
 import { pause, systemClock } from '../broker/clock.js';
-import { deriveId, type Envelope } from '../broker/envelope.js';
 import { Fault } from '../broker/fault.js';
 import { raw, type Raw } from '../broker/step.js';
 
@@ -87,9 +86,6 @@ function fixedHeaders({ headers, bearerEnv }: RestCallSettings): Readonly<Record
   return { ...given, authorization: `Bearer ${token}` };
 }
 
-/** The envelope's own id is new for every attempt; this one is that of the hop. */
-const callId = ({ requestId, step, slip, groups }: Envelope): string => deriveId(requestId, step, slip[0] ?? '', ...groups.flatMap((group) => [group.id, group.index]));
-
 async function callRest(pool: Pool, settings: RestCallSettings, fixed: Readonly<Record<string, string>>, outgoing: OutgoingCall): Promise<Raw> {
   const { body, contentType, envelope, context } = outgoing;
   const sends = !withoutBody.has(settings.method);
@@ -101,7 +97,7 @@ async function callRest(pool: Pool, settings: RestCallSettings, fixed: Readonly<
     ...(traceparent === undefined ? {} : { traceparent }),
     ...(tracestate === undefined ? {} : { tracestate }),
     ...fixed,
-    'idempotency-key': callId(envelope),
+    'idempotency-key': envelope.id,
   };
   const request = { path: filledPath(settings.url, body), method: settings.method, headers, ...(sends ? { body } : {}) };
   const end = performance.now() + Math.min(settings.timeout, context.remainingMs());

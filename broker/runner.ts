@@ -205,7 +205,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     if (delay === undefined) return giveUp(step, envelope, delivery, error);
     emit('step.retry', { ...about, delay });
     const now = clock.now();
-    const again = { ...envelope, id: deriveId(envelope.id, 'retry'), attempt: envelope.attempt + 1, at: now, from: step.name, took, extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) } };
+    // The same id: what follows from this step is the same message on whichever attempt, and effects outside can be keyed by it.
+    const again = { ...envelope, attempt: envelope.attempt + 1, at: now, from: step.name, took, extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) } };
     await publish({ exchange: names.retry(delay), routingKey: step.name }, encode(again));
     if (control.isWatched(envelope)) {
       const waitingOn = `retry ${again.attempt} of ${step.retry.length + 1} of ${step.name} in ${delay}`;

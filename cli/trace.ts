@@ -14,12 +14,15 @@ export interface TraceLine {
 export function storyOf(entries: readonly Delivery[], names: Names): readonly TraceLine[] {
   const seen = new Set<string>();
   return entries.flatMap((entry) => {
-    const again = entry.messageId !== undefined && seen.has(`${entry.exchange} ${entry.messageId}`) ? ' (again: the same message, a repetition)' : '';
-    seen.add(`${entry.exchange} ${entry.messageId ?? ''}`);
+    const again = entry.messageId !== undefined && seen.has(keyOf(entry)) ? ' (again: the same message, a repetition)' : '';
+    seen.add(keyOf(entry));
     const line = lineOf(entry, names);
     return line === undefined ? [] : [{ at: line.at, what: line.what + again }];
   });
 }
+
+/** A message keeps its id over retries; only what is the same on the same attempt is a repetition. */
+const keyOf = ({ exchange, messageId, headers }: Delivery): string => `${exchange} ${messageId ?? ''} ${/attempt=\d+/.exec(String(headers['hub']))?.[0] ?? ''}`;
 
 function lineOf(entry: Delivery, names: Names): TraceLine | undefined {
   const note = entry.headers['hub-note'];

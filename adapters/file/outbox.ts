@@ -3,7 +3,7 @@ import { readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { OutgoingCall } from '../../broker/adapter.js';
 import { pause, systemClock } from '../../broker/clock.js';
-import { deriveId, type Envelope } from '../../broker/envelope.js';
+import { deriveId } from '../../broker/envelope.js';
 import { readFault } from '../../broker/fault.js';
 import { raw, type Raw } from '../../broker/step.js';
 import { contentTypeOf, exists, extensionOf, isMissing, looksOf, read, realFolder, still, writeWhole, type Seen } from './files.js';
@@ -17,9 +17,6 @@ export interface FileCallSettings {
   readonly keep: number;
   readonly maxSize: number;
 }
-
-/** The envelope's own id is new for every attempt; this one is that of the hop. */
-const callId = ({ requestId, step, slip, groups }: Envelope): string => deriveId(requestId, step, slip[0] ?? '', ...groups.flatMap((group) => [group.id, group.index]));
 
 export class Outbox {
   readonly #requests: string;
@@ -38,7 +35,7 @@ export class Outbox {
    * waits, or finds the answer (`.hub/<id>.reply.json`).
    */
   async call({ body, contentType, envelope, context }: OutgoingCall): Promise<Raw> {
-    const id = callId(envelope);
+    const id = deriveId(envelope.id); // a UUID, whatever the message id is: it becomes a file's name
     const asked = await realFolder(join(this.#requests, '.hub'));
     const kept = await realFolder(join(this.#replies, '.hub'));
     await this.#sweep([...new Set([asked, kept])]);

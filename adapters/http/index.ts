@@ -1,10 +1,10 @@
 /** Inbound HTTP: the reference adapter. The table of routes below is what it can do; `server.ts` is what it refuses. */
 import type { AddressInfo } from 'node:net';
 import { adapter, type AdapterContext, type Open } from '../../broker/adapter.js';
+import { cannotListen, refusePublicWithoutKeys } from '../../broker/listening.js';
 import { asyncApi } from './asyncapi.js';
 import { documentHandlers } from './documents.js';
 import { drainable } from './drain.js';
-import { isLoopback } from './local.js';
 import { openApi } from './openapi.js';
 import { requestHandlers } from './requests.js';
 import { httpServer, type Limits, type Route } from './server.js';
@@ -44,7 +44,7 @@ export const http = adapter<HttpSettings>({
   },
 
   async open(settings: HttpSettings, context: AdapterContext): Promise<Open> {
-    refusePublicWithoutKeys(settings, context);
+    refusePublicWithoutKeys('http', settings, context.access);
     const { gateway } = context;
     const streams = new Set<EventStream>();
     const closing = new AbortController();
@@ -78,7 +78,7 @@ export const http = adapter<HttpSettings>({
     // For "localhost" Fastify would open a second server, on ::1, without our limits.
     const host = settings.host === 'localhost' ? '127.0.0.1' : settings.host;
     await app.listen({ port: settings.port, host }).catch((error: NodeJS.ErrnoException) => {
-      throw cannotListen(settings, error);
+      throw cannotListen('http', settings, error);
     });
     const { port } = app.server.address() as AddressInfo;
     const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host;
@@ -96,21 +96,3 @@ export const http = adapter<HttpSettings>({
     };
   },
 });
-
-function refusePublicWithoutKeys({ host, open }: HttpSettings, { access }: AdapterContext): void {
-  if (access.required || open || isLoopback(host)) return;
-  throw new Error(
-    `http: without principals everybody who reaches ${host} could use this hub. Add principals to hub.yaml (\`answerback key\` makes one), ` +
-      'or listen on this machine only with HUB_HTTP_HOST=127.0.0.1, or, where something else guards it, set HUB_HTTP_OPEN=true',
-  );
-}
-
-function cannotListen({ port, host }: HttpSettings, error: NodeJS.ErrnoException): Error {
-  const why: Readonly<Record<string, string>> = {
-    EADDRINUSE: `port ${port} on ${host} is taken: stop what listens there, or choose another one with HUB_HTTP_PORT=${port + 1} (0: any free one)`,
-    EACCES: `port ${port} needs rights that this user does not have: choose one above 1023 with HUB_HTTP_PORT=8080`,
-    EADDRNOTAVAIL: `this machine has no address ${host}: choose one that it has with HUB_HTTP_HOST=127.0.0.1`,
-    ENOTFOUND: `there is no host ${host}: choose an address of this machine with HUB_HTTP_HOST=127.0.0.1`,
-  };
-  return new Error(`http: ${why[error.code ?? ''] ?? error.message}`, { cause: error });
-}

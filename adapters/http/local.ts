@@ -3,7 +3,7 @@
  * can post here (CSRF) and, with a host name that it points to 127.0.0.1, read the answers (DNS rebinding).
  */
 import type { IncomingHttpHeaders } from 'node:http';
-import { isIP } from 'node:net';
+import { isLoopback } from '../../broker/listening.js';
 import { httpProblem, type Problem } from './problem.js';
 
 /** What is wrong with a request that came to an open hub on loopback; undefined when nothing is. */
@@ -13,13 +13,6 @@ export function localOnly({ host, origin }: IncomingHttpHeaders): Problem | unde
   }
   if (origin !== undefined && origin !== `http://${host}`) return httpProblem('cross-origin', 'this hub has no authentication and takes nothing from web pages of other origins');
   return undefined;
-}
-
-/** True for addresses and names that never leave this machine. */
-export function isLoopback(host: string): boolean {
-  const name = host.replace(/^\[|\]$/g, '').toLowerCase();
-  if (isIP(name) === 4) return name.startsWith('127.');
-  return name === '::1' || name === 'localhost' || name.endsWith('.localhost');
 }
 
 const hostName = (host: string): string => host.replace(/:\d*$/, '');

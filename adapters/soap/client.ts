@@ -10,7 +10,6 @@ import { resolve } from 'node:path';
 import type { Client, IHttpClient } from 'soap';
 import { Agent, request } from 'undici';
 import type { OutgoingCall } from '../../broker/adapter.js';
-import { deriveId, type Envelope } from '../../broker/envelope.js';
 import { Fault, messageOf } from '../../broker/fault.js';
 import { didYouMean } from '../../broker/flow.js';
 import { raw, type Raw } from '../../broker/step.js';
@@ -65,7 +64,7 @@ export async function soapClient(settings: SoapCallSettings, projectFolder: stri
       const args = argumentsOf(body, contentType);
       const timeoutMs = Math.min(settings.timeout, context.remainingMs());
       if (timeoutMs <= 0) throw new Error(`no time is left to call ${settings.operation}`);
-      const headers = { 'Idempotency-Key': callId(envelope), ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }), ...authorization };
+      const headers = { 'Idempotency-Key': envelope.id, ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }), ...authorization };
       const { method, input } = await operation();
       const result = await new Promise<unknown>((done, fail) => {
         method(ordered(args, input), (error, value) => (error === null || error === undefined ? done(value) : fail(asError(error))), { signal: context.signal, timeoutMs }, headers);
@@ -75,9 +74,6 @@ export async function soapClient(settings: SoapCallSettings, projectFolder: stri
     close: () => agent.destroy(),
   };
 }
-
-/** The envelope's own id is new for every attempt; this one is that of the hop. */
-const callId = ({ requestId, step, slip, groups }: Envelope): string => deriveId(requestId, step, slip[0] ?? '', ...groups.flatMap((group) => [group.id, group.index]));
 
 const isUrl = (wsdl: string): boolean => /^https?:\/\//i.test(wsdl);
 

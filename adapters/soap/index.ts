@@ -5,8 +5,9 @@
 import type { AddressInfo } from 'node:net';
 import { adapter, type AdapterContext, type Open } from '../../broker/adapter.js';
 import { didYouMean, type Flow } from '../../broker/flow.js';
+import { cannotListen, isLoopback, refusePublicWithoutKeys } from '../../broker/listening.js';
 import { soapClient, type SoapCallSettings } from './client.js';
-import { isLoopback, soapServer, type ServerSettings } from './server.js';
+import { soapServer, type ServerSettings } from './server.js';
 import { operationsOf } from './wsdl.js';
 
 export interface SoapSettings extends ServerSettings {
@@ -52,11 +53,11 @@ export const soap = adapter<SoapSettings | SoapCallSettings>({
   },
 
   async open(settings: SoapSettings, context: AdapterContext): Promise<Open> {
-    refusePublicWithoutKeys(settings, context);
+    refusePublic(settings, context);
     if (!/^[a-z][a-z0-9+.-]*:[^\s"<>&]+$/i.test(settings.namespace)) throw new Error(`soap: ${JSON.stringify(settings.namespace)} is no namespace: set HUB_SOAP_NAMESPACE to a URI such as urn:answerback:flows`);
     const { server, close } = soapServer(operationsFor(settings, context.gateway.flows), settings, context);
     await new Promise<void>((resolve, reject) => {
-      server.once('error', (error: NodeJS.ErrnoException) => reject(cannotListen(settings, error)));
+      server.once('error', (error: NodeJS.ErrnoException) => reject(cannotListen('soap', settings, error)));
       server.listen(settings.port, settings.host, resolve);
     });
     const { port } = server.address() as AddressInfo;
@@ -80,21 +81,13 @@ function unknown(name: string, flows: readonly string[]): never {
   throw new Error(`soap: adapters.soap.flows names "${name}", and there is no such flow${didYouMean(name, flows)}`);
 }
 
-function refusePublicWithoutKeys({ host, open, principal }: SoapSettings, { access }: AdapterContext): void {
+/** Who asks when no key is sent must exist, and makes a public address open to everybody, as if there were no principals. */
+function refusePublic(settings: SoapSettings, { access }: AdapterContext): void {
+  const { principal } = settings;
   if (principal !== '' && access.byName(principal) === undefined) throw new Error(`soap: there is no principal "${principal}" in hub.yaml`);
-  if ((access.required && principal === '') || open || isLoopback(host)) return;
-  throw new Error(
-    `soap: without ${access.required ? 'keys' : 'principals'} everybody who reaches ${host} could use this hub. ${access.required ? 'Leave adapters.soap.principal empty' : 'Add principals to hub.yaml (`answerback key` makes one)'}, ` +
-      'or listen on this machine only with HUB_SOAP_HOST=127.0.0.1, or, where something else guards it, set HUB_SOAP_OPEN=true',
-  );
-}
-
-function cannotListen({ port, host }: SoapSettings, error: NodeJS.ErrnoException): Error {
-  const why: Readonly<Record<string, string>> = {
-    EADDRINUSE: `port ${port} on ${host} is taken: stop what listens there, or choose another one with HUB_SOAP_PORT=${port + 1} (0: any free one)`,
-    EACCES: `port ${port} needs rights that this user does not have: choose one above 1023 with HUB_SOAP_PORT=8081`,
-    EADDRNOTAVAIL: `this machine has no address ${host}: choose one that it has with HUB_SOAP_HOST=127.0.0.1`,
-    ENOTFOUND: `there is no host ${host}: choose an address of this machine with HUB_SOAP_HOST=127.0.0.1`,
-  };
-  return new Error(`soap: ${why[error.code ?? ''] ?? error.message}`, { cause: error });
+  const { host, open } = settings;
+  if (principal !== '' && !open && !isLoopback(host)) {
+    throw new Error(`soap: adapters.soap.principal makes everybody who reaches ${host} "${principal}": leave it empty, or listen on this machine only with HUB_SOAP_HOST=127.0.0.1, or, where something else guards it, set HUB_SOAP_OPEN=true`);
+  }
+  refusePublicWithoutKeys('soap', settings, access);
 }

@@ -4,7 +4,7 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import { isIP } from 'node:net';
+import { isLoopback } from '../../broker/listening.js';
 import type { Principal } from '../../broker/access.js';
 import type { AdapterContext } from '../../broker/adapter.js';
 import { pause, systemClock } from '../../broker/clock.js';
@@ -250,10 +250,4 @@ function send(response: ServerResponse, status: number, contentType: string, tex
   if (response.destroyed || response.headersSent) return;
   const body = Buffer.from(text);
   response.writeHead(status, { 'content-type': contentType, 'content-length': body.length, 'x-content-type-options': 'nosniff', ...headers }).end(body);
-}
-
-/** True for names and addresses that never leave this machine. */
-export function isLoopback(host: string): boolean {
-  const name = host.replace(/^\[|\]$/g, '').toLowerCase();
-  return isIP(name) === 4 ? name.startsWith('127.') : name === '::1' || name === 'localhost' || name.endsWith('.localhost');
 }

@@ -102,8 +102,11 @@ function attributeKey(name: string, scope: Scope): string {
 
 /** A DOCTYPE can only stand before the first element, among comments and processing instructions. */
 function refuseDoctype(text: string): void {
+  const space = /[\s\ufeff]*/y;
   for (let at = 0; ; ) {
-    at += /^[\s\ufeff]*/.exec(text.slice(at, at + 10_000))![0].length;
+    space.lastIndex = at;
+    space.test(text);
+    at = space.lastIndex;
     const [end, length] = text.startsWith('<?', at) ? ['?>', 2] : text.startsWith('<!--', at) ? ['-->', 3] : ['', 0];
     if (end === '') {
       if (text.startsWith('<!', at)) refuse('a DOCTYPE is not accepted');

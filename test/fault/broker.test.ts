@@ -19,13 +19,13 @@ describe('when the broker', () => {
   const mixed = (n: number): Question => ({ flow: n % 3 === 0 ? 'scatter' : 'plain', token: `t${n}`, ...(n % 2 === 0 ? {} : { key: `k${n}` }) });
 
   /** Load on a hub and two workers; then the promise is checked. */
-  const underLoad = (what: (scenario: Scenario, load: Load) => Promise<void>) =>
+  const underLoad = (what: (scenario: Scenario) => Promise<void>) =>
     inScenario({ rabbitmq: broker.url }, async (scenario) => {
       const [hub] = await Promise.all([scenario.hub('h1'), scenario.worker(), scenario.worker()]);
       scenario.front = [hub];
       const load = scenario.clients.load(20, mixed);
       await more(load, 100);
-      await what(scenario, load);
+      await what(scenario);
       await more(load, 100);
       const told = await load.stop();
       expect(scenario.broken({ withinMs: 40_000 })).toEqual([]);
@@ -39,18 +39,14 @@ describe('when the broker', () => {
     return eventually(() => expect(load.answered()).toBeGreaterThan(before + count), { withinMs: 30_000 });
   };
 
-  it('closes all connections again and again, every accepted request is answered', () =>
-    underLoad(async (_scenario, load) => {
-      for (let round = 0; round < 2; round++) {
-        await broker.ctl('close_all_connections', 'a test');
-        await more(load, 50);
-      }
-    }), 60_000);
+  it('closes all connections, every accepted request is answered', () => underLoad(() => broker.ctl('close_all_connections', 'by a test')), 60_000);
 
   it('is killed and started again under load, the hub accepts within 10 s of the port, and every accepted request is answered', () =>
     underLoad(async (scenario) => {
       const killedAt = Date.now();
       await broker.kill();
+      // The others may all be on the line, for what the broker has.
+      const newcomers = scenario.clients.load(5, (n) => ({ flow: 'plain', token: `new ${n}` }));
       await eventually(() => expect(ended(scenario, 'refused').filter(({ at }) => at > killedAt).length).toBeGreaterThan(20));
       const openedAt = await broker.start();
       const accepted = await eventually(() => {
@@ -61,13 +57,16 @@ describe('when the broker', () => {
       }, { withinMs: 30_000 });
       process.stderr.write(`broker restart: accepting again after ${accepted.at - openedAt} ms\n`);
       expect(accepted.at - openedAt).toBeLessThan(10_000);
+      await newcomers.stop();
     }), 90_000);
 });
 
 const ended = ({ history }: Scenario, how: 'refused' | 'unknown') => history.seen.filter(({ what }) => what === how);
 
-/** How long the longest operation took that ended without the hub's promise. */
+/** How long the longest first try took that ended without the hub's promise. A repeat under a key is held, for it may be under way. */
 function slowestRefusal(scenario: Scenario): number {
-  const began = new Map(scenario.history.seen.filter(({ what }) => what === 'ask').map(({ op, at }) => [op, at]));
-  return Math.max(0, ...[...ended(scenario, 'refused'), ...ended(scenario, 'unknown')].map(({ op, at }) => at - began.get(op)!));
+  const firstTries = new Map<string, { readonly op: number; readonly at: number }>();
+  for (const one of scenario.history.seen) if (one.what === 'ask' && !firstTries.has(one.token)) firstTries.set(one.token, one);
+  const began = new Map([...firstTries.values()].map(({ op, at }) => [op, at]));
+  return Math.max(0, ...[...ended(scenario, 'refused'), ...ended(scenario, 'unknown')].map(({ op, at }) => at - (began.get(op) ?? at)));
 }

@@ -101,6 +101,7 @@ export function openClients({ history, hubs, patienceMs = 45_000 }: ClientsOptio
         operation.accepted(answer.id!);
         return { ...(await collect(answer.id!, operation, giveUpAt)), status: first };
       }
+      if (answer !== undefined && answer.status < 500) throw new Error(`the client is wrong: ${answer.status} ${answer.body.toString()}`);
       const kind = answer === undefined || answer.problem.reason === 'unknown' ? 'unknown' : 'refused';
       operation[kind](answer === undefined ? 'the line broke' : `${answer.status} ${answer.problem.code} ${answer.problem.reason ?? ''}`);
       if (key === undefined || Date.now() > giveUpAt) return { kind, status: first };

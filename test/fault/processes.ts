@@ -53,6 +53,8 @@ export interface Scenario {
   /** A connection of the test's own to the same broker. */
   readonly transport: Transport;
   readonly names: ReturnType<typeof namesIn>;
+  /** Ends every process, removes what is on the broker and in Redis. Call it whatever happened. */
+  close(): Promise<void>;
 }
 
 export interface ScenarioOptions {
@@ -63,17 +65,19 @@ export interface ScenarioOptions {
   readonly via?: string;
 }
 
-/** Runs a scenario; then, whatever happened, ends every process and removes what is on the broker and in Redis. */
+/** Runs a scenario; then, whatever happened, closes it. */
 export async function inScenario(options: ScenarioOptions, run: (scenario: Scenario) => Promise<void>): Promise<void> {
   const scenario = await openScenario(options);
   try {
     await run(scenario);
-  } finally {
-    await scenario.close();
+  } catch (error) {
+    await scenario.close().catch(() => undefined); // what went wrong first is what to tell
+    throw error;
   }
+  await scenario.close();
 }
 
-async function openScenario({ rabbitmq = rabbitmqUrl(), redis = redisUrl(), via = rabbitmq }: ScenarioOptions): Promise<Scenario & { close(): Promise<void> }> {
+export async function openScenario({ rabbitmq = rabbitmqUrl(), redis = redisUrl(), via = rabbitmq }: ScenarioOptions = {}): Promise<Scenario> {
   if (!existsSync(command)) throw new Error(`${command} is missing: npm run build`);
   const namespace = `f${randomBytes(4).toString('hex')}`;
   const folder = mkdtempSync(join(tmpdir(), 'hub-fault-'));
@@ -99,7 +103,7 @@ async function openScenario({ rabbitmq = rabbitmqUrl(), redis = redisUrl(), via 
     await removeKeys(redis, namespace);
   }
 
-  const self: Scenario & { close(): Promise<void> } = {
+  const self: Scenario = {
     namespace,
     history,
     front: [],

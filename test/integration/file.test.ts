@@ -359,7 +359,7 @@ describe('a folder as a legacy system', () => {
   const outgoing = (more: Partial<OutgoingCall['context']> = {}, envelope: Partial<Envelope> = {}): OutgoingCall => ({
     body: Buffer.from('{"amount":1}'),
     contentType: 'application/json',
-    envelope: { requestId: newId(), step: 1, slip: ['legacy'], groups: [], ...envelope } as Envelope,
+    envelope: { id: newId(), requestId: newId(), step: 1, slip: ['legacy'], groups: [], ...envelope } as Envelope,
     context: { signal: new AbortController().signal, progress: () => undefined, remainingMs: () => 60_000, ...more },
     projectFolder: folder,
   });
@@ -399,7 +399,7 @@ describe('a folder as a legacy system', () => {
     await expect(out.call(asked)).rejects.toThrow(/^no answer to .*\.json in .* within 100 ms$/);
     const name = await requested();
     await rm(join(folder, name)); // The legacy system has taken it.
-    const again = out.call({ ...asked, envelope: { ...asked.envelope, id: newId(), attempt: 2 } });
+    const again = out.call({ ...asked, envelope: { ...asked.envelope, attempt: 2 } });
     await writeFile(join(replies, `${idOf(name)}.reply.json`), '{"rate":3}');
     expect(bodyOf(await again)).toEqual(['application/json', '{"rate":3}']);
     expect(await names()).toEqual([]);

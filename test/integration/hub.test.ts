@@ -90,9 +90,11 @@ describe.each([
 
   it('tries an error again with the attempt counted, and gives up into the dead letter queue and an internal fault', async () => {
     const attempts: number[] = [];
-    await open({ flows: { bad: ['bad'] }, steps: [worker({ name: 'bad', retry: ['50ms', '100ms'], handle: (_b, { attempt }) => { attempts.push(attempt); throw new Error('secret detail'); } })] });
+    const ids = new Set<string>();
+    await open({ flows: { bad: ['bad'] }, steps: [worker({ name: 'bad', retry: ['50ms', '100ms'], handle: (_b, { attempt, id }) => { attempts.push(attempt); ids.add(id); throw new Error('secret detail'); } })] });
     const answer = await hub.ask('bad', { a: 1 });
     expect(attempts).toEqual([1, 2, 3]);
+    expect(ids.size).toBe(1); // the key for effects outside
     expect(answer.kind === 'outcome' && JSON.parse(answer.outcome.body.toString())).toEqual({ code: 'internal', message: 'step bad failed after its last attempt', step: 'bad' });
     await eventually(async () => expect(await hub.ports.transport.inspect(hub.hub.names.deadQueue('bad'))).toMatchObject({ ready: 1 }));
     let headers: unknown;

@@ -93,8 +93,8 @@ describe('a step that calls a REST service', () => {
     delete process.env['TEST_REST_TOKEN'];
     const first = outgoing({}, {}, { traceparent: '00-11111111111111111111111111111111-2222222222222222-01' });
     await call(first);
-    await call({ ...first, envelope: { ...first.envelope, id: newId(), attempt: 2 } });
-    await call({ ...first, envelope: { ...first.envelope, groups: [{ id: 'g', index: 1, size: 2, at: 'x' }] } });
+    await call({ ...first, envelope: { ...first.envelope, attempt: 2 } });
+    await call({ ...first, envelope: { ...first.envelope, id: newId(), groups: [{ id: 'g', index: 1, size: 2, at: 'x' }] } });
     const keys = received.map(({ headers }) => headers['idempotency-key']);
     expect(keys[0]).toBe(keys[1]);
     expect(keys[2]).not.toBe(keys[0]);

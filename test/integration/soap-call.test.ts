@@ -123,8 +123,8 @@ describe('a step that calls a SOAP service', () => {
     const call = await client();
     const first = outgoing(quote, {}, { traceparent: '00-11111111111111111111111111111111-2222222222222222-01' });
     await call(first);
-    await call({ ...first, envelope: { ...first.envelope, id: newId(), attempt: 2 } });
-    await call({ ...first, envelope: { ...first.envelope, step: 3 } });
+    await call({ ...first, envelope: { ...first.envelope, attempt: 2 } });
+    await call({ ...first, envelope: { ...first.envelope, id: newId(), step: 3 } });
     const keys = received.map(({ headers }) => headers['idempotency-key']);
     expect(keys[0]).toBe(keys[1]);
     expect(keys[2]).not.toBe(keys[0]);

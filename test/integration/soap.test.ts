@@ -249,7 +249,7 @@ describe('who may call', () => {
 
   it('does not open a public address to everybody because a static principal is set', async () => {
     hub = await memoryHub({ flows, steps, ...secured });
-    await expect(hub.open(inbound, settings({ host: '0.0.0.0', principal: 'other' }))).rejects.toThrow('soap: without keys everybody who reaches 0.0.0.0');
+    await expect(hub.open(inbound, settings({ host: '0.0.0.0', principal: 'other' }))).rejects.toThrow('soap: adapters.soap.principal makes everybody who reaches 0.0.0.0 "other"');
   });
 
   it('keeps web pages out while it is open: other hosts, other origins, content types that need no preflight', async () => {
@@ -267,6 +267,7 @@ describe('XML from strangers', () => {
   it.each([
     ['a DOCTYPE', `<!DOCTYPE x [<!ENTITY a "b">]>${quote}`, 'a DOCTYPE is not accepted'],
     ['a DOCTYPE behind a comment', `<?xml version="1.0"?><!-- x --> \n<!DOCTYPE x SYSTEM "file:///etc/passwd">${quote}`, 'a DOCTYPE is not accepted'],
+    ['a DOCTYPE far away', `${' \n'.repeat(20_000)}<!-- - -->${' '.repeat(20_000)}<!DOCTYPE x>${quote}`, 'a DOCTYPE is not accepted'],
     ['an entity of nobody', quote.replace('C-1', '&xxe;'), 'not well-formed'],
     ['a nest that is too deep', envelope('<a>'.repeat(100) + '</a>'.repeat(100)), 'nested deeper than 64'],
     ['a swarm of elements', envelope(`<x>${'<a/>'.repeat(24_000)}${'<a/>'.repeat(0)}</x>`), 'of the namespace'],

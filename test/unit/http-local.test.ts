@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
-import { isLoopback, localOnly } from '../../adapters/http/local.js';
+import { isLoopback } from '../../broker/listening.js';
+import { localOnly } from '../../adapters/http/local.js';
 
 describe('an open hub on loopback', () => {
   it.each(['127.0.0.1', '127.1.2.3', '::1', '[::1]', 'localhost', 'hub.localhost', 'LOCALHOST'])('is %s', (host) => expect(isLoopback(host)).toBe(true));

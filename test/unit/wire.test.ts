@@ -37,7 +37,7 @@ const required = {
 const optional = { replyTo: anyText, key: anyText, principal: anyText, conversation: anyText, contentEncoding: anyText, traceparent: anyText, tracestate: anyText, priority: fc.integer({ min: 0, max: 255 }), extra: ourHeaders };
 const envelopes = fc
   .tuple(fc.record({ ...required, ...optional }, { requiredKeys: Object.keys(required) as (keyof typeof required)[] }), fc.option(fc.record({ from: stepName, took: fc.nat(1_000_000) }), { nil: undefined }))
-  .map(([envelope, done]) => ({ ...envelope, ...done }) as Envelope);
+  .map(([envelope, done]): Envelope => ({ ...envelope, ...done }));
 
 const anything = fc.oneof(anyText, fc.integer(), fc.double(), fc.boolean(), fc.constant(null), fc.object()) as fc.Arbitrary<HeaderValue>;
 /** A header as ours, with something wrong in it. */

@@ -136,7 +136,8 @@ export class MemoryQueue {
   #watchExpiry(): void {
     this.#cancelExpiry();
     const head = this.entries[0];
-    if (head === undefined || head.expiresAt === Infinity) return;
+    // With nobody connected nobody can tell whether it expired: a timer would only keep the process alive.
+    if (head === undefined || head.expiresAt === Infinity || this.#broker.connections === 0) return;
     const now = this.#broker.clock.now();
     const waitMs = head.expiresAt <= now ? 1_000 : head.expiresAt - now;
     this.#cancelExpiry = this.#broker.clock.after(waitMs, () => this.#broker.wake(this));
@@ -161,6 +162,7 @@ export class Broker {
   readonly queues = new Map<string, MemoryQueue>();
   readonly #bindings = new Map<string, Map<string, Binding>>();
   readonly #awake = new Set<MemoryQueue>();
+  connections = 0;
 
   constructor(clock: Clock) {
     this.clock = clock;
@@ -225,6 +227,12 @@ export class Broker {
     if (spec === undefined || seen.has(exchange)) return found;
     for (const binding of this.#bindings.get(exchange)?.values() ?? []) if (matches(spec, binding.routingKey, routingKey)) add(binding.queue);
     return found.size === 0 && spec.alternate !== undefined ? this.#queuesFor(spec.alternate, routingKey, seen.add(exchange)) : found;
+  }
+
+  /** Somebody connects (1), or closes (-1): time goes by for the queues while anybody is there. */
+  connected(change: 1 | -1): void {
+    this.connections += change;
+    for (const queue of this.queues.values()) this.wake(queue);
   }
 
   /** Lets a queue hand out in the next turn of the event loop, so that nobody is called from within a publish. */

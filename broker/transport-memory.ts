@@ -49,6 +49,7 @@ class Connection implements Transport {
 
   constructor(broker: Broker) {
     this.#broker = broker;
+    broker.connected(1);
   }
 
   async declare(topology: Topology): Promise<void> {
@@ -134,6 +135,7 @@ class Connection implements Transport {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#broker.connected(-1);
     for (const served of [...this.#served]) served.drop();
     for (const listener of this.#listeners) {
       try {

@@ -54,7 +54,7 @@ export function openRequests(options: GatewayOptions): Requests {
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs, replayed: false };
-      if (recorded) return await accepted(id, heldMs, false);
+      if (recorded) return await accepted(id, heldMs, false, knownOf(envelope));
       return await detach(envelope, wait, heldMs);
     } finally {
       wait.close();
@@ -115,7 +115,7 @@ export function openRequests(options: GatewayOptions): Requests {
     await control.watch(id);
     void journal.note('recorded', id, {}, { hub: encode(envelope).headers!['hub']! }).catch(() => undefined);
     emit('request.detached', { requestId: id, flow: envelope.flow, heldMs });
-    return accepted(id, heldMs, false);
+    return accepted(id, heldMs, false, knownOf(envelope));
   }
 
   /** The id or the key is taken: the same request goes on, and this requestor waits with the first. */
@@ -135,7 +135,7 @@ export function openRequests(options: GatewayOptions): Requests {
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs: clock.now() - began, replayed: true };
       // A 202 promises an outcome. Whoever asked first may have died before RabbitMQ had the request: until that is known, or is mended, no promise.
       for (let found = await reachable(store.get(id)); found !== undefined && !(await again(found)); found = await reachable(store.get(id))) await pause(clock, 200);
-      return await accepted(id, clock.now() - began, true);
+      return await accepted(id, clock.now() - began, true, record);
     } finally {
       wait.close();
     }
@@ -221,6 +221,9 @@ function recordOf(envelope: Envelope, state: 'accepted' | 'running', published: 
     ...(forward === undefined ? {} : { forward }),
   };
 }
+
+/** The record of a request that is under way, without asking the store: it was accepted, whatever becomes of the store. */
+const knownOf = (envelope: Envelope): RequestRecord => ({ ...recordOf(envelope, 'accepted', true, undefined), updatedAt: envelope.at, shown: false });
 
 const sha256 = (...parts: (string | Buffer)[]): string => {
   const hash = createHash('sha256');

@@ -15,8 +15,8 @@ export const lookAgainMs = 2_000;
 export interface Waiting {
   /** The outcome, when it comes within `ms`. `look` sees the record each time it is read without one. */
   recordedWithin(id: string, wait: Wait, ms: number, signal?: AbortSignal, look?: (record: RequestRecord) => Promise<void>): Promise<Outcome | undefined>;
-  /** "Accepted, answer later", or the outcome if it has come after all. */
-  accepted(id: string, heldMs: number, replayed: boolean): Promise<Answer>;
+  /** "Accepted, answer later", or the outcome if it has come after all. `known`: what to say when the store is away. */
+  accepted(id: string, heldMs: number, replayed: boolean, known?: RequestRecord): Promise<Answer>;
 }
 
 export function openWaiting({ store, correlator, clock }: { readonly store: Store; readonly correlator: Correlator; readonly clock: Clock }): Waiting {
@@ -40,8 +40,8 @@ export function openWaiting({ store, correlator, clock }: { readonly store: Stor
     }
   }
 
-  async function accepted(id: string, heldMs: number, replayed: boolean): Promise<Answer> {
-    const record = await reachable(store.get(id));
+  async function accepted(id: string, heldMs: number, replayed: boolean, known?: RequestRecord): Promise<Answer> {
+    const record = await reachable(known === undefined ? store.get(id) : store.get(id).catch(() => known));
     if (record?.shown === true && record.outcome !== undefined) return { kind: 'outcome', id, outcome: record.outcome, heldMs, replayed };
     if (record === undefined) throw new Fault('unavailable', `request ${id} is no longer known here`, { reason: 'unknown', retryAfterMs: 1_000 });
     return { kind: 'accepted', id, status: statusOf(record), heldMs, replayed };

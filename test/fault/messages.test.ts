@@ -115,6 +115,17 @@ describe('when a message', () => {
     expect(broken(history.seen, effects, { withinMs: 30_000 })).toEqual([]);
   });
 
+  it('is with the broker when the store goes away, its client is told to come back, for it will be worked on', async () => {
+    await open({ flows: { plain: ['answer'] }, steps: [answer] });
+    const { store } = hub.ports;
+    const get = store.get.bind(store);
+    store.get = () => Promise.reject(new Error('away, by the test'));
+    const { id, kind } = await hub.ask('plain', { token: 't' }, { waitMs: 0 });
+    expect(kind).toBe('accepted');
+    store.get = get;
+    expect(await hub.gateway.collect(id, anonymous, 10_000)).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply' } });
+  });
+
   describe('of a foreign worker', () => {
     /** A program that takes from the queue of `legacy`, and answers as the test says. */
     const program = async (work: (delivery: Delivery, reply: (text: string) => Promise<void>) => Promise<void>) =>

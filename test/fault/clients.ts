@@ -58,7 +58,8 @@ export function openClients({ history, hubs, patienceMs = 45_000 }: ClientsOptio
 
   const at = (path: string, init: { readonly method?: string; readonly headers?: Record<string, string>; readonly body?: string } = {}): Promise<Response> => {
     const all = hubs();
-    const hub = all[turn % all.length]!;
+    const hub = all[turn % all.length];
+    if (hub === undefined) return Promise.reject(new Error('there is no hub now'));
     return fetch(`${hub.url}${path}`, { ...init, dispatcher, signal: AbortSignal.any([AbortSignal.timeout(lineMs), stopping.signal]) });
   };
 

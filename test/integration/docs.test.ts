@@ -3,7 +3,9 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { ownNamespace, rabbitmqUrl, redisUrl } from '../support/hub.js';
+import { namesIn } from '../../broker/topology.js';
+import { load } from '../../main.js';
+import { ownNamespace, rabbitmqUrl, redisUrl, removeQueues } from '../support/hub.js';
 import { patternOf, readDocument, runInShell } from '../support/console.js';
 import { freePort } from '../support/ports.js';
 
@@ -50,6 +52,8 @@ describe.each(projects)('with $project running', ({ project, shown }) => {
     dev.kill('SIGTERM');
     await ended;
     clearInbox();
+    const loaded = await load({ folder: project, env });
+    await removeQueues(namesIn(loaded.project.settings.namespace), loaded.project.flows, loaded.steps, loaded.project.settings.name);
   }, 40_000);
 
   it.each(shown.map((one, index) => ({ ...one, index })).filter(({ expected }) => expected !== ''))('prints what $path shows for: $command', ({ expected, index }) => {

@@ -15,7 +15,7 @@ import { memoryLater } from '../../broker/later-memory.js';
 import type { Step } from '../../broker/step.js';
 import { memoryState } from '../../broker/store-memory.js';
 import { redisStore } from '../../broker/store-redis.js';
-import { topologyOf } from '../../broker/topology.js';
+import { topologyOf, type Names } from '../../broker/topology.js';
 import { amqpTransport } from '../../broker/transport-amqp.js';
 import { memoryBroker } from '../../broker/transport-memory.js';
 
@@ -105,13 +105,13 @@ export async function realHub(options: TestHubOptions & { readonly rabbitmq?: st
     const later = await bullmqLater({ url: redis, namespace, publish: (to, message) => transport.publish(to, message) });
     return { transport, store, later, clock: systemClock, close: async () => void (await later.close(), await transport.close(), await store.close()) };
   };
-  return assemble(options, namespace, connect, (hub) => removeQueues(hub.hub, options, rabbitmqUrl()));
+  return assemble(options, namespace, connect, ({ hub }) => removeQueues(hub.names, flowsOf(options.flows), options.steps, options.name ?? 'h1'));
 }
 
-async function removeQueues(hub: Hub, options: TestHubOptions, url: string): Promise<void> {
-  const transport = await amqpTransport({ url, name: 'test cleanup' });
-  const steps = new Map(options.steps.map((step) => [step.name, step]));
-  const { queues } = topologyOf({ names: hub.names, flows: flowsOf(options.flows), steps, hub: options.name ?? 'h1', journalMaxAge: '1D' });
+/** Removes every queue of a namespace that these flows and steps have. */
+export async function removeQueues(names: Names, flows: readonly Flow[], steps: readonly Step[], hub: string): Promise<void> {
+  const transport = await amqpTransport({ url: rabbitmqUrl(), name: 'test cleanup' });
+  const { queues } = topologyOf({ names, flows, steps: new Map(steps.map((step) => [step.name, step])), hub, journalMaxAge: '1D' });
   for (const { name } of queues) await transport.removeQueue(name);
   await transport.close();
 }

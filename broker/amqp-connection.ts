@@ -22,8 +22,8 @@ const longestRetryMs = 3_000;
 const closeMs = 2_000;
 const socketBufferBytes = 1 << 20;
 
-/** How long one answer of the broker may take. */
-export const answerMs = 10_000;
+/** How long one answer of the broker may take. One that a restarting broker never gives must leave time to ask again within 10 s. */
+export const answerMs = 5_000;
 
 /** An open connection, until it ends. */
 export interface Session {

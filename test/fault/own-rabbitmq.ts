@@ -9,7 +9,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { eventually } from '../support/eventually.js';
-import { freePort } from '../support/ports.js';
 
 export interface OwnRabbitmq {
   readonly url: string;
@@ -29,7 +28,9 @@ export async function ownRabbitmq(): Promise<OwnRabbitmq> {
   const programs = places.find((folder) => existsSync(join(folder, 'rabbitmq-server')));
   if (programs === undefined) throw new Error(`this test restarts a RabbitMQ of its own, and none is installed in ${places.join(', ')}: apt-get install -y rabbitmq-server`);
   const home = mkdtempSync(join(tmpdir(), 'hub-rabbitmq-'));
-  const [port, distribution, epmdPort] = await Promise.all([freePort(), freePort(), freePort()]);
+  // Below the range of outgoing connections: none of those may take the port while the broker is down.
+  const { freePorts } = (await import(new URL('../../scripts/processes.mjs', import.meta.url).href)) as { freePorts(count: 3): Promise<[number, number, number]> };
+  const [port, distribution, epmdPort] = await freePorts(3);
   const env = environment(programs, home, distribution, epmdPort);
   const url = `amqp://guest:guest@127.0.0.1:${port}`;
   mkdirSync(join(home, 'conf.d'));
@@ -41,8 +42,14 @@ export async function ownRabbitmq(): Promise<OwnRabbitmq> {
     const output = openSync(join(home, 'output'), 'a');
     const child = spawn(program, args, { cwd: home, env, stdio: ['ignore', output, output] });
     closeSync(output);
+    // Should the test be killed, its end of the pipe closes: children do not die with their parent.
+    const guard = spawn('sh', ['-c', 'cat >/dev/null; kill -9 "$1"', 'guard', String(child.pid)], { stdio: ['pipe', 'ignore', 'ignore'], detached: true });
     children.add(child);
-    child.once('exit', () => children.delete(child));
+    child.once('exit', () => {
+      guard.kill('SIGKILL');
+      guard.stdin.destroy();
+      children.delete(child);
+    });
     return child;
   };
   const end = async (child: ChildProcess | undefined) => {
@@ -51,9 +58,6 @@ export async function ownRabbitmq(): Promise<OwnRabbitmq> {
     child.kill('SIGKILL');
     await ended;
   };
-  // Should the test be interrupted: children do not die with their parent.
-  const interrupted = () => children.forEach((child) => child.kill('SIGKILL'));
-  process.once('exit', interrupted);
   // One of our own that we can end; the one that Erlang would start stays for ever.
   begin('epmd', '-address', '127.0.0.1', '-port', String(epmdPort));
   let node: ChildProcess | undefined;
@@ -68,7 +72,6 @@ export async function ownRabbitmq(): Promise<OwnRabbitmq> {
     kill: () => end(node),
     ctl: async (...args) => void (await promisify(execFile)(join(programs, 'rabbitmqctl'), args, { env })),
     async remove() {
-      process.off('exit', interrupted);
       await Promise.all([...children].map(end));
       rmSync(home, { recursive: true, force: true });
     },

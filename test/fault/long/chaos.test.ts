@@ -57,34 +57,37 @@ describe('when everything dies in random order', () => {
         const hubs = ['h1', 'h2'].map((name) => supervise(() => scenario.hub(name)));
         const workers = ['w1', 'w2', 'w3'].map((name) => supervise(() => scenario.worker(name)));
         const front = setInterval(() => (scenario.front = hubs.flatMap((hub) => hub.now() ?? [])), 50);
-        while (hubs.some((hub) => hub.now() === undefined)) await sleep(50);
-        scenario.front = hubs.flatMap((hub) => hub.now() ?? []);
-        const load = scenario.clients.load(30, (n) => ({ flow: n % 3 === 0 ? 'scatter' : 'plain', token: `t${n}`, waitSeconds: n % 5 === 0 ? 0 : 20, ...(n % 4 === 0 ? {} : { key: `k${n}` }) }));
-        const faults: Readonly<Record<string, () => Promise<unknown> | void>> = {
-          hub: () => hubs[Math.floor(random() * 2)]!.kill(),
-          worker: () => workers[Math.floor(random() * 3)]!.kill(),
-          'a worker more': () => workers[Math.floor(random() * 3)]!.kill(),
-          cut: () => proxy.cut(),
-          redis: async () => {
-            await redis.kill();
-            await sleep(random() * 3_000);
-            await redis.start();
-          },
-          broker: async () => {
-            await broker.kill();
-            await sleep(random() * 1_000);
-            await broker.start();
-          },
-        };
-        for (const end = Date.now() + seconds * 1_000; Date.now() < end; await sleep(500 + random() * 3_000)) {
-          const name = Object.keys(faults)[Math.floor(random() * Object.keys(faults).length)]!;
-          log.push(`${new Date().toISOString().slice(14, 23)} ${name} (${load.answered()} answered)`);
-          await faults[name]!();
+        try {
+          while (hubs.some((hub) => hub.now() === undefined)) await sleep(50);
+          const load = scenario.clients.load(30, (n) => ({ flow: n % 3 === 0 ? 'scatter' : 'plain', token: `t${n}`, waitSeconds: n % 5 === 0 ? 0 : 20, ...(n % 4 === 0 ? {} : { key: `k${n}` }) }));
+          const one = (of: typeof hubs) => of[Math.floor(random() * of.length)]!;
+          const faults: Readonly<Record<string, () => Promise<unknown> | void>> = {
+            hub: () => one(hubs).kill(),
+            worker: () => one(workers).kill(),
+            'another worker': () => one(workers).kill(),
+            connections: () => proxy.cut(),
+            redis: async () => {
+              await redis.kill();
+              await sleep(random() * 3_000);
+              await redis.start();
+            },
+            broker: async () => {
+              await broker.kill();
+              await sleep(random() * 1_000);
+              await broker.start();
+            },
+          };
+          for (const end = Date.now() + seconds * 1_000; Date.now() < end; await sleep(500 + random() * 3_000)) {
+            const name = Object.keys(faults)[Math.floor(random() * Object.keys(faults).length)]!;
+            log.push(`${new Date().toISOString().slice(14, 23)} ${name} (${load.answered()} answered)`);
+            await faults[name]!();
+          }
+          const told = await load.stop();
+          process.stderr.write(`${log.join('\n')}\n${told.length} asked, ${load.answered()} answered\n`);
+        } finally {
+          clearInterval(front);
+          await Promise.all([...hubs, ...workers].map((each) => each.stop()));
         }
-        const told = await load.stop();
-        process.stderr.write(`${log.join('\n')}\n${told.length} asked, ${load.answered()} answered\n`);
-        clearInterval(front);
-        await Promise.all([...hubs, ...workers].map((one) => one.stop()));
         expect(scenario.broken({ withinMs: 120_000 })).toEqual([]);
       });
     } finally {

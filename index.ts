@@ -1,5 +1,16 @@
 /** What the authors of workers and adapters use: `import { worker, split, aggregator, Fault } from 'answerback'`. */
-export { worker, foreign, split, route, raw, type Handle, type Pause, type Step, type StepContext, type WorkerOptions } from './broker/step.js';
+export {
+  worker,
+  foreign,
+  split,
+  route,
+  raw,
+  type Handle,
+  type Pause,
+  type Step,
+  type StepContext,
+  type WorkerOptions,
+} from './broker/step.js';
 export { aggregator, type AggregatorOptions, type Answer, type Manifest } from './workers/aggregator.js';
 export { Fault, type FaultCode } from './broker/fault.js';
 export type { Envelope } from './broker/envelope.js';

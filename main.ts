@@ -55,7 +55,13 @@ async function configuredSteps(project: Project): Promise<readonly Step[]> {
     project.steps.map(async ({ name, summary, foreign: isForeign, use, settings }): Promise<Step> => {
       if (isForeign || use === undefined) return foreign(name, summary);
       const found: Adapter<never> | undefined = adapters.find((candidate) => candidate.name === use);
-      if (found?.call === undefined) throw new ConfigError([`${project.locate(['steps', name, 'use'])}: there is no outbound adapter "${use}"; there is ${adapters.filter(({ call }) => call !== undefined).map((each) => each.name).join(', ')}`]);
+      if (found?.call === undefined)
+        throw new ConfigError([
+          `${project.locate(['steps', name, 'use'])}: there is no outbound adapter "${use}"; there is ${adapters
+            .filter(({ call }) => call !== undefined)
+            .map((each) => each.name)
+            .join(', ')}`,
+        ]);
       const resolved = checkCallSettings(found.callSettings ?? {}, settings, `${project.locate(['steps', name])}: step ${name}`);
       if (resolved.problems.length > 0) throw new ConfigError(resolved.problems);
       // Opened at the first call, so that a hub that does not work never connects to the legacy system.
@@ -67,7 +73,13 @@ async function configuredSteps(project: Project): Promise<readonly Step[]> {
         async handle(_body, envelope, context) {
           opened ??= callee(resolved.settings as never, project.folder);
           opened.catch(() => (opened = undefined));
-          return (await opened).call({ body: envelope.body, contentType: envelope.contentType, envelope, context, projectFolder: project.folder });
+          return (await opened).call({
+            body: envelope.body,
+            contentType: envelope.contentType,
+            envelope,
+            context,
+            projectFolder: project.folder,
+          });
         },
       });
       return { ...step, close: async () => (await opened)?.close() };
@@ -84,11 +96,18 @@ async function connect(project: Project, role: string, emit: Emit): Promise<Conn
   const { settings } = project;
   const log = (event: string, fields: Record<string, unknown> = {}) => emit(event, fields);
   const transport = await amqpTransport({ url: settings.rabbitmq.url, name: role, confirmMs: settings.rabbitmq.confirm, log });
-  const store = await redisStore({ url: settings.redis.url, namespace: settings.namespace, retentionMs: settings.retention, log }).catch(async (error: unknown) => {
-    await transport.close();
-    throw error;
+  const store = await redisStore({ url: settings.redis.url, namespace: settings.namespace, retentionMs: settings.retention, log }).catch(
+    async (error: unknown) => {
+      await transport.close();
+      throw error;
+    },
+  );
+  const later = await bullmqLater({
+    url: settings.redis.url,
+    namespace: settings.namespace,
+    publish: (to, message) => transport.publish(to, message),
+    log,
   });
-  const later = await bullmqLater({ url: settings.redis.url, namespace: settings.namespace, publish: (to, message) => transport.publish(to, message), log });
   transport.onState((state) => emit(`transport.${state}`));
   return connected({ transport, store, later });
 }
@@ -96,7 +115,11 @@ async function connect(project: Project, role: string, emit: Emit): Promise<Conn
 /** The ports in memory: nothing survives the process. */
 function inMemory(): Connected {
   const transport = memoryBroker().connect();
-  return connected({ transport, store: memoryState().connect(), later: memoryLater({ clock: systemClock, publish: (to, message) => transport.publish(to, message) }) });
+  return connected({
+    transport,
+    store: memoryState().connect(),
+    later: memoryLater({ clock: systemClock, publish: (to, message) => transport.publish(to, message) }),
+  });
 }
 
 function connected({ transport, store, later }: Pick<Ports, 'transport' | 'store' | 'later'>): Connected {
@@ -124,7 +147,9 @@ export interface Running {
 /** `hub`: takes requests. `worker`: serves steps. `both`: one process. `memory`: both, on the ports in memory. */
 export type Role = 'hub' | 'worker' | 'both';
 
-export async function start(options: StartOptions & { readonly role: Role; readonly memory?: boolean; readonly only?: readonly string[] }): Promise<Running> {
+export async function start(
+  options: StartOptions & { readonly role: Role; readonly memory?: boolean; readonly only?: readonly string[] },
+): Promise<Running> {
   const loaded = await load(options);
   const { project, steps } = loaded;
   const { settings } = project;
@@ -135,7 +160,8 @@ export async function start(options: StartOptions & { readonly role: Role; reado
     metrics.emit(event, fields);
   };
   for (const warning of project.unknownEnv) emit('config.unknown.failed', { warning });
-  const ports = options.memory === true ? inMemory() : await connect(project, options.role === 'worker' ? 'worker' : `hub ${settings.name}`, emit);
+  const ports =
+    options.memory === true ? inMemory() : await connect(project, options.role === 'worker' ? 'worker' : `hub ${settings.name}`, emit);
   const opened: { adapter: string; open: Open }[] = [];
   let hub: Hub | undefined;
   let workers: Workers | undefined;
@@ -149,8 +175,16 @@ export async function start(options: StartOptions & { readonly role: Role; reado
   }
 
   try {
-    const common = { ports, project: { flows: project.flows, steps }, namespace: settings.namespace, emit, place: `${hostname()}/${process.pid}`, journalMaxAge: settings.journal.maxAge };
-    if (options.role !== 'worker') hub = await openHub({ ...common, name: settings.name, access: access(project.principals), maxInFlight: settings.limits.inFlight });
+    const common = {
+      ports,
+      project: { flows: project.flows, steps },
+      namespace: settings.namespace,
+      emit,
+      place: `${hostname()}/${process.pid}`,
+      journalMaxAge: settings.journal.maxAge,
+    };
+    if (options.role !== 'worker')
+      hub = await openHub({ ...common, name: settings.name, access: access(project.principals), maxInFlight: settings.limits.inFlight });
     if (options.role !== 'hub') workers = await openWorkers({ ...common, ...(options.only === undefined ? {} : { only: options.only }) });
     if (hub !== undefined) {
       metrics.watch({ holding: hub.holding, transport: () => ports.transport.state() });
@@ -165,7 +199,12 @@ export async function start(options: StartOptions & { readonly role: Role; reado
   return { project, urls, stop };
 }
 
-async function openAdapters(hub: Hub, project: Project, emit: Emit, metrics: () => Promise<string>): Promise<{ adapter: string; open: Open }[]> {
+async function openAdapters(
+  hub: Hub,
+  project: Project,
+  emit: Emit,
+  metrics: () => Promise<string>,
+): Promise<{ adapter: string; open: Open }[]> {
   const opened: { adapter: string; open: Open }[] = [];
   try {
     for (const each of adapters) {

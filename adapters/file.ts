@@ -26,21 +26,53 @@ export const file = adapter<FileSettings | FileCallSettings>({
   settings: {
     folder: { doc: 'Folder to watch.', format: 'String', default: 'inbox', env: 'HUB_FILE_FOLDER' },
     flow: { doc: 'Flow that each file is a request for.', format: 'String', default: '', env: 'HUB_FILE_FLOW' },
-    principal: { doc: 'Who asks: a principal of hub.yaml. Empty: anonymous, where no principals are configured.', format: 'String', default: '', env: 'HUB_FILE_PRINCIPAL' },
+    principal: {
+      doc: 'Who asks: a principal of hub.yaml. Empty: anonymous, where no principals are configured.',
+      format: 'String',
+      default: '',
+      env: 'HUB_FILE_PRINCIPAL',
+    },
     oneWay: { doc: 'The files are messages: no answer is written.', format: 'bool', default: false, env: 'HUB_FILE_ONE_WAY' },
     wait: { doc: 'How long before `<name>.accepted` appears.', format: 'duration', default: 5_000, env: 'HUB_FILE_WAIT' },
     poll: { doc: 'How often the folder is looked at.', format: 'duration', default: 250, env: 'HUB_FILE_POLL' },
-    stable: { doc: 'How long size and time of a file must stand still before it is taken.', format: 'duration', default: 500, env: 'HUB_FILE_STABLE' },
-    lease: { doc: 'How long a hub must be silent before another one takes over its files.', format: 'duration', default: 10_000, env: 'HUB_FILE_LEASE' },
+    stable: {
+      doc: 'How long size and time of a file must stand still before it is taken.',
+      format: 'duration',
+      default: 500,
+      env: 'HUB_FILE_STABLE',
+    },
+    lease: {
+      doc: 'How long a hub must be silent before another one takes over its files.',
+      format: 'duration',
+      default: 10_000,
+      env: 'HUB_FILE_LEASE',
+    },
     maxSize: { doc: 'Largest file; larger ones fail.', format: 'size', default: megabyte, env: 'HUB_FILE_MAX_SIZE' },
-    concurrency: { doc: 'Files that are asked for at once; those that were accepted do not count.', format: 'nat', default: 100, env: 'HUB_FILE_CONCURRENCY' },
+    concurrency: {
+      doc: 'Files that are asked for at once; those that were accepted do not count.',
+      format: 'nat',
+      default: 100,
+      env: 'HUB_FILE_CONCURRENCY',
+    },
   },
   callSettings: {
-    requestFolder: { doc: 'Folder in which the request appears as `<id>.json` (or `.xml`, … by content type).', format: 'String', default: '' },
-    replyFolder: { doc: 'Folder in which `<id>.reply.*` or `<id>.fault.json` is expected. Empty: the same.', format: 'String', default: '' },
+    requestFolder: {
+      doc: 'Folder in which the request appears as `<id>.json` (or `.xml`, … by content type).',
+      format: 'String',
+      default: '',
+    },
+    replyFolder: {
+      doc: 'Folder in which `<id>.reply.*` or `<id>.fault.json` is expected. Empty: the same.',
+      format: 'String',
+      default: '',
+    },
     timeout: { doc: 'How long one attempt waits; the next one goes on waiting for the same file.', format: 'duration', default: 30_000 },
     poll: { doc: 'How often it is looked for.', format: 'duration', default: 100 },
-    stable: { doc: 'How long the answer must stand still; 0 when it is always written to another name and renamed.', format: 'duration', default: 200 },
+    stable: {
+      doc: 'How long the answer must stand still; 0 when it is always written to another name and renamed.',
+      format: 'duration',
+      default: 200,
+    },
     keep: { doc: 'How long answers are kept in `.hub/`, for a step that runs twice.', format: 'duration', default: 86_400_000 },
     maxSize: { doc: 'Largest answer.', format: 'size', default: megabyte },
   },
@@ -68,7 +100,13 @@ export const file = adapter<FileSettings | FileCallSettings>({
 
 function flowOf({ flow: name }: FileSettings, flows: readonly Flow[]): Flow {
   const flow = flows.find((known) => known.name === name);
-  if (flow === undefined) throw new Error(`file: ${name === '' ? 'name a flow for the folder with adapters.file.flow' : `there is no flow "${name}"`}${didYouMean(name, flows.map((known) => known.name))}`);
+  if (flow === undefined)
+    throw new Error(
+      `file: ${name === '' ? 'name a flow for the folder with adapters.file.flow' : `there is no flow "${name}"`}${didYouMean(
+        name,
+        flows.map((known) => known.name),
+      )}`,
+    );
   if (!flow.durable) throw new Error(`file: flow ${name} is volatile (durable: false), and a file must not be lost: choose a durable flow`);
   return flow;
 }
@@ -76,7 +114,11 @@ function flowOf({ flow: name }: FileSettings, flows: readonly Flow[]): Flow {
 function principalOf({ principal: name }: FileSettings, access: AdapterContext['access']): Principal {
   const principal = access.required || (name !== '' && name !== anonymous.name) ? access.byName(name) : anonymous;
   if (principal !== undefined) return principal;
-  throw new Error(name === '' ? 'file: this hub has principals: say with adapters.file.principal who asks when a file comes' : `file: there is no principal "${name}" in hub.yaml`);
+  throw new Error(
+    name === ''
+      ? 'file: this hub has principals: say with adapters.file.principal who asks when a file comes'
+      : `file: there is no principal "${name}" in hub.yaml`,
+  );
 }
 
 async function usable(folder: string, setting: string): Promise<void> {

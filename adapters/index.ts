@@ -5,9 +5,4 @@ import { http } from './http/index.js';
 import { rest } from './rest.js';
 import { soap } from './soap/index.js';
 
-export const adapters: readonly Adapter<never>[] = [
-  http,
-  file,
-  soap,
-  rest,
-];
+export const adapters: readonly Adapter<never>[] = [http, file, soap, rest];

@@ -40,12 +40,24 @@ export const rest = adapter<RestCallSettings>({
   },
   settings: {},
   callSettings: {
-    url: { doc: 'Where to call. `{field}` and `{field.inside}` are filled from the JSON body, in path and query.', format: 'String', default: '' },
-    method: { doc: 'HTTP method. GET, HEAD and DELETE send no body.', format: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'], default: 'POST' },
+    url: {
+      doc: 'Where to call. `{field}` and `{field.inside}` are filled from the JSON body, in path and query.',
+      format: 'String',
+      default: '',
+    },
+    method: {
+      doc: 'HTTP method. GET, HEAD and DELETE send no body.',
+      format: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+      default: 'POST',
+    },
     headers: { doc: 'Further headers.', format: 'Object', default: {} },
     bearerEnv: { doc: 'Name of the environment variable that holds a bearer token.', format: 'String', default: '' },
-    timeout: { doc: 'How long one attempt may take, at most what is left of the request\'s life.', format: 'duration', default: 30_000 },
-    retry: { doc: 'False: the service does not honour Idempotency-Key, so what may have arrived is not sent again.', format: 'bool', default: true },
+    timeout: { doc: "How long one attempt may take, at most what is left of the request's life.", format: 'duration', default: 30_000 },
+    retry: {
+      doc: 'False: the service does not honour Idempotency-Key, so what may have arrived is not sent again.',
+      format: 'bool',
+      default: true,
+    },
     maxSize: { doc: 'Largest answer.', format: 'size', default: 1_048_576 },
     connections: { doc: 'Connections to the service at once.', format: 'nat', default: 50 },
   },
@@ -66,10 +78,13 @@ const placeholder = /\{([^{}]+)\}/g;
 function checkedUrl(url: string): URL {
   const example = url.replace(placeholder, 'a');
   const parsed = URL.canParse(example) ? new URL(example) : undefined;
-  if (parsed === undefined || !/^https?:$/.test(parsed.protocol)) throw new Error(`rest: a step with \`use: rest\` needs an http(s) url, not ${JSON.stringify(url)}`);
-  if (!/^https?:\/\/[^/?#{}]+(?:[/?#]|$)/i.test(url)) throw new Error(`rest: ${url} has a placeholder before its path: host and port cannot come from a body`);
+  if (parsed === undefined || !/^https?:$/.test(parsed.protocol))
+    throw new Error(`rest: a step with \`use: rest\` needs an http(s) url, not ${JSON.stringify(url)}`);
+  if (!/^https?:\/\/[^/?#{}]+(?:[/?#]|$)/i.test(url))
+    throw new Error(`rest: ${url} has a placeholder before its path: host and port cannot come from a body`);
   if (/[^!-~]/.test(example)) throw new Error(`rest: ${JSON.stringify(url)} has characters that a URL must have encoded`);
-  if (parsed.username !== '' || parsed.password !== '') throw new Error('rest: the url has a user or a password: use bearerEnv, so that they are in no file and no log');
+  if (parsed.username !== '' || parsed.password !== '')
+    throw new Error('rest: the url has a user or a password: use bearerEnv, so that they are in no file and no log');
   return parsed;
 }
 
@@ -86,7 +101,12 @@ function fixedHeaders({ headers, bearerEnv }: RestCallSettings): Readonly<Record
   return { ...given, authorization: `Bearer ${token}` };
 }
 
-async function callRest(pool: Pool, settings: RestCallSettings, fixed: Readonly<Record<string, string>>, outgoing: OutgoingCall): Promise<Raw> {
+async function callRest(
+  pool: Pool,
+  settings: RestCallSettings,
+  fixed: Readonly<Record<string, string>>,
+  outgoing: OutgoingCall,
+): Promise<Raw> {
   const { body, contentType, envelope, context } = outgoing;
   const sends = !withoutBody.has(settings.method);
   const { traceparent, tracestate, contentEncoding } = envelope;
@@ -123,7 +143,8 @@ function filledPath(url: string, body: Buffer): string {
   });
   // Some servers, and every URL parser, take these for a way up: `/customers/{id}/orders` must not become `/orders`.
   const path = filled.split('?')[0]!;
-  if (path.split('/').some((segment) => /^(?:\.|%2e){1,2}$/i.test(segment))) throw new Fault('invalid', 'a value from the body would change the path', { reason: 'path' });
+  if (path.split('/').some((segment) => /^(?:\.|%2e){1,2}$/i.test(segment)))
+    throw new Fault('invalid', 'a value from the body would change the path', { reason: 'path' });
   return filled.startsWith('/') ? filled : `/${filled}`;
 }
 
@@ -136,19 +157,34 @@ function parse(body: Buffer): unknown {
 }
 
 function valueAt(body: unknown, name: string): string {
-  const value = name.split('.').reduce<unknown>((node, key) => (typeof node === 'object' && node !== null && Object.hasOwn(node, key) ? (node as Record<string, unknown>)[key] : undefined), body);
+  const value = name
+    .split('.')
+    .reduce<unknown>(
+      (node, key) =>
+        typeof node === 'object' && node !== null && Object.hasOwn(node, key) ? (node as Record<string, unknown>)[key] : undefined,
+      body,
+    );
   if (typeof value === 'number' || typeof value === 'boolean') return String(value);
   // Half of a surrogate pair cannot be encoded.
   if (typeof value === 'string' && value !== '' && Buffer.from(value).toString() === value) return value;
   const pointer = `#/${name.replaceAll('.', '/')}`;
-  throw new Fault('invalid', `${pointer} is needed in the address and must be text, a number or a boolean`, { errors: [{ pointer, detail: 'must be text that is not empty, a number or a boolean' }] });
+  throw new Fault('invalid', `${pointer} is needed in the address and must be text, a number or a boolean`, {
+    errors: [{ pointer, detail: 'must be text that is not empty, a number or a boolean' }],
+  });
 }
 
 // ---- One attempt
 
-type Attempt = { readonly kind: 'reply'; readonly reply: Raw } | { readonly kind: 'later'; readonly afterMs: number; readonly error: Error };
+type Attempt =
+  { readonly kind: 'reply'; readonly reply: Raw } | { readonly kind: 'later'; readonly afterMs: number; readonly error: Error };
 
-async function attempt(pool: Pool, request: Dispatcher.RequestOptions, settings: RestCallSettings, signal: AbortSignal, leftMs: number): Promise<Attempt> {
+async function attempt(
+  pool: Pool,
+  request: Dispatcher.RequestOptions,
+  settings: RestCallSettings,
+  signal: AbortSignal,
+  leftMs: number,
+): Promise<Attempt> {
   const repeatable = settings.retry || idempotent.has(settings.method);
   const where = `${settings.method} ${settings.url}`;
   const end = new AbortController();
@@ -169,7 +205,10 @@ async function attempt(pool: Pool, request: Dispatcher.RequestOptions, settings:
   }
 }
 
-const neverSent = (error: unknown): boolean => /^(?:ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT_TIMEOUT)$/.test((error as NodeJS.ErrnoException).code ?? '') || error instanceof NotTaken;
+const neverSent = (error: unknown): boolean =>
+  /^(?:ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT_TIMEOUT)$/.test(
+    (error as NodeJS.ErrnoException).code ?? '',
+  ) || error instanceof NotTaken;
 
 /** The service says that it did nothing. */
 class NotTaken extends Error {}
@@ -197,7 +236,10 @@ function judged({ statusCode: status, headers }: Dispatcher.ResponseData, body: 
   }
   if (status === 401 || status === 407) throw new NotTaken(`${said}: the credentials of this hub are not accepted`);
   if (status >= 300 && status < 400) throw new NotTaken(`${said}: redirects are not followed`);
-  if (status >= 400 && status < 500) throw new Fault(status === 403 ? 'forbidden' : 'rejected', textOf(body, contentType) ?? `the service answered ${status}`, { reason: `http-${status}` });
+  if (status >= 400 && status < 500)
+    throw new Fault(status === 403 ? 'forbidden' : 'rejected', textOf(body, contentType) ?? `the service answered ${status}`, {
+      reason: `http-${status}`,
+    });
   throw new Error(said);
 }
 

@@ -8,7 +8,12 @@ import type { Gateway } from './gateway.js';
 import type { Raw, StepContext } from './step.js';
 
 /** A convict schema of one level: each setting with its doc, format and default (`config/formats.ts` has ours: `duration`, `bool`, `port`...). */
-export type SettingsSchema = Readonly<Record<string, { readonly doc: string; readonly format: unknown; readonly default: unknown; readonly env?: string; readonly sensitive?: boolean }>>;
+export type SettingsSchema = Readonly<
+  Record<
+    string,
+    { readonly doc: string; readonly format: unknown; readonly default: unknown; readonly env?: string; readonly sensitive?: boolean }
+  >
+>;
 
 export interface Open {
   /** Where it listens, for the banner: `http://127.0.0.1:8080`. */

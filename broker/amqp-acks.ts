@@ -7,7 +7,10 @@ import type { ConsumeMessage, Session } from './amqp-connection.js';
 
 export interface Acknowledging {
   readonly session: Session;
-  readonly channel: { ack(message: ConsumeMessage, allUpTo?: boolean): void; nack(message: ConsumeMessage, allUpTo?: boolean, requeue?: boolean): void };
+  readonly channel: {
+    ack(message: ConsumeMessage, allUpTo?: boolean): void;
+    nack(message: ConsumeMessage, allUpTo?: boolean, requeue?: boolean): void;
+  };
   isOpen(): boolean;
 }
 

@@ -160,7 +160,11 @@ export class AmqpConnection {
     this.#closing.signal.addEventListener('abort', abort);
     if (this.#closing.signal.aborted) abort();
     try {
-      await within(setUpMs, 'setting up the connection', Promise.race([setUp(session), session.ended.then((error) => Promise.reject(error))]));
+      await within(
+        setUpMs,
+        'setting up the connection',
+        Promise.race([setUp(session), session.ended.then((error) => Promise.reject(error))]),
+      );
       if (!session.isOpen()) throw await session.ended;
     } catch (error) {
       session.fail(error as Error);

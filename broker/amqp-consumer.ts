@@ -19,7 +19,12 @@ export interface AmqpConsumer extends Consumer {
 }
 
 /** A private queue for each connection: what is published while there is none is not for us. */
-export function subscriber(exchange: string, routingKeys: readonly string[], listener: (delivery: Delivery) => void, context: ConsumerContext): AmqpConsumer {
+export function subscriber(
+  exchange: string,
+  routingKeys: readonly string[],
+  listener: (delivery: Delivery) => void,
+  context: ConsumerContext,
+): AmqpConsumer {
   const attachment = new Attachment(`subscription to exchange ${exchange}`, context, async (live) => {
     const { channel } = live;
     const about = `private copy of what goes to ${exchange}`;
@@ -87,7 +92,8 @@ class QueueConsumer implements AmqpConsumer {
 
   async start(): Promise<void> {
     const { held } = this.#context;
-    if (this.#options.exclusive === true && held.has(this.#queue)) throw new TopologyError(`queue ${this.#queue} has another consumer in this process`);
+    if (this.#options.exclusive === true && held.has(this.#queue))
+      throw new TopologyError(`queue ${this.#queue} has another consumer in this process`);
     if (this.#options.exclusive === true) held.add(this.#queue);
     try {
       await this.#attachment.start();
@@ -144,7 +150,11 @@ class QueueConsumer implements AmqpConsumer {
     const channel = await session.channel();
     const about = `held by the one consumer of ${this.#queue}`;
     try {
-      await within(answerMs, `holding ${this.#queue}`, channel.assertQueue(holderOf(this.#queue), { exclusive: true, durable: false, arguments: { about } }));
+      await within(
+        answerMs,
+        `holding ${this.#queue}`,
+        channel.assertQueue(holderOf(this.#queue), { exclusive: true, durable: false, arguments: { about } }),
+      );
       const { consumerCount } = await within(answerMs, `looking at ${this.#queue}`, channel.checkQueue(this.#queue));
       if (consumerCount > 0) throw Object.assign(new Error(`queue ${this.#queue} has ${consumerCount} consumers`), { code: 405 });
     } finally {

@@ -127,7 +127,8 @@ export class AmqpPublisher {
   #unconfirmedly(to: Address, message: Message): Promise<void> {
     const channel = this.#volatile;
     if (channel === undefined) return Promise.reject(new PublishError('unavailable', 'RabbitMQ is away'));
-    if (this.#overflow >= unconfirmedLimit || this.#overflowBytes >= unconfirmedBytesLimit) return Promise.reject(new PublishError('unavailable', 'RabbitMQ does not take messages fast enough'));
+    if (this.#overflow >= unconfirmedLimit || this.#overflowBytes >= unconfirmedBytesLimit)
+      return Promise.reject(new PublishError('unavailable', 'RabbitMQ does not take messages fast enough'));
     try {
       const isTaken = channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, false, false));
       if (!isTaken) {
@@ -145,7 +146,8 @@ export class AmqpPublisher {
     const isReturned = this.#returned.length > 0 && this.#takeReturn(pending);
     if (!this.#pending.delete(pending)) return;
     if (isReturned) pending.reject(unroutable(pending.to));
-    else if (isRefused) pending.reject(new PublishError('nacked', `RabbitMQ refused the message for "${pending.to.routingKey}": is a queue full?`));
+    else if (isRefused)
+      pending.reject(new PublishError('nacked', `RabbitMQ refused the message for "${pending.to.routingKey}": is a queue full?`));
     else pending.resolve();
     this.#checkDrained();
   }
@@ -157,7 +159,10 @@ export class AmqpPublisher {
   #takeReturn({ to, message }: Pending): boolean {
     const place = this.#returned.findIndex(
       ({ fields, properties, content }) =>
-        fields.exchange === to.exchange && fields.routingKey === to.routingKey && properties.messageId === message.messageId && content.equals(message.body),
+        fields.exchange === to.exchange &&
+        fields.routingKey === to.routingKey &&
+        properties.messageId === message.messageId &&
+        content.equals(message.body),
     );
     if (place >= 0) this.#returned.splice(place, 1);
     return place >= 0;
@@ -230,21 +235,26 @@ export class AmqpPublisher {
   }
 }
 
-const unroutable = ({ exchange, routingKey }: Address) => new PublishError('unroutable', `no queue takes "${routingKey}" from exchange "${exchange}"`);
+const unroutable = ({ exchange, routingKey }: Address) =>
+  new PublishError('unroutable', `no queue takes "${routingKey}" from exchange "${exchange}"`);
 
 /** Nothing was sent: the channel is just closing, or the message cannot be encoded, and the error tells why. */
-const asUnsent = (error: unknown): Error => (isClosedChannel(error) ? new PublishError('unavailable', 'RabbitMQ is away', { cause: error }) : (error as Error));
+const asUnsent = (error: unknown): Error =>
+  isClosedChannel(error) ? new PublishError('unavailable', 'RabbitMQ is away', { cause: error }) : (error as Error);
 
 /** Why RabbitMQ closed a channel, if that is in the message and not in the state of the broker. */
 function lessonOf(said: string, isDeclared: (exchange: string) => boolean): Lesson | undefined {
   const exchange = /no exchange '(.*?)' in vhost/.exec(said)?.[1];
   // One that we declared will be declared again.
-  if (exchange !== undefined && !isDeclared(exchange)) return { until: Date.now() + missingMs, appliesTo: (to) => to.exchange === exchange, refusal: unroutable };
+  if (exchange !== undefined && !isDeclared(exchange))
+    return { until: Date.now() + missingMs, appliesTo: (to) => to.exchange === exchange, refusal: unroutable };
   const nacked = () => new PublishError('nacked', `RabbitMQ refuses the message: ${said}`);
   const largest = /message size \d+ is larger than .*?(\d+)/.exec(said)?.[1];
-  if (largest !== undefined) return { until: Date.now() + refusedMs, appliesTo: (_to, { body }) => body.length > Number(largest), refusal: nacked };
+  if (largest !== undefined)
+    return { until: Date.now() + refusedMs, appliesTo: (_to, { body }) => body.length > Number(largest), refusal: nacked };
   const user = /user_id property set to .* authenticated user was '(.*?)'/.exec(said)?.[1];
-  if (user !== undefined) return { until: Date.now() + refusedMs, appliesTo: (_to, { userId }) => userId !== undefined && userId !== user, refusal: nacked };
+  if (user !== undefined)
+    return { until: Date.now() + refusedMs, appliesTo: (_to, { userId }) => userId !== undefined && userId !== user, refusal: nacked };
   return undefined;
 }
 

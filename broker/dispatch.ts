@@ -35,7 +35,10 @@ export interface Dispatch {
   send(envelope: Envelope): Promise<void>;
 }
 
-export function openDispatch({ transport, store, journal, control, clock, names, emit, steps }: DispatchOptions, stopping: AbortSignal): Dispatch {
+export function openDispatch(
+  { transport, store, journal, control, clock, names, emit, steps }: DispatchOptions,
+  stopping: AbortSignal,
+): Dispatch {
   async function publish(to: Address, message: Message, durable = true): Promise<void> {
     for (let tries = 1; ; tries++) {
       try {
@@ -43,7 +46,8 @@ export function openDispatch({ transport, store, journal, control, clock, names,
       } catch (error) {
         if (!(error instanceof PublishError) || stopping.aborted) throw error;
         // A foreign requestor's queue that is gone: nobody is left to hear it.
-        if (error.failure === 'unroutable' && to.exchange === '') return emit('publish.undeliverable', { routingKey: to.routingKey, requestId: message.correlationId });
+        if (error.failure === 'unroutable' && to.exchange === '')
+          return emit('publish.undeliverable', { routingKey: to.routingKey, requestId: message.correlationId });
         emit('publish.again', { exchange: to.exchange, routingKey: to.routingKey, failure: error.failure, tries });
         await pause(clock, Math.min(2_000, 100 * 2 ** tries), stopping);
       }
@@ -52,8 +56,14 @@ export function openDispatch({ transport, store, journal, control, clock, names,
 
   async function send(envelope: Envelope): Promise<void> {
     const [step] = envelope.slip;
-    if (step !== undefined) return publish(workAddress(names, step, envelope.durable), await messageFor(envelope, { store, steps, names, clock, control }), envelope.durable);
-    if (envelope.replyTo !== undefined) return publish(replyAddress(names, envelope.replyTo, envelope.durable), encode(envelope), envelope.durable);
+    if (step !== undefined)
+      return publish(
+        workAddress(names, step, envelope.durable),
+        await messageFor(envelope, { store, steps, names, clock, control }),
+        envelope.durable,
+      );
+    if (envelope.replyTo !== undefined)
+      return publish(replyAddress(names, envelope.replyTo, envelope.durable), encode(envelope), envelope.durable);
     const { body: _body, ...message } = encode(envelope);
     await journal.note('done', envelope.requestId, message, message.headers);
   }
@@ -66,17 +76,31 @@ export function openDispatch({ transport, store, journal, control, clock, names,
  * the last step (then it answers the requestor's own address), the envelope is parked and the answer comes to the hub's
  * continuation queue, which goes on from there.
  */
-export async function messageFor(envelope: Envelope, { store, steps, names, clock, control }: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>): Promise<Message> {
+export async function messageFor(
+  envelope: Envelope,
+  { store, steps, names, clock, control }: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>,
+): Promise<Message> {
   const message = encode(envelope);
   const [name = ''] = envelope.slip;
   if (steps.get(name)?.kind !== 'foreign') return message;
   if (control.isWatched(envelope)) {
-    await store.report(envelope.requestId, { state: 'waiting', step: name, waitingOn: `foreign worker of ${name}` }, { name: 'step', data: { step: name, attempt: 1 } }).catch(() => undefined);
+    await store
+      .report(
+        envelope.requestId,
+        { state: 'waiting', step: name, waitingOn: `foreign worker of ${name}` },
+        { name: 'step', data: { step: name, attempt: 1 } },
+      )
+      .catch(() => undefined);
   }
   if (envelope.slip.length === 1 && envelope.groups.length === 0) return message;
   const { body: _body, ...properties } = message;
   await store.park(envelope.id, Buffer.from(JSON.stringify(properties)), Math.max(0, envelope.deadline - clock.now()) + 60_000);
-  return { ...message, replyTo: names.continuation, correlationId: envelope.id, headers: { ...message.headers, 'hub-request-id': envelope.requestId } };
+  return {
+    ...message,
+    replyTo: names.continuation,
+    correlationId: envelope.id,
+    headers: { ...message.headers, 'hub-request-id': envelope.requestId },
+  };
 }
 
 /** What follows from a fault: inside a group it is an answer to the aggregator, else it ends the request. */
@@ -87,5 +111,8 @@ export function faultEnvelope(envelope: Envelope, fault: Fault, at: number, took
   const aggregator = groups[0]?.at;
   const slip = aggregator === undefined ? [] : envelope.slip.slice(envelope.slip.indexOf(aggregator));
   const { contentEncoding: _encoding, ...plain } = envelope;
-  return { ...follow(plain, { at, took, slip, groups, ...faultMessage(fault), type: 'fault' }, 'fault'), extra: errorHeaders(fault, step, at) };
+  return {
+    ...follow(plain, { at, took, slip, groups, ...faultMessage(fault), type: 'fault' }, 'fault'),
+    extra: errorHeaders(fault, step, at),
+  };
 }

@@ -35,7 +35,15 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
       const volatile = gateway.flows.find(({ name }) => name === flow)?.durable === false;
       if (delivery.replyTo === undefined) await gateway.send({ ...askOf(delivery, principal), flow, requestId: ownId(delivery) });
       else if (volatile) await answerNow(delivery, { ...askOf(delivery, principal), flow });
-      else await accept(delivery, { ...askOf(delivery, principal), flow, waitMs: 0, requestId: ownId(delivery), again: delivery.redelivered, forward: { queue: delivery.replyTo, ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }) } });
+      else
+        await accept(delivery, {
+          ...askOf(delivery, principal),
+          flow,
+          waitMs: 0,
+          requestId: ownId(delivery),
+          again: delivery.redelivered,
+          forward: { queue: delivery.replyTo, ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }) },
+        });
     } catch (error) {
       // Broker or store away: the message stays in the queue, and its turn comes.
       if (!isFault(error) || error.code === 'unavailable') throw error;
@@ -62,17 +70,30 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
     const headers = errorHeaders(fault, 'gateway', clock.now());
     if (delivery.replyTo !== undefined) return tell(delivery, { ...faultMessage(fault), type: 'fault', headers });
     const { body, contentType, messageId, correlationId } = delivery;
-    const known = { ...(contentType === undefined ? {} : { contentType }), ...(messageId === undefined ? {} : { messageId }), ...(correlationId === undefined ? {} : { correlationId }) };
-    await transport.publish({ exchange: names.dead, routingKey: 'unrouted' }, { body, ...known, headers: { ...headers, 'hub-origin-queue': names.requests, 'hub-origin-key': delivery.routingKey } });
+    const known = {
+      ...(contentType === undefined ? {} : { contentType }),
+      ...(messageId === undefined ? {} : { messageId }),
+      ...(correlationId === undefined ? {} : { correlationId }),
+    };
+    await transport.publish(
+      { exchange: names.dead, routingKey: 'unrouted' },
+      { body, ...known, headers: { ...headers, 'hub-origin-queue': names.requests, 'hub-origin-key': delivery.routingKey } },
+    );
   }
 
   async function tell(delivery: Delivery, message: Parameters<Transport['publish']>[1]): Promise<void> {
     const queue = delivery.replyTo ?? '';
     const correlation = delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId };
-    await transport.publish({ exchange: '', routingKey: queue }, { ...message, ...correlation }, { mandatory: !queue.startsWith('amq.rabbitmq.reply-to') }).catch((error: unknown) => {
-      if (!(error instanceof PublishError) || error.failure !== 'unroutable') throw error;
-      emit('request.undeliverable', { queue });
-    });
+    await transport
+      .publish(
+        { exchange: '', routingKey: queue },
+        { ...message, ...correlation },
+        { mandatory: !queue.startsWith('amq.rabbitmq.reply-to') },
+      )
+      .catch((error: unknown) => {
+        if (!(error instanceof PublishError) || error.failure !== 'unroutable') throw error;
+        emit('request.undeliverable', { queue });
+      });
   }
 
   return transport.consume(names.requests, { prefetch: 200, tag: `requests@${options.place}` }, take);
@@ -82,12 +103,23 @@ function principalOf(delivery: Delivery, access: Access): Principal {
   if (!access.required) return anonymous;
   // user_id is checked by the broker; without it the request is that of the principal "amqp", if there is one.
   const principal = access.byName(delivery.userId ?? 'amqp');
-  if (principal === undefined) throw new Fault('forbidden', `no principal "${delivery.userId ?? 'amqp'}" in hub.yaml: AMQP requests need one, named as their user_id or "amqp"`);
+  if (principal === undefined)
+    throw new Fault(
+      'forbidden',
+      `no principal "${delivery.userId ?? 'amqp'}" in hub.yaml: AMQP requests need one, named as their user_id or "amqp"`,
+    );
   return principal;
 }
 
 /** The id that a redelivery of the same message gets again. */
-const ownId = (delivery: Delivery): string => deriveId(delivery.replyTo ?? '', delivery.messageId ?? '', delivery.correlationId ?? '', delivery.routingKey, delivery.messageId === undefined ? delivery.body.toString('base64') : '');
+const ownId = (delivery: Delivery): string =>
+  deriveId(
+    delivery.replyTo ?? '',
+    delivery.messageId ?? '',
+    delivery.correlationId ?? '',
+    delivery.routingKey,
+    delivery.messageId === undefined ? delivery.body.toString('base64') : '',
+  );
 
 function askOf(delivery: Delivery, principal: Principal) {
   const { traceparent, tracestate } = delivery.headers;

@@ -92,5 +92,12 @@ export function follow(previous: Envelope, change: Partial<Envelope> & { readonl
 /** The message that makes an aggregator look at a group: at its deadline, after a quiet period, or when it has no members. */
 export function ringFor(envelope: Envelope, groups: Envelope['groups'], slip: readonly string[], reason: string, now: number): Envelope {
   const { contentEncoding: _encoding, ...plain } = envelope;
-  return { ...follow(plain, { at: now, slip, groups, body: Buffer.alloc(0), contentType: 'application/octet-stream', type: 'event' }, `ring-${reason}`), extra: { 'hub-ring': reason } };
+  return {
+    ...follow(
+      plain,
+      { at: now, slip, groups, body: Buffer.alloc(0), contentType: 'application/octet-stream', type: 'event' },
+      `ring-${reason}`,
+    ),
+    extra: { 'hub-ring': reason },
+  };
 }

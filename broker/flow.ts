@@ -44,12 +44,17 @@ export function checkFlows(flows: readonly Flow[], steps: ReadonlyMap<string, St
     flow.steps.forEach((name, index) => {
       const path = [...at, 'steps', index];
       const step = steps.get(name);
-      if (step === undefined) flaws.push({ path, message: `flow ${flow.name} names an unknown step "${name}"${didYouMean(name, [...steps.keys()])}` });
+      if (step === undefined)
+        flaws.push({ path, message: `flow ${flow.name} names an unknown step "${name}"${didYouMean(name, [...steps.keys()])}` });
       else if (!flow.durable && step.kind !== 'worker')
-        flaws.push({ path, message: `flow ${flow.name} is volatile (durable: false) and step ${name} is an ${step.kind}: only workers can serve it` });
+        flaws.push({
+          path,
+          message: `flow ${flow.name} is volatile (durable: false) and step ${name} is an ${step.kind}: only workers can serve it`,
+        });
     });
     if (flow.waitMs > flow.maxWaitMs) flaws.push({ path: [...at, 'wait'], message: `flow ${flow.name}: wait is longer than maxWait` });
-    if (flow.deadlineMs > flow.maxDeadlineMs) flaws.push({ path: [...at, 'deadline'], message: `flow ${flow.name}: deadline is longer than maxDeadline` });
+    if (flow.deadlineMs > flow.maxDeadlineMs)
+      flaws.push({ path: [...at, 'deadline'], message: `flow ${flow.name}: deadline is longer than maxDeadline` });
     return flaws;
   });
 }

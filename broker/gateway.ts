@@ -48,7 +48,13 @@ export interface Ask {
 }
 
 export type Answer =
-  | { readonly kind: 'outcome'; readonly id: string; readonly outcome: Outcome; readonly heldMs: number; /** Answered from an earlier request of the same key. */ readonly replayed: boolean }
+  | {
+      readonly kind: 'outcome';
+      readonly id: string;
+      readonly outcome: Outcome;
+      readonly heldMs: number;
+      /** Answered from an earlier request of the same key. */ readonly replayed: boolean;
+    }
   | { readonly kind: 'accepted'; readonly id: string; readonly status: Status; readonly heldMs: number; readonly replayed: boolean };
 
 /** What a requestor may know of its request. */
@@ -105,7 +111,13 @@ export interface Gateway {
    * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, until the
    * `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.
    */
-  events(id: string, principal: Principal, sequence: number, listener: (event: RequestEvent) => void, signal: AbortSignal): Promise<boolean>;
+  events(
+    id: string,
+    principal: Principal,
+    sequence: number,
+    listener: (event: RequestEvent) => void,
+    signal: AbortSignal,
+  ): Promise<boolean>;
   /** `cancelled`; `ended` when it has an outcome already; undefined as with `status`. */
   cancel(id: string, principal: Principal): Promise<'cancelled' | 'ended' | undefined>;
   /** Publishes an event; resolves once the broker has confirmed it. Listeners or not. */
@@ -146,8 +158,16 @@ export function openGateway(options: GatewayOptions): Gateway {
 
   /** Runs while counted as in flight, unless this hub has too much to do or stops. */
   async function admitted<T>(run: () => Promise<T>): Promise<T> {
-    if (stopping.aborted) throw new Fault('unavailable', 'this hub is stopping: ask again, another hub or this one will answer soon', { reason: 'stopping', retryAfterMs: 2_000 });
-    if (inFlight >= options.maxInFlight) throw new Fault('unavailable', `this hub has ${options.maxInFlight} requests in flight, its limit`, { reason: 'busy', retryAfterMs: 1_000 + Math.round(Math.random() * 2_000) });
+    if (stopping.aborted)
+      throw new Fault('unavailable', 'this hub is stopping: ask again, another hub or this one will answer soon', {
+        reason: 'stopping',
+        retryAfterMs: 2_000,
+      });
+    if (inFlight >= options.maxInFlight)
+      throw new Fault('unavailable', `this hub has ${options.maxInFlight} requests in flight, its limit`, {
+        reason: 'busy',
+        retryAfterMs: 1_000 + Math.round(Math.random() * 2_000),
+      });
     inFlight++;
     try {
       return await run();
@@ -188,7 +208,7 @@ export function openGateway(options: GatewayOptions): Gateway {
       let changed: boolean;
       const unlisten = correlator.onWake(id, () => ((changed = true), awake()));
       try {
-        for (let seen = sequence; !signal.aborted && !correlator.gone; ) {
+        for (let seen = sequence; !signal.aborted && !correlator.gone;) {
           changed = false;
           const ended = (await store.get(id))?.shown !== false;
           const news = await store.events(id, seen);
@@ -209,7 +229,9 @@ export function openGateway(options: GatewayOptions): Gateway {
       if (record === undefined) return undefined;
       if (record.outcome !== undefined) return 'ended';
       const fault = new Fault('cancelled', `cancelled by ${principal.name}`);
-      return (await reachable(settler.settle(id, outcomeOfFault('cancelled', fault, clock.now()), false))) === 'won' ? 'cancelled' : 'ended';
+      return (await reachable(settler.settle(id, outcomeOfFault('cancelled', fault, clock.now()), false))) === 'won'
+        ? 'cancelled'
+        : 'ended';
     },
     publish: (topic, principal, message) => admitted(() => topics.publish(topic, principal, message)),
     subscribe: topics.subscribe,
@@ -217,7 +239,10 @@ export function openGateway(options: GatewayOptions): Gateway {
     async ready() {
       const redis = await store.time().then(() => 'ok', messageOf);
       const rabbitmq = transport.state() === 'connected' ? 'ok' : transport.state();
-      return { ready: redis === 'ok' && rabbitmq === 'ok' && !stopping.aborted, checks: { rabbitmq, redis, ...(stopping.aborted ? { hub: 'stopping' } : {}) } };
+      return {
+        ready: redis === 'ok' && rabbitmq === 'ok' && !stopping.aborted,
+        checks: { rabbitmq, redis, ...(stopping.aborted ? { hub: 'stopping' } : {}) },
+      };
     },
   };
 }

@@ -75,7 +75,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const { transport, store } = ports;
   const clock = ports.clock ?? systemClock;
   const names = namesIn(options.namespace);
-  if (names.reply(options.name) === names.late) throw new Error('a hub cannot be named "late": that is the queue of all hubs. Set HUB_NAME to another name');
+  if (names.reply(options.name) === names.late)
+    throw new Error('a hub cannot be named "late": that is the queue of all hubs. Set HUB_NAME to another name');
   const steps = new Map(project.steps.map((step) => [step.name, step]));
   const topology = topologyOf({ names, flows: project.flows, steps, hub: options.name, journalMaxAge: options.journalMaxAge ?? '7D' });
   await transport.declare(topology);
@@ -85,7 +86,22 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);
   const settler = openSettler({ store, journal, correlator, control, transport, emit });
-  const gateway = openGateway({ flows: project.flows, steps, transport, store, journal, control, correlator, settler, clock, names, emit, hub: options.name, maxInFlight: options.maxInFlight ?? 20_000, stopping: stopping.signal });
+  const gateway = openGateway({
+    flows: project.flows,
+    steps,
+    transport,
+    store,
+    journal,
+    control,
+    correlator,
+    settler,
+    clock,
+    names,
+    emit,
+    hub: options.name,
+    maxInFlight: options.maxInFlight ?? 20_000,
+    stopping: stopping.signal,
+  });
   const { send } = openDispatch({ transport, store, journal, control, clock, names, emit, steps }, stopping.signal);
 
   /** Whatever comes to our return address is the outcome of the request that it names. */
@@ -97,7 +113,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   /** A foreign worker in the middle of a slip has answered: the slip goes on. */
   async function continued(delivery: Delivery): Promise<void> {
     const parked = delivery.correlationId === undefined ? undefined : await store.parked(delivery.correlationId);
-    if (parked === undefined) return bury(delivery, 'no request waits for this answer: the correlation_id must be that of the request, unchanged');
+    if (parked === undefined)
+      return bury(delivery, 'no request waits for this answer: the correlation_id must be that of the request, unchanged');
     const envelope = decode({ ...(JSON.parse(parked.toString('utf8')) as Omit<Message, 'body'>), body: Buffer.alloc(0) });
     if (isUndecodable(envelope)) return bury(delivery, envelope.undecodable);
     const { kind, body, contentType, contentEncoding } = outcomeOf(delivery, clock.now());
@@ -108,14 +125,29 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   async function bury({ body, headers: _headers, exchange, routingKey, ...delivery }: Delivery, why: string): Promise<void> {
     emit('hub.buried', { why, routingKey });
     const { contentType, messageId, correlationId } = delivery;
-    const known = { ...(contentType === undefined ? {} : { contentType }), ...(messageId === undefined ? {} : { messageId }), ...(correlationId === undefined ? {} : { correlationId }) };
-    await transport.publish({ exchange: names.dead, routingKey: 'unrouted' }, { body, ...known, headers: { 'hub-error': why, 'hub-error-code': 'invalid', 'hub-origin-queue': routingKey, 'hub-origin-exchange': exchange } });
+    const known = {
+      ...(contentType === undefined ? {} : { contentType }),
+      ...(messageId === undefined ? {} : { messageId }),
+      ...(correlationId === undefined ? {} : { correlationId }),
+    };
+    await transport.publish(
+      { exchange: names.dead, routingKey: 'unrouted' },
+      {
+        body,
+        ...known,
+        headers: { 'hub-error': why, 'hub-error-code': 'invalid', 'hub-origin-queue': routingKey, 'hub-origin-exchange': exchange },
+      },
+    );
   }
 
   async function remembered(delivery: Delivery): Promise<void> {
     const at = delivery.headers['hub-at'];
     const { body, contentType } = delivery;
-    await store.remember(delivery.routingKey, { body, ...(contentType === undefined ? {} : { contentType }) }, typeof at === 'number' ? at : clock.now());
+    await store.remember(
+      delivery.routingKey,
+      { body, ...(contentType === undefined ? {} : { contentType }) },
+      typeof at === 'number' ? at : clock.now(),
+    );
   }
 
   const unwatch = await store.watch((id) => correlator.wake(id));
@@ -130,7 +162,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const sweeper = startSweeper({ store, settler, clock, emit, hub: options.name });
   // A queue that somebody deletes while nobody consumes it is missed by nobody else.
   const again = () => {
-    if (transport.state() === 'connected') void transport.declare(topology).catch((error: unknown) => emit('topology.failed', { error: String(error) }));
+    if (transport.state() === 'connected')
+      void transport.declare(topology).catch((error: unknown) => emit('topology.failed', { error: String(error) }));
     cancelCheck = clock.after(checkTopologyMs, again);
   };
   let cancelCheck = clock.after(checkTopologyMs, again);

@@ -36,7 +36,12 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
   return {
     note,
     outcome: (requestId, { kind, body, contentType, contentEncoding }) =>
-      note('outcome', requestId, { type: kind === 'reply' ? 'reply' : 'fault', body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) }, { 'hub-outcome': kind }),
+      note(
+        'outcome',
+        requestId,
+        { type: kind === 'reply' ? 'reply' : 'fault', body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) },
+        { 'hub-outcome': kind },
+      ),
 
     async read(requestId) {
       // The end of a stream cannot be asked for: a mark is written, and everything before it is what there was.
@@ -64,4 +69,3 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
     },
   };
 }
-

@@ -46,7 +46,13 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
   // Fails fast: no queue of commands in this process, and none sent again after a reconnect.
   const queue = new Queue<Data>(name, {
     prefix: namespace,
-    connection: { ...connection, enableOfflineQueue: false, maxRetriesPerRequest: 0, commandTimeout: commandMs, socketTimeout: commandMs + 1_000 },
+    connection: {
+      ...connection,
+      enableOfflineQueue: false,
+      maxRetriesPerRequest: 0,
+      commandTimeout: commandMs,
+      socketTimeout: commandMs + 1_000,
+    },
     streams: { events: { maxLen: 100 } },
   });
   queue.on('error', onError);
@@ -54,7 +60,10 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
     await within(queue.waitUntilReady(), connectMs, 'no answer');
   } catch (error) {
     await queue.close().catch(() => undefined);
-    throw new Error(`cannot use Redis at ${where} for appointments: ${reasonOf(lastError() ?? error)}. Start it (redis-server, or docker compose up -d redis), or set the right URL`, { cause: error });
+    throw new Error(
+      `cannot use Redis at ${where} for appointments: ${reasonOf(lastError() ?? error)}. Start it (redis-server, or docker compose up -d redis), or set the right URL`,
+      { cause: error },
+    );
   }
   let worker: Worker<Data> | undefined;
   let closing: Promise<void> | undefined;

@@ -10,7 +10,11 @@ export function isLoopback(host: string): boolean {
 }
 
 /** Without keys everybody who reaches an address is somebody. Throws what to do, unless the address is this machine's alone or `open` says that it is meant. */
-export function refusePublicWithoutKeys(adapter: string, { host, open }: { readonly host: string; readonly open: boolean }, access: Access): void {
+export function refusePublicWithoutKeys(
+  adapter: string,
+  { host, open }: { readonly host: string; readonly open: boolean },
+  access: Access,
+): void {
   if (access.required || open || isLoopback(host)) return;
   const variable = `HUB_${adapter.toUpperCase()}`;
   throw new Error(
@@ -20,7 +24,11 @@ export function refusePublicWithoutKeys(adapter: string, { host, open }: { reado
 }
 
 /** Why a server cannot listen, and what mends it. */
-export function cannotListen(adapter: string, { port, host }: { readonly port: number; readonly host: string }, error: NodeJS.ErrnoException): Error {
+export function cannotListen(
+  adapter: string,
+  { port, host }: { readonly port: number; readonly host: string },
+  error: NodeJS.ErrnoException,
+): Error {
   const variable = `HUB_${adapter.toUpperCase()}`;
   const why: Readonly<Record<string, string>> = {
     EADDRINUSE: `port ${port} on ${host} is taken: stop what listens there, or choose another one with ${variable}_PORT=${port + 1} (0: any free one)`,

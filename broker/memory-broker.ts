@@ -4,7 +4,16 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { Clock } from './clock.js';
-import { type Address, type Binding, type ConsumeOptions, type Exchange, type Message, type Queue, type Topology, TopologyError } from './transport.js';
+import {
+  type Address,
+  type Binding,
+  type ConsumeOptions,
+  type Exchange,
+  type Message,
+  type Queue,
+  type Topology,
+  TopologyError,
+} from './transport.js';
 
 /** A message in a queue. `order` is its place: what comes back goes where it was. */
 export interface Entry {
@@ -101,7 +110,11 @@ export class MemoryQueue {
   #read(taker: Taker): void {
     const first = this.entries[0]?.order ?? this.#nextOrder;
     if (taker.cursor < first) taker.cursor = first;
-    for (let entry = this.entries[taker.cursor - first]; entry !== undefined && taker.hasRoom(); entry = this.entries[taker.cursor - first]) {
+    for (
+      let entry = this.entries[taker.cursor - first];
+      entry !== undefined && taker.hasRoom();
+      entry = this.entries[taker.cursor - first]
+    ) {
       taker.cursor++;
       taker.take({ ...entry });
     }
@@ -177,7 +190,9 @@ export class Broker {
   #declareExchange(exchange: Exchange): void {
     const there = this.exchanges.get(exchange.name);
     if (there !== undefined && (there.type !== exchange.type || there.alternate !== exchange.alternate)) {
-      throw new TopologyError(`exchange ${exchange.name} is there with other properties: ${JSON.stringify(there)}, wanted ${JSON.stringify(exchange)}`);
+      throw new TopologyError(
+        `exchange ${exchange.name} is there with other properties: ${JSON.stringify(there)}, wanted ${JSON.stringify(exchange)}`,
+      );
     }
     this.exchanges.set(exchange.name, exchange);
   }
@@ -186,7 +201,9 @@ export class Broker {
     const there = this.queues.get(queue.name)?.spec;
     if (there === undefined) this.queues.set(queue.name, new MemoryQueue(this, queue));
     else if (!isDeepStrictEqual(comparable(there), comparable(queue))) {
-      throw new TopologyError(`queue ${queue.name} is there with other properties: ${JSON.stringify(there)}, wanted ${JSON.stringify(queue)}`);
+      throw new TopologyError(
+        `queue ${queue.name} is there with other properties: ${JSON.stringify(there)}, wanted ${JSON.stringify(queue)}`,
+      );
     }
   }
 
@@ -225,7 +242,8 @@ export class Broker {
     }
     const spec = this.exchanges.get(exchange);
     if (spec === undefined || seen.has(exchange)) return found;
-    for (const binding of this.#bindings.get(exchange)?.values() ?? []) if (matches(spec, binding.routingKey, routingKey)) add(binding.queue);
+    for (const binding of this.#bindings.get(exchange)?.values() ?? [])
+      if (matches(spec, binding.routingKey, routingKey)) add(binding.queue);
     return found.size === 0 && spec.alternate !== undefined ? this.#queuesFor(spec.alternate, routingKey, seen.add(exchange)) : found;
   }
 

@@ -17,14 +17,24 @@ export function openMetrics(): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   const registers = [registry];
-  const counter = (name: string, help: string, labelNames: readonly string[]) => new Counter({ name, help, labelNames: [...labelNames], registers });
+  const counter = (name: string, help: string, labelNames: readonly string[]) =>
+    new Counter({ name, help, labelNames: [...labelNames], registers });
   new Gauge({ name: 'hub_build_info', help: 'Version of the hub', labelNames: ['version'], registers }).labels(version).set(1);
   const requests = counter('hub_requests_total', 'Requests that were accepted', ['flow']);
-  const outcomes = counter('hub_outcomes_total', 'Outcomes by kind, and whether they won, were the same again, late or unknown', ['kind', 'settled']);
+  const outcomes = counter('hub_outcomes_total', 'Outcomes by kind, and whether they won, were the same again, late or unknown', [
+    'kind',
+    'settled',
+  ]);
   const refused = counter('hub_requests_refused_total', 'Requests that the broker did not take', ['failure']);
   const detached = counter('hub_requests_detached_total', 'Holds that became 202', ['flow']);
   const attempts = counter('hub_step_attempts_total', 'Attempts of steps', ['step', 'result']);
-  const durations = new Histogram({ name: 'hub_step_duration_seconds', help: 'How long steps ran', labelNames: ['step'], buckets: [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30], registers });
+  const durations = new Histogram({
+    name: 'hub_step_duration_seconds',
+    help: 'How long steps ran',
+    labelNames: ['step'],
+    buckets: [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30],
+    registers,
+  });
   const again = counter('hub_publish_again_total', 'Publishes that had to be repeated', ['failure']);
 
   /** What each event counts. */
@@ -38,15 +48,41 @@ export function openMetrics(): Metrics {
       attempts.labels(label(fields, 'step'), 'done').inc();
       durations.labels(label(fields, 'step')).observe(Number(fields['tookMs'] ?? 0) / 1_000);
     },
-    ...Object.fromEntries(['fault', 'retry', 'dead', 'dropped', 'expired'].map((result) => [`step.${result}`, (fields: Fields) => attempts.labels(label(fields, 'step'), result).inc()])),
+    ...Object.fromEntries(
+      ['fault', 'retry', 'dead', 'dropped', 'expired'].map((result) => [
+        `step.${result}`,
+        (fields: Fields) => attempts.labels(label(fields, 'step'), result).inc(),
+      ]),
+    ),
   };
 
   return {
     emit: (event, fields = {}) => counts[event]?.(fields),
     watch({ holding, transport }) {
-      new Gauge({ name: 'hub_requestors_holding', help: 'Requestors on the line', registers, collect() { this.set(holding()); } });
-      new Gauge({ name: 'hub_amqp_connected', help: '1 when RabbitMQ is connected', registers, collect() { this.set(transport() === 'disconnected' ? 0 : 1); } });
-      new Gauge({ name: 'hub_amqp_blocked', help: '1 when RabbitMQ takes no messages', registers, collect() { this.set(transport() === 'blocked' ? 1 : 0); } });
+      new Gauge({
+        name: 'hub_requestors_holding',
+        help: 'Requestors on the line',
+        registers,
+        collect() {
+          this.set(holding());
+        },
+      });
+      new Gauge({
+        name: 'hub_amqp_connected',
+        help: '1 when RabbitMQ is connected',
+        registers,
+        collect() {
+          this.set(transport() === 'disconnected' ? 0 : 1);
+        },
+      });
+      new Gauge({
+        name: 'hub_amqp_blocked',
+        help: '1 when RabbitMQ takes no messages',
+        registers,
+        collect() {
+          this.set(transport() === 'blocked' ? 1 : 0);
+        },
+      });
     },
     text: () => registry.metrics(),
   };

@@ -4,9 +4,11 @@
 export function placeOf(url: string): string {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   if (parsed === undefined) throw new Error('the Redis URL is not a URL: write it as in redis://user:password@host:6379/0');
-  if (parsed.protocol !== 'redis:' && parsed.protocol !== 'rediss:') throw new Error(`the Redis URL begins with ${parsed.protocol} instead of redis:// (or rediss:// for TLS)`);
+  if (parsed.protocol !== 'redis:' && parsed.protocol !== 'rediss:')
+    throw new Error(`the Redis URL begins with ${parsed.protocol} instead of redis:// (or rediss:// for TLS)`);
   return `${parsed.hostname}:${parsed.port || '6379'}`;
 }
 
 /** What an error says; a refused connection to several addresses says it only by its code. */
-export const reasonOf = (error: unknown): string => (error instanceof Error ? error.message || String((error as NodeJS.ErrnoException).code ?? error.name) : String(error));
+export const reasonOf = (error: unknown): string =>
+  error instanceof Error ? error.message || String((error as NodeJS.ErrnoException).code ?? error.name) : String(error);

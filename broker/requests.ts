@@ -36,7 +36,10 @@ export function openRequests(options: GatewayOptions): Requests {
   async function request(ask: Ask): Promise<Answer> {
     const flow = checked(ask);
     const waitMs = Math.max(0, Math.min(ask.waitMs ?? flow.waitMs, flow.maxWaitMs));
-    if (!flow.durable && (waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined)) throw new Fault('invalid', `flow ${flow.name} is volatile: it is answered at once on the line, or not at all`, { reason: 'volatile' });
+    if (!flow.durable && (waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined))
+      throw new Fault('invalid', `flow ${flow.name} is volatile: it is answered at once on the line, or not at all`, {
+        reason: 'volatile',
+      });
     const id = ask.requestId ?? newId();
     const deadline = untilDeadline(ask, flow);
     const recorded = waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined || ask.requestId !== undefined;
@@ -76,13 +79,27 @@ export function openRequests(options: GatewayOptions): Requests {
   /** Hands a request to the broker, once. The Fault says whether it may have arrived all the same. */
   async function enter(envelope: Envelope, isFirst = true): Promise<void> {
     try {
-      await transport.publish(workAddress(names, envelope.slip[0]!, envelope.durable), await messageFor(envelope, options), { durable: envelope.durable });
+      await transport.publish(workAddress(names, envelope.slip[0]!, envelope.durable), await messageFor(envelope, options), {
+        durable: envelope.durable,
+      });
     } catch (cause) {
       const unknown = !isFirst || (cause instanceof PublishError && cause.failure === 'unknown');
-      emit('request.refused', { requestId: envelope.requestId, flow: envelope.flow, failure: cause instanceof PublishError ? cause.failure : messageOf(cause) });
+      emit('request.refused', {
+        requestId: envelope.requestId,
+        flow: envelope.flow,
+        failure: cause instanceof PublishError ? cause.failure : messageOf(cause),
+      });
       throw unknown
-        ? new Fault('unavailable', `RabbitMQ did not confirm request ${envelope.requestId} in time: it may or may not be under way; send it again with the same Idempotency-Key`, { cause, reason: 'unknown', requestId: envelope.requestId, retryAfterMs: 5_000 })
-        : new Fault('unavailable', 'RabbitMQ does not take requests at the moment; nothing was started', { cause, reason: 'broker', retryAfterMs: 2_000 });
+        ? new Fault(
+            'unavailable',
+            `RabbitMQ did not confirm request ${envelope.requestId} in time: it may or may not be under way; send it again with the same Idempotency-Key`,
+            { cause, reason: 'unknown', requestId: envelope.requestId, retryAfterMs: 5_000 },
+          )
+        : new Fault('unavailable', 'RabbitMQ does not take requests at the moment; nothing was started', {
+            cause,
+            reason: 'broker',
+            retryAfterMs: 2_000,
+          });
     }
   }
 
@@ -91,18 +108,27 @@ export function openRequests(options: GatewayOptions): Requests {
     const id = envelope.requestId;
     const timedOut = envelope.deadline <= clock.now();
     if (timedOut || !envelope.durable) {
-      const fault = new Fault('timeout', timedOut ? 'no answer before the deadline' : 'no answer in time, and a volatile request is not kept', { step: 'gateway' });
+      const fault = new Fault(
+        'timeout',
+        timedOut ? 'no answer before the deadline' : 'no answer in time, and a volatile request is not kept',
+        { step: 'gateway' },
+      );
       const outcome = outcomeOfFault('timeout', fault, clock.now());
       if (envelope.durable) await reachable(settler.settle(id, outcome, false));
       else wait.catch(outcome);
       return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
     }
-    for (const giveUpAt = clock.now() + 10_000; wait.caught === undefined; ) {
+    for (const giveUpAt = clock.now() + 10_000; wait.caught === undefined;) {
       try {
         await store.create(recordOf(envelope, 'running', true, undefined));
         break;
       } catch (cause) {
-        if (clock.now() >= giveUpAt) throw new Fault('unavailable', `request ${id} is under way, but there is no place to keep its answer now: Redis is away. Send it again with the same Idempotency-Key`, { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 });
+        if (clock.now() >= giveUpAt)
+          throw new Fault(
+            'unavailable',
+            `request ${id} is under way, but there is no place to keep its answer now: Redis is away. Send it again with the same Idempotency-Key`,
+            { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
+          );
         await wait.within(500);
       }
     }
@@ -134,7 +160,8 @@ export function openRequests(options: GatewayOptions): Requests {
       const outcome = await recordedWithin(id, wait, waitMs, ask.signal, async (found) => void (await again(found)));
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs: clock.now() - began, replayed: true };
       // A 202 promises an outcome. Whoever asked first may have died before RabbitMQ had the request: until that is known, or is mended, no promise.
-      for (let found = await reachable(store.get(id)); found !== undefined && !(await again(found)); found = await reachable(store.get(id))) await pause(clock, 200);
+      for (let found = await reachable(store.get(id)); found !== undefined && !(await again(found)); found = await reachable(store.get(id)))
+        await pause(clock, 200);
       return await accepted(id, clock.now() - began, true, record);
     } finally {
       wait.close();
@@ -148,12 +175,15 @@ export function openRequests(options: GatewayOptions): Requests {
     const envelope = envelopeOf(message, flow, id, untilDeadline(message, flow), keyed, undefined);
     if (keyed) {
       const created = await reachable(store.create(recordOf(envelope, 'accepted', false, undefined), claimOf(message)));
-      if (created.result === 'exists' && !created.sameBody) throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
+      if (created.result === 'exists' && !created.sameBody)
+        throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
       if (created.result === 'exists' && (await sentBefore(created.record))) return created.record.id;
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
       const first = created.result === 'exists' ? { ...envelope, id: created.record.id, requestId: created.record.id } : envelope;
       await enterRecorded(first, created.result === 'created');
-      await reachable(store.settle(first.requestId, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
+      await reachable(
+        store.settle(first.requestId, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true),
+      );
       return first.requestId;
     }
     await enter(envelope);
@@ -174,14 +204,36 @@ export function openRequests(options: GatewayOptions): Requests {
   /** The flow, if this principal may use it and the body fits. */
   function checked(ask: Ask | OneWay): Flow {
     const flow = byName.get(ask.flow);
-    if (flow === undefined) throw new Fault('invalid', `there is no flow "${ask.flow.slice(0, 100)}"${didYouMean(ask.flow.slice(0, 100), flows.filter(({ name }) => mayUse(ask.principal, 'flows', name)).map(({ name }) => name))}`, { reason: 'unknown-flow' });
+    if (flow === undefined)
+      throw new Fault(
+        'invalid',
+        `there is no flow "${ask.flow.slice(0, 100)}"${didYouMean(
+          ask.flow.slice(0, 100),
+          flows.filter(({ name }) => mayUse(ask.principal, 'flows', name)).map(({ name }) => name),
+        )}`,
+        { reason: 'unknown-flow' },
+      );
     if (!mayUse(ask.principal, 'flows', flow.name)) throw new Fault('forbidden', `${ask.principal.name} may not use flow ${flow.name}`);
     validate(flow, ask);
     return flow;
   }
 
-  function envelopeOf(ask: Ask | OneWay, flow: Flow, id: string, deadline: number, recorded: boolean, replyTo: string | undefined): Envelope {
-    const optional = { contentEncoding: ask.contentEncoding, key: ask.key, traceparent: ask.traceparent, tracestate: ask.tracestate, priority: 'priority' in ask ? ask.priority : undefined, replyTo };
+  function envelopeOf(
+    ask: Ask | OneWay,
+    flow: Flow,
+    id: string,
+    deadline: number,
+    recorded: boolean,
+    replyTo: string | undefined,
+  ): Envelope {
+    const optional = {
+      contentEncoding: ask.contentEncoding,
+      key: ask.key,
+      traceparent: ask.traceparent,
+      tracestate: ask.tracestate,
+      priority: 'priority' in ask ? ask.priority : undefined,
+      replyTo,
+    };
     return {
       id,
       requestId: id,
@@ -202,7 +254,8 @@ export function openRequests(options: GatewayOptions): Requests {
     };
   }
 
-  const untilDeadline = (ask: { readonly deadlineMs?: number }, flow: Flow): number => Math.ceil((clock.now() + Math.min(ask.deadlineMs ?? flow.deadlineMs, flow.maxDeadlineMs)) / 1_000) * 1_000;
+  const untilDeadline = (ask: { readonly deadlineMs?: number }, flow: Flow): number =>
+    Math.ceil((clock.now() + Math.min(ask.deadlineMs ?? flow.deadlineMs, flow.maxDeadlineMs)) / 1_000) * 1_000;
 
   return { request, send };
 }
@@ -223,7 +276,11 @@ function recordOf(envelope: Envelope, state: 'accepted' | 'running', published: 
 }
 
 /** The record of a request that is under way, without asking the store: it was accepted, whatever becomes of the store. */
-const knownOf = (envelope: Envelope): RequestRecord => ({ ...recordOf(envelope, 'accepted', true, undefined), updatedAt: envelope.at, shown: false });
+const knownOf = (envelope: Envelope): RequestRecord => ({
+  ...recordOf(envelope, 'accepted', true, undefined),
+  updatedAt: envelope.at,
+  shown: false,
+});
 
 const sha256 = (...parts: (string | Buffer)[]): string => {
   const hash = createHash('sha256');
@@ -232,4 +289,6 @@ const sha256 = (...parts: (string | Buffer)[]): string => {
 };
 
 const claimOf = (ask: Ask | OneWay): Claim | undefined =>
-  ask.idempotencyKey === undefined ? undefined : { scope: sha256(ask.principal.name, ask.flow, ask.idempotencyKey), fingerprint: sha256(ask.contentType, ask.body) };
+  ask.idempotencyKey === undefined
+    ? undefined
+    : { scope: sha256(ask.principal.name, ask.flow, ask.idempotencyKey), fingerprint: sha256(ask.contentType, ask.body) };

@@ -57,7 +57,8 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const work = worker(options, running, stopping.signal);
   const consumers: Consumer[] = [];
   for (const step of options.serve.filter(({ run }) => run !== undefined)) {
-    const consume = (queue: string) => transport.consume(queue, { prefetch: step.concurrency, tag: `${step.name}@${options.place}` }, (delivery) => work(step, delivery));
+    const consume = (queue: string) =>
+      transport.consume(queue, { prefetch: step.concurrency, tag: `${step.name}@${options.place}` }, (delivery) => work(step, delivery));
     consumers.push(await consume(names.workQueue(step.name)));
     if (options.volatile.has(step.name)) consumers.push(await consume(names.volatileQueue(step.name)));
   }
@@ -90,7 +91,13 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     if (control.isDropped({ ...envelope, groups })) return emit('step.dropped', about);
     // Whoever waits for the request writes the timeout; work that nobody may use any more is not begun.
     if (envelope.deadline <= clock.now()) return emit('step.expired', about);
-    if (delivery.deliveries >= deliveryLimit) return giveUp(step, envelope, delivery, new Error(`handed out ${delivery.deliveries} times and never finished: whoever takes it dies`));
+    if (delivery.deliveries >= deliveryLimit)
+      return giveUp(
+        step,
+        envelope,
+        delivery,
+        new Error(`handed out ${delivery.deliveries} times and never finished: whoever takes it dies`),
+      );
 
     const started = clock.now();
     let verdict: Verdict;
@@ -116,7 +123,9 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const left = Math.min(step.timeoutMs, envelope.deadline - clock.now());
     const cancelTimer = clock.after(left, () => abort.abort(new Error(`no result within ${left} ms`)));
     try {
-      const aborted = new Promise<never>((_, reject) => abort.signal.addEventListener('abort', () => reject(abort.signal.reason as Error), { once: true }));
+      const aborted = new Promise<never>((_, reject) =>
+        abort.signal.addEventListener('abort', () => reject(abort.signal.reason as Error), { once: true }),
+      );
       aborted.catch(() => undefined);
       return await Promise.race([step.run!(envelope, toolsFor(envelope, abort.signal)), aborted]);
     } finally {
@@ -147,7 +156,10 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve()),
       progress: throttled(clock, (progress) => {
         if (!control.isWatched(envelope)) return;
-        const event = progress.sequence === undefined ? { name: 'progress' as const, data: { ...progress } } : { name: 'part' as const, data: { sequence: progress.sequence, part: progress.part } };
+        const event =
+          progress.sequence === undefined
+            ? { name: 'progress' as const, data: { ...progress } }
+            : { name: 'part' as const, data: { sequence: progress.sequence, part: progress.part } };
         const { part: _part, sequence: _sequence, ...shown } = progress;
         void store.report(envelope.requestId, { progress: shown }, event).catch(() => undefined);
       }),
@@ -155,13 +167,28 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   }
 
   /** The messages that follow from a verdict, with where each goes. */
-  async function follows(step: Step, envelope: Envelope, verdict: Exclude<Verdict, { go: 'nowhere' }>, took: number): Promise<readonly Envelope[]> {
+  async function follows(
+    step: Step,
+    envelope: Envelope,
+    verdict: Exclude<Verdict, { go: 'nowhere' }>,
+    took: number,
+  ): Promise<readonly Envelope[]> {
     const at = clock.now();
     if (verdict.go === 'apart') return apart(step, envelope, verdict.parts, verdict.into, took);
     const { body, contentType, contentEncoding, slip, change } = verdict;
     const { contentEncoding: _old, ...plain } = envelope;
     for (const name of slip ?? []) if (!steps.has(name)) throw new Error(`step ${step.name} routes to unknown step ${name}`);
-    return [follow(plain, { at, took, body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }), ...(slip === undefined ? {} : { slip: [...slip, ...mandatoryRest(envelope, slip)] }), ...change })];
+    return [
+      follow(plain, {
+        at,
+        took,
+        body,
+        contentType,
+        ...(contentEncoding === undefined ? {} : { contentEncoding }),
+        ...(slip === undefined ? {} : { slip: [...slip, ...mandatoryRest(envelope, slip)] }),
+        ...change,
+      }),
+    ];
   }
 
   /** A part of a group may not route around the aggregator that waits for it. */
@@ -170,26 +197,45 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     return at === undefined || slip.includes(at) ? [] : envelope.slip.slice(Math.max(0, envelope.slip.indexOf(at)));
   }
 
-  async function apart(step: Step, envelope: Envelope, parts: readonly SplitPart[], into: string | undefined, took: number): Promise<readonly Envelope[]> {
+  async function apart(
+    step: Step,
+    envelope: Envelope,
+    parts: readonly SplitPart[],
+    into: string | undefined,
+    took: number,
+  ): Promise<readonly Envelope[]> {
     const rest = envelope.slip.slice(1);
     const at = into ?? rest.find((name) => steps.get(name)?.gatherMs !== undefined);
     const gatherMs = at === undefined || !rest.includes(at) ? undefined : steps.get(at)?.gatherMs;
-    if (at === undefined || gatherMs === undefined) throw new Error(`step ${step.name} splits and no aggregator follows it in flow ${envelope.flow}`);
+    if (at === undefined || gatherMs === undefined)
+      throw new Error(`step ${step.name} splits and no aggregator follows it in flow ${envelope.flow}`);
     const unknown = parts.flatMap((part) => part.steps ?? []).find((name) => !steps.has(name));
     if (unknown !== undefined) throw new Error(`step ${step.name} splits to unknown step ${unknown}`);
 
     const id = deriveId(envelope.id, 'group');
     const now = clock.now();
     const deadline = now + Math.min(gatherMs, (envelope.deadline - now) * 0.9);
-    await store.openGroup({ id, requestId: envelope.requestId, members: parts.map((part, index) => part.name ?? part.steps?.[0] ?? String(index)), deadline });
+    await store.openGroup({
+      id,
+      requestId: envelope.requestId,
+      members: parts.map((part, index) => part.name ?? part.steps?.[0] ?? String(index)),
+      deadline,
+    });
     const member = (index: number) => [{ id, index, size: parts.length, at }, ...envelope.groups];
     const onwards = rest.slice(rest.indexOf(at));
     const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', deadline);
     if (parts.length === 0) return [bell];
     await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, true), message: encode(bell) });
-    void (control.isWatched(envelope) && store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined));
+    void (
+      control.isWatched(envelope) &&
+      store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined)
+    );
     return parts.map((part, index) =>
-      follow(envelope, { at: now, took, ...written(part.body), groups: member(index), slip: [...(part.steps ?? []), ...rest], type: 'request' }, index),
+      follow(
+        envelope,
+        { at: now, took, ...written(part.body), groups: member(index), slip: [...(part.steps ?? []), ...rest], type: 'request' },
+        index,
+      ),
     );
   }
 
@@ -206,12 +252,25 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     emit('step.retry', { ...about, delay });
     const now = clock.now();
     // The same id: what follows from this step is the same message on whichever attempt, and effects outside can be keyed by it.
-    const again = { ...envelope, attempt: envelope.attempt + 1, at: now, from: step.name, took, extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) } };
+    const again = {
+      ...envelope,
+      attempt: envelope.attempt + 1,
+      at: now,
+      from: step.name,
+      took,
+      extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) },
+    };
     await publish({ exchange: names.retry(delay), routingKey: step.name }, encode(again));
     if (control.isWatched(envelope)) {
       const waitingOn = `retry ${again.attempt} of ${step.retry.length + 1} of ${step.name} in ${delay}`;
-      const where = envelope.groups.length > 0 ? {} : ({ state: 'waiting', step: step.name, attempt: envelope.attempt, waitingOn } as const);
-      await store.report(envelope.requestId, where, { name: 'step', data: { step: step.name, attempt: envelope.attempt, failed: true, retryIn: delay } }).catch(() => undefined);
+      const where =
+        envelope.groups.length > 0 ? {} : ({ state: 'waiting', step: step.name, attempt: envelope.attempt, waitingOn } as const);
+      await store
+        .report(envelope.requestId, where, {
+          name: 'step',
+          data: { step: step.name, attempt: envelope.attempt, failed: true, retryIn: delay },
+        })
+        .catch(() => undefined);
     }
   }
 
@@ -224,13 +283,32 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
 
   function bury(delivery: Delivery, error: unknown, step: Step): Promise<void> {
     const fault = isFault(error) ? error : new Fault('internal', messageOf(error));
-    const { exchange: _exchange, routingKey: _key, redelivered: _again, deliveries: _count, expirationMs: _life, headers, ...message } = delivery;
-    return publish({ exchange: names.dead, routingKey: step.name }, { ...message, headers: { ...withoutBrokers(headers), ...errorHeaders(fault, step.name, clock.now()), 'hub-origin-queue': names.workQueue(step.name) } });
+    const {
+      exchange: _exchange,
+      routingKey: _key,
+      redelivered: _again,
+      deliveries: _count,
+      expirationMs: _life,
+      headers,
+      ...message
+    } = delivery;
+    return publish(
+      { exchange: names.dead, routingKey: step.name },
+      {
+        ...message,
+        headers: {
+          ...withoutBrokers(headers),
+          ...errorHeaders(fault, step.name, clock.now()),
+          'hub-origin-queue': names.workQueue(step.name),
+        },
+      },
+    );
   }
 }
 
 /** `x-death` and its like are the broker's notes about an earlier life; with them a message could count as a cycle. */
-const withoutBrokers = (headers: Headers): Headers => Object.fromEntries(Object.entries(headers).filter(([name]) => !name.startsWith('x-')));
+const withoutBrokers = (headers: Headers): Headers =>
+  Object.fromEntries(Object.entries(headers).filter(([name]) => !name.startsWith('x-')));
 
 /** At most 4 a second; parts always. */
 function throttled(clock: Clock, report: (progress: Progress) => void): (progress: Progress) => void {

@@ -6,7 +6,10 @@ import type { Flow } from './flow.js';
 import { bodyOf } from './step.js';
 
 /** Throws a Fault `invalid` when a JSON body does not fit the flow's schema; other content types pass. */
-export type Validate = (flow: Flow, message: { readonly body: Buffer; readonly contentType: string; readonly contentEncoding?: string }) => void;
+export type Validate = (
+  flow: Flow,
+  message: { readonly body: Buffer; readonly contentType: string; readonly contentEncoding?: string },
+) => void;
 
 export function validator(flows: readonly Flow[]): Validate {
   const ajv = new Ajv2020({ allErrors: true, strict: false });
@@ -20,12 +23,24 @@ export function validator(flows: readonly Flow[]): Validate {
     const body: unknown = bodyOf(message);
     if (Buffer.isBuffer(body) || check(body)) return;
     const errors = (check.errors ?? []).map(flawOf);
-    throw new Fault('invalid', `the body does not fit the schema of flow ${flow.name}: ${errors.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; ')}`.slice(0, 1_000), { errors, reason: 'schema' });
+    throw new Fault(
+      'invalid',
+      `the body does not fit the schema of flow ${flow.name}: ${errors.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; ')}`.slice(
+        0,
+        1_000,
+      ),
+      { errors, reason: 'schema' },
+    );
   };
 }
 
 function flawOf({ instancePath, keyword, params, message = 'is wrong' }: ErrorObject): Flaw {
-  const missing = keyword === 'required' ? `/${String((params as { missingProperty?: string }).missingProperty).replaceAll('~', '~0').replaceAll('/', '~1')}` : '';
+  const missing =
+    keyword === 'required'
+      ? `/${String((params as { missingProperty?: string }).missingProperty)
+          .replaceAll('~', '~0')
+          .replaceAll('/', '~1')}`
+      : '';
   const extra = keyword === 'additionalProperties' ? ` (${String((params as { additionalProperty?: string }).additionalProperty)})` : '';
   const allowed = keyword === 'enum' ? `: ${JSON.stringify((params as { allowedValues?: unknown }).allowedValues)}` : '';
   return { pointer: `#${instancePath}${missing}`, detail: missing === '' ? `${message}${extra}${allowed}` : 'is missing' };

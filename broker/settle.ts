@@ -44,11 +44,17 @@ export function openSettler({ store, journal, correlator, control, transport, em
     if (alone === undefined) return settleRecorded(requestId, outcome, journalled);
     if (journalled || alone.caught !== undefined) return settleAlone(alone, requestId, outcome);
     // One at a time: whoever has begun to write wins, so that the journal has one outcome.
-    const written = journal.outcome(requestId, outcome).then(
-      // The hold may have ended meanwhile: then there is a record.
-      () => (correlator.alone(requestId) === alone ? settleAlone(alone, requestId, outcome) : settleRecorded(requestId, outcome, true)),
-    ).finally(() => writing.delete(requestId));
-    writing.set(requestId, written.catch(() => undefined));
+    const written = journal
+      .outcome(requestId, outcome)
+      .then(
+        // The hold may have ended meanwhile: then there is a record.
+        () => (correlator.alone(requestId) === alone ? settleAlone(alone, requestId, outcome) : settleRecorded(requestId, outcome, true)),
+      )
+      .finally(() => writing.delete(requestId));
+    writing.set(
+      requestId,
+      written.catch(() => undefined),
+    );
     return written;
   }
 
@@ -62,13 +68,18 @@ export function openSettler({ store, journal, correlator, control, transport, em
 
   /** No record: the waiting requestor on this hub is the only one who can ever know. */
   async function settleAlone(alone: Wait, requestId: string, outcome: Outcome): Promise<Settled> {
-    const settled = alone.catch(outcome) ? 'won' : alone.caught?.kind === outcome.kind && alone.caught.body.equals(outcome.body) ? 'same' : 'late';
+    const settled = alone.catch(outcome)
+      ? 'won'
+      : alone.caught?.kind === outcome.kind && alone.caught.body.equals(outcome.body)
+        ? 'same'
+        : 'late';
     if (settled === 'late') await late(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
   }
 
-  const late = (requestId: string, { kind }: Outcome, because: Settled) => journal.note('late', requestId, {}, { 'hub-outcome': kind, 'hub-late-because': because });
+  const late = (requestId: string, { kind }: Outcome, because: Settled) =>
+    journal.note('late', requestId, {}, { 'hub-outcome': kind, 'hub-late-because': because });
 
   /** Journal, show, hand over, forward. Each may be done again. */
   async function complete(requestId: string, outcome: Outcome, journalled: boolean): Promise<void> {

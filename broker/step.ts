@@ -74,7 +74,15 @@ export interface StepTools extends StepContext {
 
 /** What becomes of a message, once its step has run. */
 export type Verdict =
-  | { readonly go: 'on'; readonly body: Buffer; readonly contentType: string; readonly contentEncoding?: string; readonly slip?: readonly string[]; readonly change?: Partial<Envelope>; /** Runs once the broker has the next message. */ readonly afterwards?: () => Promise<void> }
+  | {
+      readonly go: 'on';
+      readonly body: Buffer;
+      readonly contentType: string;
+      readonly contentEncoding?: string;
+      readonly slip?: readonly string[];
+      readonly change?: Partial<Envelope>;
+      /** Runs once the broker has the next message. */ readonly afterwards?: () => Promise<void>;
+    }
   | { readonly go: 'apart'; readonly parts: readonly SplitPart[]; readonly into?: string }
   /** Nothing follows from this message: it was absorbed. */
   | { readonly go: 'nowhere' };
@@ -153,7 +161,8 @@ export function written(value: unknown): { body: Buffer; contentType: string; co
   return { body: Buffer.from(JSON.stringify(value ?? null)), contentType: 'application/json' };
 }
 
-const isGenerator = (value: unknown): value is AsyncGenerator => typeof value === 'object' && value !== null && Symbol.asyncIterator in value && 'return' in value;
+const isGenerator = (value: unknown): value is AsyncGenerator =>
+  typeof value === 'object' && value !== null && Symbol.asyncIterator in value && 'return' in value;
 
 /** True for what `worker()`, `aggregator()` and the outbound adapters make: how the exports of `workers/` are found. */
 export function isStep(value: unknown): value is Step {
@@ -167,7 +176,8 @@ const milliseconds = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const;
 /** `200ms` → 200. */
 export function pauseMs(pause: string): number {
   const [, count, unit] = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(pause) ?? [];
-  if (count === undefined || unit === undefined) throw new TypeError(`pause ${JSON.stringify(pause)}: write a number and ms, s, m or h, as in "5s"`);
+  if (count === undefined || unit === undefined)
+    throw new TypeError(`pause ${JSON.stringify(pause)}: write a number and ms, s, m or h, as in "5s"`);
   return Math.round(Number(count) * milliseconds[unit as keyof typeof milliseconds]);
 }
 

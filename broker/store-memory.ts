@@ -3,7 +3,21 @@
  * Two hubs in one process share it: `memoryState()`, and a `connect()` for each.
  */
 import { systemClock, type Clock } from './clock.js';
-import { stateOf, type Claim, type Created, type Group, type GroupState, type NewRecord, type Outcome, type Part, type Report, type RequestEvent, type RequestRecord, type Settled, type Store } from './store.js';
+import {
+  stateOf,
+  type Claim,
+  type Created,
+  type Group,
+  type GroupState,
+  type NewRecord,
+  type Outcome,
+  type Part,
+  type Report,
+  type RequestEvent,
+  type RequestRecord,
+  type Settled,
+  type Store,
+} from './store.js';
 import type { Message } from './transport.js';
 
 export interface MemoryStoreOptions {
@@ -124,7 +138,11 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
     wake(id);
   }
 
-  function report(id: string, { published, state, waitingOn, ...rest }: Report, event: Pick<RequestEvent, 'name' | 'data'> | undefined): void {
+  function report(
+    id: string,
+    { published, state, waitingOn, ...rest }: Report,
+    event: Pick<RequestEvent, 'name' | 'data'> | undefined,
+  ): void {
     const kept = live(requests, id);
     if (kept === undefined || kept.record.outcome !== undefined) return;
     const { record } = kept;
@@ -171,7 +189,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
       .slice(0, limit)
       .map(({ id }) => id);
 
-  const isOwed = ({ record }: Kept) => record.outcome !== undefined && (!record.shown || (record.forward !== undefined && record.forwarded !== true));
+  const isOwed = ({ record }: Kept) =>
+    record.outcome !== undefined && (!record.shown || (record.forward !== undefined && record.forwarded !== true));
 
   function groupState(id: string): GroupState {
     const kept = live(groups, id);
@@ -191,7 +210,14 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
     sweep();
     if (live(groups, group.id) !== undefined) return;
     const now = clock.now();
-    groups.set(group.id, { state: 'open', reason: undefined, touchedAt: now, parts: new Map(), group, expiresAt: Math.max(group.deadline, now) + retentionMs });
+    groups.set(group.id, {
+      state: 'open',
+      reason: undefined,
+      touchedAt: now,
+      parts: new Map(),
+      group,
+      expiresAt: Math.max(group.deadline, now) + retentionMs,
+    });
   }
 
   function addPart(groupId: string, part: Part, enough: number): GroupState {

@@ -10,7 +10,21 @@ import { Redis, type RedisOptions } from 'ioredis';
 import type { Emit } from './emit.js';
 import { placeOf, reasonOf } from './redis-place.js';
 import { scripts } from './store-scripts.js';
-import type { Created, GroupState, NewRecord, Outcome, OutcomeKind, Part, Progress, Report, RequestEvent, RequestRecord, RequestState, Settled, Store } from './store.js';
+import type {
+  Created,
+  GroupState,
+  NewRecord,
+  Outcome,
+  OutcomeKind,
+  Part,
+  Progress,
+  Report,
+  RequestEvent,
+  RequestRecord,
+  RequestState,
+  Settled,
+  Store,
+} from './store.js';
 import type { Message } from './transport.js';
 
 export interface RedisStoreOptions {
@@ -61,7 +75,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
   const runOn = (id: string, script: keyof typeof scripts, args: readonly (string | number | Buffer)[] = [], ...keys: string[]) =>
     run(script, [key('request', id), key('events', id), `${ns}:deadlines`, `${ns}:owed`, ...keys], id, ns, ...args);
 
-  const oldest = async (set: string, olderThanMs: number, limit: number) => texts(await run('oldest', [`${ns}:${set}`], ns, olderThanMs, limit));
+  const oldest = async (set: string, olderThanMs: number, limit: number) =>
+    texts(await run('oldest', [`${ns}:${set}`], ns, olderThanMs, limit));
 
   return {
     async time() {
@@ -78,7 +93,11 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       const [holder, pairs] = found as [Buffer, Buffer[]];
       const hash = hashOf(pairs);
       const print = hash['print']?.toString();
-      return { result: 'exists', record: readRecord(holder.toString(), hash), sameBody: claim === undefined || print === undefined || print === claim.fingerprint };
+      return {
+        result: 'exists',
+        record: readRecord(holder.toString(), hash),
+        sameBody: claim === undefined || print === undefined || print === claim.fingerprint,
+      };
     },
     async get(id) {
       const hash = await on(redis.hgetallBuffer(key('request', id)));
@@ -95,7 +114,13 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       await runOn(id, 'report', [state, JSON.stringify(stateData), clear ? '1' : '', ...eventArgs, ...reportFields(report)]);
     },
     async settle(id, outcome, shown) {
-      const settled = await runOn(id, 'settle', [retention, shown ? '1' : '', outcome.kind, digestOf(outcome.body), ...outcomeFields(outcome)]);
+      const settled = await runOn(id, 'settle', [
+        retention,
+        shown ? '1' : '',
+        outcome.kind,
+        digestOf(outcome.body),
+        ...outcomeFields(outcome),
+      ]);
       return String(settled) as Settled;
     },
     async show(id) {
@@ -115,7 +140,20 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async openGroup(group) {
       const members = JSON.stringify(group.members);
       const deadline = Math.round(group.deadline);
-      await run('openGroup', [key('group', group.id)], retention, deadline, 'req', group.requestId, 'members', members, 'size', group.members.length, 'due', deadline);
+      await run(
+        'openGroup',
+        [key('group', group.id)],
+        retention,
+        deadline,
+        'req',
+        group.requestId,
+        'members',
+        members,
+        'size',
+        group.members.length,
+        'due',
+        deadline,
+      );
     },
     async addPart(groupId, part, enough) {
       const meta = JSON.stringify({ kind: part.kind, contentType: part.contentType, at: part.at });
@@ -161,7 +199,11 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
 /** In our words where the driver speaks of its settings. */
 function redisError(where: string, error: unknown): Error {
   const said = reasonOf(error);
-  const reason = /enableOfflineQueue|Connection is closed/.test(said) ? 'not connected' : /max retries per request/.test(said) ? 'the connection was lost' : said;
+  const reason = /enableOfflineQueue|Connection is closed/.test(said)
+    ? 'not connected'
+    : /max retries per request/.test(said)
+      ? 'the connection was lost'
+      : said;
   return new Error(`Redis at ${where}: ${reason}`, { cause: error });
 }
 
@@ -212,7 +254,8 @@ async function connect(url: string, name: string, log: Emit): Promise<Redis> {
 }
 
 function howToMend(error: Error): string {
-  if (/WRONGPASS|NOAUTH|invalid password/.test(error.message)) return 'Put user and password into the URL: redis://user:password@host:port/0';
+  if (/WRONGPASS|NOAUTH|invalid password/.test(error.message))
+    return 'Put user and password into the URL: redis://user:password@host:port/0';
   if (/NOPERM/.test(error.message)) return 'Give the user the rights: ACL SETUSER <user> ~* &* +@all';
   if (/LOADING/.test(error.message)) return 'It is still loading its data: start again in a moment';
   return 'Start it (redis-server, or docker compose up -d redis), or set the right URL';
@@ -228,7 +271,9 @@ async function refuseEviction(redis: Redis, where: string, log: Emit): Promise<v
   }
   if (policy === undefined || policy === 'noeviction') return;
   const [host, port] = where.split(/:(?=\d+$)/);
-  throw new Error(`Redis at ${where} may drop requests when memory gets short (maxmemory-policy ${policy}). Mend it: redis-cli -h ${host} -p ${port} CONFIG SET maxmemory-policy noeviction`);
+  throw new Error(
+    `Redis at ${where} may drop requests when memory gets short (maxmemory-policy ${policy}). Mend it: redis-cli -h ${host} -p ${port} CONFIG SET maxmemory-policy noeviction`,
+  );
 }
 
 /** Says goodbye, or hangs up when nobody listens. */
@@ -336,7 +381,8 @@ const reportFields = (report: Report) =>
     prog: report.progress === undefined ? undefined : JSON.stringify(report.progress),
   });
 
-const outcomeFields = (outcome: Outcome) => fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, oat: outcome.at });
+const outcomeFields = (outcome: Outcome) =>
+  fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, oat: outcome.at });
 
 function readRecord(id: string, hash: Hash): RequestRecord {
   const text = (name: string) => hash[name]?.toString();
@@ -364,7 +410,13 @@ function readRecord(id: string, hash: Hash): RequestRecord {
 function readOutcome(hash: Hash): Outcome | undefined {
   const { kind, body, type, enc, oat } = hash;
   if (kind === undefined || body === undefined) return undefined;
-  return { kind: kind.toString() as OutcomeKind, body, contentType: String(type), at: Number(oat), ...given('contentEncoding', enc?.toString()) };
+  return {
+    kind: kind.toString() as OutcomeKind,
+    body,
+    contentType: String(type),
+    at: Number(oat),
+    ...given('contentEncoding', enc?.toString()),
+  };
 }
 
 /** `{ name: value }`, or nothing: an optional property is absent, never undefined. */

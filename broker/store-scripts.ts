@@ -28,7 +28,9 @@ end
 const request = `${clock}
 local record, events, deadlines, owed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, ns = ARGV[1], ARGV[2]
-local stateOf = { ${Object.entries(stateOf).map(([kind, state]) => `${kind} = '${state}'`).join(', ')} }
+local stateOf = { ${Object.entries(stateOf)
+  .map(([kind, state]) => `${kind} = '${state}'`)
+  .join(', ')} }
 
 local function wake()
   redis.call('PUBLISH', ns .. ':wake', id)

@@ -13,12 +13,28 @@ const leaseMs = 3_000;
 const owedMs = 10_000;
 const atOnce = 200;
 
-export function startSweeper({ store, settler, clock, emit, hub }: { readonly store: Store; readonly settler: Settler; readonly clock: Clock; readonly emit: Emit; readonly hub: string }): { close(): Promise<void> } {
+export function startSweeper({
+  store,
+  settler,
+  clock,
+  emit,
+  hub,
+}: {
+  readonly store: Store;
+  readonly settler: Settler;
+  readonly clock: Clock;
+  readonly emit: Emit;
+  readonly hub: string;
+}): { close(): Promise<void> } {
   const stopping = new AbortController();
 
   async function sweep(): Promise<void> {
     if (!(await store.lease('sweeper', hub, leaseMs))) return;
-    for (let due = await store.due(atOnce); due.length > 0 && !stopping.signal.aborted; due = due.length < atOnce ? [] : await store.due(atOnce)) {
+    for (
+      let due = await store.due(atOnce);
+      due.length > 0 && !stopping.signal.aborted;
+      due = due.length < atOnce ? [] : await store.due(atOnce)
+    ) {
       const fault = new Fault('timeout', 'no answer before the deadline');
       const at = await store.time();
       await Promise.all(due.map((id) => settler.settle(id, outcomeOfFault('timeout', fault, at), false)));

@@ -60,11 +60,20 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
     { name: names.control, type: 'fanout' },
   ];
   const queues: Queue[] = [
-    { name: names.journal, type: 'stream', about: 'Everything that happened, kept for a while. Read it with: answerback trace <id>', maxAge: journalMaxAge },
+    {
+      name: names.journal,
+      type: 'stream',
+      about: 'Everything that happened, kept for a while. Read it with: answerback trace <id>',
+      maxAge: journalMaxAge,
+    },
     { name: names.requests, type: 'quorum', about: 'Requests of foreign programs that no hub has taken yet' },
     { name: names.late, type: 'quorum', about: 'Replies whose hub is away. Any hub stores them' },
     { name: names.continuation, type: 'quorum', about: 'Answers of foreign workers; the hub goes on with the slip' },
-    { name: names.deadQueue('unrouted'), type: 'quorum', about: 'Messages that no flow or step was found for. Ready > 0: a person must decide' },
+    {
+      name: names.deadQueue('unrouted'),
+      type: 'quorum',
+      about: 'Messages that no flow or step was found for. Ready > 0: a person must decide',
+    },
     { name: names.lastEvents, type: 'quorum', about: 'Events on their way to "last value of a topic"', singleActive: true },
   ];
   const bindings: Binding[] = [
@@ -78,8 +87,17 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
 
   for (const step of steps.values()) {
     queues.push(
-      { name: names.workQueue(step.name), type: 'quorum', about: `${step.summary}. Ready: waits. Unacked: is being done`, deadLetter: { exchange: names.dead, routingKey: step.name } },
-      { name: names.deadQueue(step.name), type: 'quorum', about: `Gave up at ${step.name}, the reason is in the headers. Ready > 0: a person must decide` },
+      {
+        name: names.workQueue(step.name),
+        type: 'quorum',
+        about: `${step.summary}. Ready: waits. Unacked: is being done`,
+        deadLetter: { exchange: names.dead, routingKey: step.name },
+      },
+      {
+        name: names.deadQueue(step.name),
+        type: 'quorum',
+        about: `Gave up at ${step.name}, the reason is in the headers. Ready > 0: a person must decide`,
+      },
     );
     bindings.push(
       { exchange: names.work, queue: names.workQueue(step.name), routingKey: step.name },
@@ -90,8 +108,17 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
   }
   for (const delay of new Set([...steps.values()].flatMap((step) => step.retry))) {
     exchanges.push({ name: names.retry(delay), type: 'fanout' });
-    queues.push({ name: names.retry(delay), type: 'quorum', about: `Failed, will be tried again after ${delay}`, ttlMs: pauseMs(delay), deadLetter: { exchange: names.work } });
-    bindings.push({ exchange: names.retry(delay), queue: names.retry(delay), routingKey: '' }, { exchange: names.retry(delay), queue: names.journal, routingKey: '' });
+    queues.push({
+      name: names.retry(delay),
+      type: 'quorum',
+      about: `Failed, will be tried again after ${delay}`,
+      ttlMs: pauseMs(delay),
+      deadLetter: { exchange: names.work },
+    });
+    bindings.push(
+      { exchange: names.retry(delay), queue: names.retry(delay), routingKey: '' },
+      { exchange: names.retry(delay), queue: names.journal, routingKey: '' },
+    );
   }
   const volatileSteps = new Set(flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
   if (volatileSteps.size > 0) exchanges.push({ name: names.volatile, type: 'direct' });
@@ -100,15 +127,29 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
     bindings.push({ exchange: names.volatile, queue: names.volatileQueue(step), routingKey: step });
   }
   if (hub !== undefined) {
-    queues.push({ name: names.reply(hub), type: 'quorum', about: `Replies on their way to hub ${hub}`, ttlMs: replyTtlMs, deadLetter: { exchange: `${names.replies}.late` } });
-    bindings.push({ exchange: names.replies, queue: names.reply(hub), routingKey: names.reply(hub) }, { exchange: names.replies, queue: names.journal, routingKey: names.reply(hub) });
+    queues.push({
+      name: names.reply(hub),
+      type: 'quorum',
+      about: `Replies on their way to hub ${hub}`,
+      ttlMs: replyTtlMs,
+      deadLetter: { exchange: `${names.replies}.late` },
+    });
+    bindings.push(
+      { exchange: names.replies, queue: names.reply(hub), routingKey: names.reply(hub) },
+      { exchange: names.replies, queue: names.journal, routingKey: names.reply(hub) },
+    );
   }
   return { exchanges, queues, bindings };
 }
 
 /** Where a message for a step is published. */
-export const workAddress = (names: Names, step: string, durable: boolean): Address => ({ exchange: durable ? names.work : names.volatile, routingKey: step });
+export const workAddress = (names: Names, step: string, durable: boolean): Address => ({
+  exchange: durable ? names.work : names.volatile,
+  routingKey: step,
+});
 
 /** Where an outcome is published: our own return addresses through `hub.replies` (and so the journal), others directly. */
 export const replyAddress = (names: Names, replyTo: string, durable: boolean): Address =>
-  durable && replyTo.startsWith(`${names.namespace}.reply.`) ? { exchange: names.replies, routingKey: replyTo } : { exchange: '', routingKey: replyTo };
+  durable && replyTo.startsWith(`${names.namespace}.reply.`)
+    ? { exchange: names.replies, routingKey: replyTo }
+    : { exchange: '', routingKey: replyTo };

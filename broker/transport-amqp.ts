@@ -128,7 +128,8 @@ class AmqpTransport implements Transport {
   }
 
   state(): TransportState {
-    if (this.#closed !== undefined || this.#publishing.session() === undefined || this.#consuming.session() === undefined) return 'disconnected';
+    if (this.#closed !== undefined || this.#publishing.session() === undefined || this.#consuming.session() === undefined)
+      return 'disconnected';
     return this.#publishing.isBlocked() ? 'blocked' : 'connected';
   }
 
@@ -163,7 +164,8 @@ class AmqpTransport implements Transport {
   }
 
   #restore(session: Session): Promise<void> {
-    const running = this.#restoring.get(session) ?? restoreOn(session, this.#declared.all(), this.#log).finally(() => this.#restoring.delete(session));
+    const running =
+      this.#restoring.get(session) ?? restoreOn(session, this.#declared.all(), this.#log).finally(() => this.#restoring.delete(session));
     this.#restoring.set(session, running);
     return running;
   }

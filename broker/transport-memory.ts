@@ -168,7 +168,13 @@ class MemoryConsumer implements Served, Taker {
   #failedInARow = 0;
   #idle: () => void = () => {};
 
-  constructor(broker: Broker, queueName: string, options: ConsumeOptions, handler: Handler, owner: { restore(): void; ended(consumer: MemoryConsumer): void }) {
+  constructor(
+    broker: Broker,
+    queueName: string,
+    options: ConsumeOptions,
+    handler: Handler,
+    owner: { restore(): void; ended(consumer: MemoryConsumer): void },
+  ) {
     this.#broker = broker;
     this.#queueName = queueName;
     this.#options = options;
@@ -253,7 +259,15 @@ class MemoryConsumer implements Served, Taker {
 
 function deliveryOf({ message, exchange, routingKey, order }: Entry, deliveries: number, isStream: boolean): Delivery {
   const redelivered = deliveries > 0;
-  return { ...message, headers: message.headers ?? {}, exchange, routingKey, redelivered, deliveries, ...(isStream ? { offset: order } : {}) };
+  return {
+    ...message,
+    headers: message.headers ?? {},
+    exchange,
+    routingKey,
+    redelivered,
+    deliveries,
+    ...(isStream ? { offset: order } : {}),
+  };
 }
 
 /** What the wire would carry: the publisher may go on changing what it gave us, and undefined values are left out. */

@@ -14,14 +14,34 @@ export const lookAgainMs = 2_000;
 
 export interface Waiting {
   /** The outcome, when it comes within `ms`. `look` sees the record each time it is read without one. */
-  recordedWithin(id: string, wait: Wait, ms: number, signal?: AbortSignal, look?: (record: RequestRecord) => Promise<void>): Promise<Outcome | undefined>;
+  recordedWithin(
+    id: string,
+    wait: Wait,
+    ms: number,
+    signal?: AbortSignal,
+    look?: (record: RequestRecord) => Promise<void>,
+  ): Promise<Outcome | undefined>;
   /** "Accepted, answer later", or the outcome if it has come after all. `known`: what to say when the store is away. */
   accepted(id: string, heldMs: number, replayed: boolean, known?: RequestRecord): Promise<Answer>;
 }
 
-export function openWaiting({ store, correlator, clock }: { readonly store: Store; readonly correlator: Correlator; readonly clock: Clock }): Waiting {
+export function openWaiting({
+  store,
+  correlator,
+  clock,
+}: {
+  readonly store: Store;
+  readonly correlator: Correlator;
+  readonly clock: Clock;
+}): Waiting {
   /** Waits for the outcome of a recorded request, wherever it is settled: by the reply here, by a wake-up, by looking again. */
-  async function recordedWithin(id: string, wait: Wait, ms: number, signal?: AbortSignal, look?: (record: RequestRecord) => Promise<void>): Promise<Outcome | undefined> {
+  async function recordedWithin(
+    id: string,
+    wait: Wait,
+    ms: number,
+    signal?: AbortSignal,
+    look?: (record: RequestRecord) => Promise<void>,
+  ): Promise<Outcome | undefined> {
     const read = async () => {
       const record = await store.get(id);
       if (record?.shown === true && record.outcome !== undefined) wait.catch(record.outcome);
@@ -43,7 +63,8 @@ export function openWaiting({ store, correlator, clock }: { readonly store: Stor
   async function accepted(id: string, heldMs: number, replayed: boolean, known?: RequestRecord): Promise<Answer> {
     const record = await reachable(known === undefined ? store.get(id) : store.get(id).catch(() => known));
     if (record?.shown === true && record.outcome !== undefined) return { kind: 'outcome', id, outcome: record.outcome, heldMs, replayed };
-    if (record === undefined) throw new Fault('unavailable', `request ${id} is no longer known here`, { reason: 'unknown', retryAfterMs: 1_000 });
+    if (record === undefined)
+      throw new Fault('unavailable', `request ${id} is no longer known here`, { reason: 'unknown', retryAfterMs: 1_000 });
     return { kind: 'accepted', id, status: statusOf(record), heldMs, replayed };
   }
 
@@ -56,7 +77,12 @@ export async function reachable<T>(operation: Promise<T>): Promise<T> {
     return await operation;
   } catch (cause) {
     if (isFault(cause)) throw cause;
-    if (cause instanceof PublishError) throw new Fault('unavailable', 'RabbitMQ, where the outcome must be written down first, is away', { cause, reason: 'unknown', retryAfterMs: 2_000 });
+    if (cause instanceof PublishError)
+      throw new Fault('unavailable', 'RabbitMQ, where the outcome must be written down first, is away', {
+        cause,
+        reason: 'unknown',
+        retryAfterMs: 2_000,
+      });
     throw new Fault('unavailable', 'Redis, where the state of requests is kept, is away', { cause, reason: 'store', retryAfterMs: 2_000 });
   }
 }
@@ -65,5 +91,13 @@ export async function reachable<T>(operation: Promise<T>): Promise<T> {
 export function statusOf(record: RequestRecord): Status {
   const { id, flow, state, key, step, attempt, waitingOn, progress, acceptedAt, updatedAt, deadline, outcome, shown } = record;
   const optional = { key, step, attempt, waitingOn, progress, endedAt: shown ? outcome?.at : undefined };
-  return { id, flow, state, acceptedAt, updatedAt, deadline, ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<Status>) };
+  return {
+    id,
+    flow,
+    state,
+    acceptedAt,
+    updatedAt,
+    deadline,
+    ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<Status>),
+  };
 }

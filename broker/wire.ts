@@ -69,7 +69,8 @@ export interface Undecodable {
 /** The envelope that a message of ours carries, or what is wrong with it. Never throws. */
 export function decode(message: Message): Envelope | Undecodable {
   const hub = message.headers?.['hub'];
-  if (typeof hub !== 'string') return { undecodable: 'it has no "hub" header: only the hub publishes to work queues; others publish to the requests exchange' };
+  if (typeof hub !== 'string')
+    return { undecodable: 'it has no "hub" header: only the hub publishes to work queues; others publish to the requests exchange' };
   try {
     return read(message, parseDictionary(hub) as Dictionary);
   } catch (error) {
@@ -87,9 +88,11 @@ type InnerList = readonly [readonly Item[], Parameters];
 type Dictionary = ReadonlyMap<string, Item | InnerList>;
 
 function read(message: Message, hub: Dictionary): Envelope {
-  if (message.messageId === undefined || message.correlationId === undefined) throw new TypeError('message_id and correlation_id are missing');
+  if (message.messageId === undefined || message.correlationId === undefined)
+    throw new TypeError('message_id and correlation_id are missing');
   if (message.type === undefined || !envelopeTypes.includes(message.type)) throw new TypeError(`type is ${JSON.stringify(message.type)}`);
-  const optional = <Name extends string>(name: Name, value: string | undefined): { [N in Name]?: string } => (value === undefined ? {} : ({ [name]: value } as { [N in Name]: string }));
+  const optional = <Name extends string>(name: Name, value: string | undefined): { [N in Name]?: string } =>
+    value === undefined ? {} : ({ [name]: value } as { [N in Name]: string });
   const took = numberIn(hub, 'took');
   return {
     id: message.messageId,
@@ -195,4 +198,16 @@ export function faultMessage(fault: Fault): { body: Buffer; contentType: string 
 
 /** Anything that was thrown, as the fault that the requestor hears: the details of our own errors stay with us. */
 export const faultOf = (error: unknown, step: string): Fault =>
-  isFault(error) ? readFault(Buffer.from(JSON.stringify({ code: error.code, message: error.message, reason: error.reason, errors: error.errors, step: error.step ?? step }))) : readFault(Buffer.from(JSON.stringify({ code: 'internal', message: `step ${step} failed after its last attempt`, step })));
+  isFault(error)
+    ? readFault(
+        Buffer.from(
+          JSON.stringify({
+            code: error.code,
+            message: error.message,
+            reason: error.reason,
+            errors: error.errors,
+            step: error.step ?? step,
+          }),
+        ),
+      )
+    : readFault(Buffer.from(JSON.stringify({ code: 'internal', message: `step ${step} failed after its last attempt`, step })));

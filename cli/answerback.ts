@@ -35,7 +35,15 @@ class Usage extends Error {}
 
 const { values: flags, positionals } = (() => {
   try {
-    return parseArgs({ allowPositionals: true, options: { json: { type: 'boolean' }, demo: { type: 'boolean' }, help: { type: 'boolean', short: 'h' }, version: { type: 'boolean' } } });
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        json: { type: 'boolean' },
+        demo: { type: 'boolean' },
+        help: { type: 'boolean', short: 'h' },
+        version: { type: 'boolean' },
+      },
+    });
   } catch (error) {
     process.stderr.write(`${messageOf(error)}\n\n${usage}`);
     process.exit(2);
@@ -70,7 +78,9 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
     if (id === undefined) throw new Usage('which request? answerback trace <request id> [folder]');
     const story = await withBroker({ folder }, async ({ journal, names }) => storyOf(await journal.read(id), names));
     if (story.length === 0) {
-      process.stderr.write(`no request ${id} in the journal: it is kept for a while only; ids look like 01932c5e-7a0b-7f8e-9b6e-0a5b3c2d1e4f\n`);
+      process.stderr.write(
+        `no request ${id} in the journal: it is kept for a while only; ids look like 01932c5e-7a0b-7f8e-9b6e-0a5b3c2d1e4f\n`,
+      );
       process.exitCode = 5;
       return;
     }
@@ -82,12 +92,21 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
     const rows = await withBroker({ folder }, ({ transport, names, steps }) => deadLetters(transport, names, steps));
     if (flags.json === true) return print(JSON.stringify(rows, null, 2));
     if (rows.length === 0) return print('No dead letters.');
-    table([['QUEUE', 'LETTERS', 'OLDEST', 'ERROR'], ...rows.map(({ queue, letters, oldest, error }) => [queue, String(letters), oldest, error])]);
+    table([
+      ['QUEUE', 'LETTERS', 'OLDEST', 'ERROR'],
+      ...rows.map(({ queue, letters, oldest, error }) => [queue, String(letters), oldest, error]),
+    ]);
   },
   async replay([step, folder = '.']) {
     if (step === undefined) throw new Usage('of which step? answerback replay <step> [folder]');
     const sent = await withBroker({ folder }, ({ transport, names, steps }) => {
-      if (!steps.some(({ name }) => name === step)) throw new Usage(`unknown step "${step}"${didYouMean(step, steps.map(({ name }) => name))}`);
+      if (!steps.some(({ name }) => name === step))
+        throw new Usage(
+          `unknown step "${step}"${didYouMean(
+            step,
+            steps.map(({ name }) => name),
+          )}`,
+        );
       return replay(transport, names, step);
     });
     print(`${sent} sent again.`);

@@ -20,7 +20,12 @@ export async function deadLetters(transport: Transport, names: Names, steps: rea
     const letters = (await transport.inspect(queue))?.ready ?? 0;
     if (letters === 0) continue;
     const { headers } = await first(transport, queue);
-    found.push({ queue, letters, oldest: String(headers['hub-error-at'] ?? ''), error: `${String(headers['hub-error-code'] ?? '')} ${String(headers['hub-error'] ?? '')}`.trim() });
+    found.push({
+      queue,
+      letters,
+      oldest: String(headers['hub-error-at'] ?? ''),
+      error: `${String(headers['hub-error-code'] ?? '')} ${String(headers['hub-error'] ?? '')}`.trim(),
+    });
   }
   return found;
 }
@@ -58,7 +63,13 @@ export async function replay(transport: Transport, names: Names, step: string): 
     if (isUndecodable(envelope)) throw new Error(`cannot be sent again: ${envelope.undecodable}`);
     const { extra: _errors, ...kept } = envelope;
     const now = Date.now();
-    const again = { ...kept, id: deriveId(envelope.id, 'replay', now), attempt: 1, at: now, deadline: Math.max(envelope.deadline, now + secondLifeMs) };
+    const again = {
+      ...kept,
+      id: deriveId(envelope.id, 'replay', now),
+      attempt: 1,
+      at: now,
+      deadline: Math.max(envelope.deadline, now + secondLifeMs),
+    };
     await transport.publish(workAddress(names, step, true), encode(again));
     if (++sent === letters) finish();
   });

@@ -27,7 +27,9 @@ export function dev(folder: string, demo: boolean): Promise<void> {
 async function startReal(folder: string, signal: AbortSignal): Promise<{ stop(): Promise<void> }> {
   const { project } = await load({ folder }); // what is wrong with the project is said before anything starts
   const { overrides, notes } = await moveFromTakenPorts(project);
-  const { ensureServices } = (await import(new URL('../../scripts/services.mjs', import.meta.url).href)) as { ensureServices(options: object): Promise<Services> };
+  const { ensureServices } = (await import(new URL('../../scripts/services.mjs', import.meta.url).href)) as {
+    ensureServices(options: object): Promise<Services>;
+  };
   const services = await ensureServices({ log: say, signal });
   say(`RabbitMQ  ${masked(services.rabbitmq.url)}  (${services.rabbitmq.from})`);
   say(`Redis     ${masked(services.redis.url)}  (${services.redis.from})`);
@@ -93,7 +95,11 @@ interface Child {
 /** A child process that says `ready` over IPC, and ends when its channel closes: also when this process is killed. */
 async function child(what: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<Child> {
   // A process group of its own: Ctrl-C reaches only us, and we stop things in their order.
-  const spawned: ChildProcess = spawn(process.execPath, ['--enable-source-maps', ...args], { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'], detached: true });
+  const spawned: ChildProcess = spawn(process.execPath, ['--enable-source-maps', ...args], {
+    env,
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    detached: true,
+  });
   const ended = new Promise<number | null>((done) => spawned.once('exit', done));
   await new Promise<void>((ready, failed) => {
     spawned.once('message', () => ready());
@@ -130,4 +136,5 @@ function banner({ project, urls }: Running, services: Services | undefined): voi
   say('Ctrl-C stops everything that was started.');
 }
 
-const curl = (http: string, { name, example }: Flow): string => `curl -s ${http}/requests/${name} -H 'Content-Type: application/json' -d '${JSON.stringify(example)}'`;
+const curl = (http: string, { name, example }: Flow): string =>
+  `curl -s ${http}/requests/${name} -H 'Content-Type: application/json' -d '${JSON.stringify(example)}'`;

@@ -10,6 +10,8 @@ export interface Finding {
 
 /** The checks are in `scripts/`, since they must run before anything is installed. */
 export async function doctor(): Promise<readonly Finding[]> {
-  const { whatIsThere } = (await import(new URL('../../scripts/services.mjs', import.meta.url).href)) as { whatIsThere(): Promise<readonly Omit<Finding, 'needed'>[]> };
+  const { whatIsThere } = (await import(new URL('../../scripts/services.mjs', import.meta.url).href)) as {
+    whatIsThere(): Promise<readonly Omit<Finding, 'needed'>[]>;
+  };
   return (await whatIsThere()).map((row) => ({ ...row, needed: /node/i.test(row.name) }));
 }

@@ -4,15 +4,22 @@ import { faultCodes } from '../broker/fault.js';
 import { coreSettings } from '../config/schema.js';
 
 const row = (...cells: readonly string[]): string => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
-const code = (value: unknown): string => (value === '' || value === undefined || value === null ? '' : `\`${typeof value === 'string' ? value : JSON.stringify(value)}\``);
-const upperSnake = (text: string): string => text.replace(/([a-z])([A-Z])/g, '$1_$2').replace(/[.-]/g, '_').toUpperCase();
+const code = (value: unknown): string =>
+  value === '' || value === undefined || value === null ? '' : `\`${typeof value === 'string' ? value : JSON.stringify(value)}\``;
+const upperSnake = (text: string): string =>
+  text
+    .replace(/([a-z])([A-Z])/g, '$1_$2')
+    .replace(/[.-]/g, '_')
+    .toUpperCase();
 
 function settingsTable(schema: SettingsSchema, environment: ((name: string) => string) | undefined): string[] {
   const variable = environment === undefined ? [] : ['Environment'];
   return [
     row('Setting', ...variable, 'Default', 'What it is'),
     row('---', ...variable.map(() => '---'), '---', '---'),
-    ...Object.entries(schema).map(([name, { doc, default: value, env }]) => row(`\`${name}\``, ...variable.map(() => `\`${env ?? environment!(name)}\``), code(value), doc)),
+    ...Object.entries(schema).map(([name, { doc, default: value, env }]) =>
+      row(`\`${name}\``, ...variable.map(() => `\`${env ?? environment!(name)}\``), code(value), doc),
+    ),
   ];
 }
 
@@ -22,9 +29,28 @@ function adapterPages({ name, summary, says, settings, callSettings, open }: Ada
     '',
     summary,
     '',
-    ...(says === undefined ? [] : [row('The hub says', 'as'), row('---', '---'), row('reply', says.reply), row('accepted, answer later', says.accepted), row('fault', says.fault), row('one-way', says.oneWay), '']),
-    ...(open === undefined ? [] : [`In, under \`adapters.${name}\` in hub.yaml:`, '', ...settingsTable(settings, (setting) => `HUB_${upperSnake(name)}_${upperSnake(setting)}`), '']),
-    ...(callSettings === undefined ? [] : [`Out, beside \`use: ${name}\` of a step in hub.yaml:`, '', ...settingsTable(callSettings, undefined), '']),
+    ...(says === undefined
+      ? []
+      : [
+          row('The hub says', 'as'),
+          row('---', '---'),
+          row('reply', says.reply),
+          row('accepted, answer later', says.accepted),
+          row('fault', says.fault),
+          row('one-way', says.oneWay),
+          '',
+        ]),
+    ...(open === undefined
+      ? []
+      : [
+          `In, under \`adapters.${name}\` in hub.yaml:`,
+          '',
+          ...settingsTable(settings, (setting) => `HUB_${upperSnake(name)}_${upperSnake(setting)}`),
+          '',
+        ]),
+    ...(callSettings === undefined
+      ? []
+      : [`Out, beside \`use: ${name}\` of a step in hub.yaml:`, '', ...settingsTable(callSettings, undefined), '']),
   ];
 }
 
@@ -40,7 +66,9 @@ export function reference(adapters: readonly Adapter<never>[]): string {
     '',
     row('Setting', 'Environment', 'Default', 'What it is'),
     row('---', '---', '---', '---'),
-    ...coreSettings.map(({ name, env, spec }) => row(`\`${name}\``, `\`${env}\``, name === 'name' ? 'this machine\'s name' : code(spec.default), spec.doc)),
+    ...coreSettings.map(({ name, env, spec }) =>
+      row(`\`${name}\``, `\`${env}\``, name === 'name' ? "this machine's name" : code(spec.default), spec.doc),
+    ),
     '',
     '## Adapters',
     '',

@@ -22,20 +22,32 @@ export function storyOf(entries: readonly Delivery[], names: Names): readonly Tr
 }
 
 /** A message keeps its id over retries; only what is the same on the same attempt is a repetition. */
-const keyOf = ({ exchange, messageId, headers }: Delivery): string => `${exchange} ${messageId ?? ''} ${/attempt=\d+/.exec(String(headers['hub']))?.[0] ?? ''}`;
+const keyOf = ({ exchange, messageId, headers }: Delivery): string =>
+  `${exchange} ${messageId ?? ''} ${/attempt=\d+/.exec(String(headers['hub']))?.[0] ?? ''}`;
 
 function lineOf(entry: Delivery, names: Names): TraceLine | undefined {
   const note = entry.headers['hub-note'];
   if (typeof note === 'string') return noted(entry, note);
   const envelope = decode(entry);
-  if (isUndecodable(envelope)) return { at: (entry.timestamp ?? 0) * 1_000, what: `${entry.exchange}: a message that cannot be read (${envelope.undecodable})` };
+  if (isUndecodable(envelope))
+    return { at: (entry.timestamp ?? 0) * 1_000, what: `${entry.exchange}: a message that cannot be read (${envelope.undecodable})` };
   const at = envelope.at;
-  if (entry.exchange === names.replies) return { at, what: `${done(envelope)}${envelope.type === 'fault' ? `fault ${faultText(entry)}` : `reply, ${size(entry)}`} → ${entry.routingKey}` };
-  if (entry.exchange === names.dead) return { at, what: `gave up at ${entry.routingKey}: ${faultText(entry)} → ${names.deadQueue(entry.routingKey)}` };
-  if (entry.exchange.startsWith(`${names.namespace}.retry.`)) return { at, what: `${entry.routingKey} failed on attempt ${envelope.attempt - 1} after ${envelope.took ?? 0} ms: ${faultText(entry)}; again in ${entry.exchange.slice(names.retry('').length)}` };
+  if (entry.exchange === names.replies)
+    return {
+      at,
+      what: `${done(envelope)}${envelope.type === 'fault' ? `fault ${faultText(entry)}` : `reply, ${size(entry)}`} → ${entry.routingKey}`,
+    };
+  if (entry.exchange === names.dead)
+    return { at, what: `gave up at ${entry.routingKey}: ${faultText(entry)} → ${names.deadQueue(entry.routingKey)}` };
+  if (entry.exchange.startsWith(`${names.namespace}.retry.`))
+    return {
+      at,
+      what: `${entry.routingKey} failed on attempt ${envelope.attempt - 1} after ${envelope.took ?? 0} ms: ${faultText(entry)}; again in ${entry.exchange.slice(names.retry('').length)}`,
+    };
   if (entry.exchange !== names.work) return undefined;
   if (envelope.from === entry.routingKey && envelope.attempt > 1) return { at, what: `${entry.routingKey}, attempt ${envelope.attempt}` };
-  if (envelope.step === 1) return { at, what: `accepted for ${envelope.flow} by ${envelope.principal ?? 'nobody known'}, ${size(entry)} → ${entry.routingKey}` };
+  if (envelope.step === 1)
+    return { at, what: `accepted for ${envelope.flow} by ${envelope.principal ?? 'nobody known'}, ${size(entry)} → ${entry.routingKey}` };
   const [group] = envelope.groups;
   if (envelope.type === 'event') return { at, what: `${entry.routingKey} looks at its group: ${String(envelope.extra?.['hub-ring'])}` };
   const part = group === undefined ? '' : ` (part ${group.index + 1} of ${group.size})`;
@@ -49,11 +61,12 @@ function noted(entry: Delivery, note: string): TraceLine {
     outcome: `outcome decided by a hub: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
     done: 'one-way: the slip is done',
     late: `too late to count${entry.headers['hub-late-from'] === undefined ? '' : `: ${String(entry.headers['hub-late-from'])}`}${entry.headers['hub-outcome'] === undefined ? '' : `: ${String(entry.headers['hub-outcome'])} (${String(entry.headers['hub-late-because'])})`}`,
-    undeliverable: 'the requestor\'s queue is gone: the answer is kept, not delivered',
+    undeliverable: "the requestor's queue is gone: the answer is kept, not delivered",
   };
   return { at, what: texts[note] ?? note };
 }
 
 const done = ({ from, took }: Envelope): string => (from === undefined ? '' : `${from} done in ${took ?? 0} ms `);
 const size = ({ body, contentType }: Delivery): string => `${body.length} B ${contentType ?? ''}`.trim();
-const faultText = ({ headers }: Delivery): string => `${String(headers['hub-error-code'] ?? '')} ${String(headers['hub-error'] ?? '')}`.trim();
+const faultText = ({ headers }: Delivery): string =>
+  `${String(headers['hub-error-code'] ?? '')} ${String(headers['hub-error'] ?? '')}`.trim();

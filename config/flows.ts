@@ -61,7 +61,10 @@ class FlowReader {
     if (!formats.name.holds(this.#name)) this.#complain([], `a name has ${formats.name.says}`);
     if (Array.isArray(value)) return this.#flow(this.#steps([]), {});
     if (!isMapping(value)) {
-      this.#complain([], `write its steps as a list, as in ${formats.name.holds(this.#name) ? this.#name : 'hello'}: [${typeof value === 'string' ? value : 'first.step, second.step'}]`);
+      this.#complain(
+        [],
+        `write its steps as a list, as in ${formats.name.holds(this.#name) ? this.#name : 'hello'}: [${typeof value === 'string' ? value : 'first.step, second.step'}]`,
+      );
       return undefined;
     }
     this.#source.file.knows(this.#path, keys, `flow ${this.#name}: `);
@@ -96,7 +99,12 @@ class FlowReader {
   #steps(below: Path): string[] {
     const value = this.#source.file.at([...this.#path, ...below]);
     if (!Array.isArray(value) || value.length === 0) {
-      this.#complain(below, value === undefined || Array.isArray(value) ? 'it has no steps: name at least one' : 'steps must be a list, as in [first.step, second.step]');
+      this.#complain(
+        below,
+        value === undefined || Array.isArray(value)
+          ? 'it has no steps: name at least one'
+          : 'steps must be a list, as in [first.step, second.step]',
+      );
       return [];
     }
     value.forEach((step: unknown, index) => {
@@ -139,7 +147,10 @@ class FlowReader {
   #checkExample(validate: ValidateFunction, example: unknown): void {
     if (validate(example) === true) return;
     const [first] = validate.errors ?? [];
-    this.#complain(['example'], `example does not fit its request schema: ${first?.instancePath ?? ''} ${first?.message ?? 'it is refused'}`);
+    this.#complain(
+      ['example'],
+      `example does not fit its request schema: ${first?.instancePath ?? ''} ${first?.message ?? 'it is refused'}`,
+    );
   }
 
   #complain(below: Path, message: string): void {

@@ -34,28 +34,50 @@ export interface Format {
 const second = 1_000;
 const durations = { ms: 1, s: second, m: 60 * second, h: 3_600 * second, d: 86_400 * second } as const;
 const sizes = { b: 1, kb: 1_024, mb: 1_024 ** 2, gb: 1_024 ** 3 } as const;
-const words = new Map([['true', true], ['yes', true], ['on', true], ['1', true], ['false', false], ['no', false], ['off', false], ['0', false]]);
+const words = new Map([
+  ['true', true],
+  ['yes', true],
+  ['on', true],
+  ['1', true],
+  ['false', false],
+  ['no', false],
+  ['off', false],
+  ['0', false],
+]);
 
 /** Reads `<number><unit>`, or a whole number of the smallest unit. */
-const quantity = (units: Readonly<Record<string, number>>) => (text: string): unknown => {
-  const [, count, unit] = /^(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)$/.exec(text.trim().toLowerCase()) ?? [];
-  if (count === undefined || (unit === '' && count.includes('.'))) return text;
-  const factor = unit === '' ? 1 : Object.entries(units).find(([name]) => name === unit)?.[1];
-  return factor === undefined ? text : Math.round(Number(count) * factor);
-};
+const quantity =
+  (units: Readonly<Record<string, number>>) =>
+  (text: string): unknown => {
+    const [, count, unit] = /^(\d{1,15}(?:\.\d{1,6})?)\s*([a-z]*)$/.exec(text.trim().toLowerCase()) ?? [];
+    if (count === undefined || (unit === '' && count.includes('.'))) return text;
+    const factor = unit === '' ? 1 : Object.entries(units).find(([name]) => name === unit)?.[1];
+    return factor === undefined ? text : Math.round(Number(count) * factor);
+  };
 
 /** Shows a number in the largest unit that leaves no fraction. */
-const inUnits = (units: Readonly<Record<string, number>>) => (value: number): string => {
-  const [name, factor] = Object.entries(units).reverse().find(([, size]) => value !== 0 && value % size === 0) ?? Object.entries(units)[0]!;
-  return `${value / factor}${name}`;
-};
+const inUnits =
+  (units: Readonly<Record<string, number>>) =>
+  (value: number): string => {
+    const [name, factor] =
+      Object.entries(units)
+        .reverse()
+        .find(([, size]) => value !== 0 && value % size === 0) ?? Object.entries(units)[0]!;
+    return `${value / factor}${name}`;
+  };
 
 const isText = (value: unknown): value is string => typeof value === 'string';
-const wholeFrom = (least: number) => (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= least;
+const wholeFrom =
+  (least: number) =>
+  (value: unknown): boolean =>
+    Number.isSafeInteger(value) && (value as number) >= least;
 const wholeNumber = (text: string): unknown => (/^\s*[+-]?\d{1,15}\s*$/.test(text) ? Number(text) : text);
 const decimal = (text: string): unknown => (/^\s*[+-]?\d+(\.\d+)?(e[+-]?\d{1,3})?\s*$/i.test(text) ? Number(text) : text);
 const asIs = (text: string): unknown => text;
-const matches = (pattern: RegExp, longest: number) => (value: unknown): boolean => isText(value) && value.length <= longest && pattern.test(value);
+const matches =
+  (pattern: RegExp, longest: number) =>
+  (value: unknown): boolean =>
+    isText(value) && value.length <= longest && pattern.test(value);
 
 /** Flow, step and hub names become parts of queue names. */
 const fitName = matches(/^[a-z0-9]+([.-][a-z0-9]+)*$/, 100);
@@ -68,11 +90,17 @@ function holdsUrl(value: unknown, { protocols, mayBeEmpty }: SettingSpec): boole
   if (value === '') return mayBeEmpty === true;
   const url = parsedUrl(value);
   // Without a host it is `localhost:8080` (read as a protocol) or `amqp:/host`.
-  return url !== undefined && (url.host !== '' || url.protocol === 'file:') && (protocols === undefined || protocols.includes(url.protocol.slice(0, -1)));
+  return (
+    url !== undefined &&
+    (url.host !== '' || url.protocol === 'file:') &&
+    (protocols === undefined || protocols.includes(url.protocol.slice(0, -1)))
+  );
 }
 
 const saysUrl = ({ protocols }: SettingSpec): string =>
-  protocols === undefined ? 'a URL, as in http://127.0.0.1:8080' : `a URL that begins with ${protocols.map((protocol) => `${protocol}://`).join(' or ')}`;
+  protocols === undefined
+    ? 'a URL, as in http://127.0.0.1:8080'
+    : `a URL that begins with ${protocols.map((protocol) => `${protocol}://`).join(' or ')}`;
 
 /** A mapping of YAML: an object, not a list. */
 export function isMapping(value: unknown): value is Readonly<Record<string, unknown>> {
@@ -94,8 +122,17 @@ export const formats = {
   text: { says: 'text (put it in quotes)', read: asIs, holds: isText },
   name: { says: 'lower case letters, digits, dots and hyphens, as in "loan.quote"', read: asIs, holds: fitName },
   word: { says: 'one word of lower case letters, digits and hyphens', read: asIs, holds: matches(/^[a-z0-9]+(-[a-z0-9]+)*$/, 40) },
-  bool: { says: `one of ${[...words.keys()].join(', ')}`, read: (text) => words.get(text.trim().toLowerCase()) ?? text, holds: (value) => typeof value === 'boolean' },
-  duration: { says: 'a duration: a number and ms, s, m, h or d, as in 200ms, 5s, 1m, 2h, 7d', read: quantity(durations), holds: wholeFrom(0), show: inUnits(durations) },
+  bool: {
+    says: `one of ${[...words.keys()].join(', ')}`,
+    read: (text) => words.get(text.trim().toLowerCase()) ?? text,
+    holds: (value) => typeof value === 'boolean',
+  },
+  duration: {
+    says: 'a duration: a number and ms, s, m, h or d, as in 200ms, 5s, 1m, 2h, 7d',
+    read: quantity(durations),
+    holds: wholeFrom(0),
+    show: inUnits(durations),
+  },
   size: { says: 'a size: a number and b, kb, mb or gb, as in 64kb, 1mb', read: quantity(sizes), holds: wholeFrom(0), show: inUnits(sizes) },
   /** As RabbitMQ writes the age of a stream. */
   age: { says: 'a number and Y, M, D, h, m or s, as in 7D', read: asIs, holds: matches(/^[1-9]\d*[YMDhms]$/, 12) },
@@ -104,13 +141,21 @@ export const formats = {
   int: integer,
   integer,
   number: { says: 'a number', read: decimal, holds: (value) => Number.isFinite(value) },
-  port: { says: 'a port: a whole number from 0 to 65535', read: wholeNumber, holds: (value) => wholeFrom(0)(value) && (value as number) <= 65_535 },
+  port: {
+    says: 'a port: a whole number from 0 to 65535',
+    read: wholeNumber,
+    holds: (value) => wholeFrom(0)(value) && (value as number) <= 65_535,
+  },
   url: { says: saysUrl, read: asIs, holds: holdsUrl, show: maskUrl },
   /** A URL that may have a password in it: shown without, and never shown when it is wrong. */
   secretUrl: { says: saysUrl, read: asIs, holds: holdsUrl, show: maskUrl },
   list: {
     says: 'a list of texts, as in [a, b]',
-    read: (text) => text.split(',').map((item) => item.trim()).filter((item) => item !== ''),
+    read: (text) =>
+      text
+        .split(',')
+        .map((item) => item.trim())
+        .filter((item) => item !== ''),
     holds: (value) => Array.isArray(value) && value.every(isText),
     show: (value: readonly string[]) => value.join(', '),
   },
@@ -129,8 +174,16 @@ function check(format: Format, value: unknown, spec: SettingSpec): void {
 }
 
 const builtIns = new Map<unknown, FormatName>([
-  [String, 'text'], ['String', 'text'], [Number, 'number'], ['Number', 'number'], [Boolean, 'bool'], ['Boolean', 'bool'],
-  [Array, 'list'], ['Array', 'list'], [Object, 'mapping'], ['Object', 'mapping'],
+  [String, 'text'],
+  ['String', 'text'],
+  [Number, 'number'],
+  ['Number', 'number'],
+  [Boolean, 'bool'],
+  ['Boolean', 'bool'],
+  [Array, 'list'],
+  ['Array', 'list'],
+  [Object, 'mapping'],
+  ['Object', 'mapping'],
 ]);
 
 /** The name of a setting's format; undefined for lists of accepted values and for functions. */

@@ -32,7 +32,9 @@ export function readHubFile(folder: string): HubFile {
   if (flaws.length > 0) throw new ConfigError(flaws);
   const data = plain(doc);
   if (isMapping(data)) return new HubFile(doc, lines, data);
-  throw new ConfigError([`${fileName}:1:1: ${data === null ? 'the file is empty' : 'the file is not a mapping'}; these three lines make a hub:\n${threeLines}`]);
+  throw new ConfigError([
+    `${fileName}:1:1: ${data === null ? 'the file is empty' : 'the file is not a mapping'}; these three lines make a hub:\n${threeLines}`,
+  ]);
 }
 
 function readText(folder: string): string {
@@ -42,7 +44,9 @@ function readText(folder: string): string {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === 'ENOENT' || code === 'ENOTDIR') throw new ConfigError([absent(folder, file)]);
-    throw new ConfigError([code === 'ERR_ENCODING_INVALID_ENCODED_DATA' ? `${fileName}: not UTF-8 text` : `${file} cannot be read: ${(error as Error).message}`]);
+    throw new ConfigError([
+      code === 'ERR_ENCODING_INVALID_ENCODED_DATA' ? `${fileName}: not UTF-8 text` : `${file} cannot be read: ${(error as Error).message}`,
+    ]);
   }
 }
 
@@ -108,7 +112,11 @@ export class HubFile {
 
   /** What is at the path; undefined when it is absent. */
   at(path: Path): unknown {
-    return path.reduce<unknown>((node, key) => (typeof node === 'object' && node !== null && Object.hasOwn(node, key) ? (node as Record<string | number, unknown>)[key] : undefined), this.data);
+    return path.reduce<unknown>(
+      (node, key) =>
+        typeof node === 'object' && node !== null && Object.hasOwn(node, key) ? (node as Record<string | number, unknown>)[key] : undefined,
+      this.data,
+    );
   }
 
   /** The entries of the mapping at the path; none when all of it is commented out; a problem when it is something else. */

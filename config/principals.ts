@@ -17,7 +17,8 @@ export interface KeyedPrincipal {
 export function readPrincipals(file: HubFile, flows: readonly string[]): KeyedPrincipal[] {
   const entries = file.entries(['principals'], 'principals');
   const value = file.at(['principals']);
-  if (value === null || (isMapping(value) && entries.length === 0)) file.complain(['principals'], 'principals is empty, which would let everybody in: name one, or remove the key to mean it');
+  if (value === null || (isMapping(value) && entries.length === 0))
+    file.complain(['principals'], 'principals is empty, which would let everybody in: name one, or remove the key to mean it');
   const ids = new Map<string, string>();
   return entries.map(([name]) => {
     const reader = { file, name, path: ['principals', name] };
@@ -67,6 +68,10 @@ function checkFlow(reader: Reader, pattern: string, index: number, flows: readon
 
 function checkPattern(reader: Reader, key: string, pattern: string, index: number): boolean {
   if (pattern !== '' && !pattern.slice(0, -1).includes('*')) return true;
-  complain(reader, [key, index], `${JSON.stringify(pattern)} in ${key} must be a name, or a beginning and one * at the end, as in "loan.*"`);
+  complain(
+    reader,
+    [key, index],
+    `${JSON.stringify(pattern)} in ${key} must be a name, or a beginning and one * at the end, as in "loan.*"`,
+  );
   return false;
 }

@@ -74,7 +74,10 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
   const flows = readFlows({ file, folder, defaults: settings.defaults });
   const steps = readSteps(file, names);
   const resolvedAdapters = readAdapters(loading, options.adapters);
-  const principals = readPrincipals(file, flows.map(({ name }) => name));
+  const principals = readPrincipals(
+    file,
+    flows.map(({ name }) => name),
+  );
   const title = readTitle(file, folder);
   checkOverrides(loading, options.adapters);
   file.settle();
@@ -119,7 +122,9 @@ function checkSettingKeys(file: HubFile, tree: object, below: readonly string[])
 /** Near its siblings, or right but in another group: `inFlight` is `limits.inFlight`. */
 function suggestSetting(below: readonly string[], key: string): string {
   const elsewhere = coreSettings.find(({ path }) => path.at(-1) === key)?.name;
-  const siblings = coreSettings.filter(({ path }) => below.every((word, index) => path[index] === word)).map(({ path }) => path.slice(0, below.length + 1).join('.'));
+  const siblings = coreSettings
+    .filter(({ path }) => below.every((word, index) => path[index] === word))
+    .map(({ path }) => path.slice(0, below.length + 1).join('.'));
   return elsewhere === undefined ? didYouMean([...below, key].join('.'), [...new Set(siblings)]) : `; did you mean "${elsewhere}"?`;
 }
 
@@ -149,7 +154,8 @@ function checkDefaults({ file }: Loading, { wait, maxWait, deadline, maxDeadline
   if (deadline > maxDeadline) file.complain(['settings', 'defaults', 'deadline'], 'defaults.deadline is longer than defaults.maxDeadline');
 }
 
-const adapterEnv = (adapter: string, setting: string, schema: SettingsSchemaLike): string => schema[setting]?.env ?? `HUB_${upperSnake(adapter)}_${upperSnake(setting)}`;
+const adapterEnv = (adapter: string, setting: string, schema: SettingsSchemaLike): string =>
+  schema[setting]?.env ?? `HUB_${upperSnake(adapter)}_${upperSnake(setting)}`;
 
 /** The settings of each adapter that is on. */
 function readAdapters(loading: Loading, adapters: ProjectOptions['adapters']): Map<string, Map<string, Resolved>> {
@@ -165,7 +171,11 @@ function readAdapters(loading: Loading, adapters: ProjectOptions['adapters']): M
 function readAdapter(loading: Loading, adapter: string, schema: SettingsSchemaLike): Map<string, Resolved> {
   loading.file.knows(['adapters', adapter], Object.keys(schema), `adapter ${adapter}: `);
   const resolved = Object.entries(schema).map(([setting, spec]) => {
-    const slot = { name: `adapters.${adapter}.${setting}`, path: ['adapters', adapter, setting], env: adapterEnv(adapter, setting, schema) };
+    const slot = {
+      name: `adapters.${adapter}.${setting}`,
+      path: ['adapters', adapter, setting],
+      env: adapterEnv(adapter, setting, schema),
+    };
     return [setting, resolveOne(loading, slot, spec)] as const;
   });
   return new Map(resolved);
@@ -175,7 +185,8 @@ function readAdapter(loading: Loading, adapter: string, schema: SettingsSchemaLi
 function isOn({ file, overrides }: Loading, adapter: string): boolean {
   const path = ['adapters', adapter];
   const inFile = file.at(path);
-  const fromFile = inFile === undefined ? adapter === 'http' : switchOf(inFile, (message) => file.complain(path, `adapter ${adapter}: ${message}`));
+  const fromFile =
+    inFile === undefined ? adapter === 'http' : switchOf(inFile, (message) => file.complain(path, `adapter ${adapter}: ${message}`));
   const override = `adapters.${adapter}`;
   if (!Object.hasOwn(overrides, override)) return fromFile;
   return switchOf(overrides[override], (message) => file.complainElsewhere(`command line: ${override} ${message}`));
@@ -194,7 +205,10 @@ function switchOf(value: unknown, complain: (message: string) => void): boolean 
 function checkOverrides({ file, overrides }: Loading, adapters: ProjectOptions['adapters']): void {
   const known = [
     ...coreSettings.map(({ name }) => name),
-    ...adapters.flatMap(({ name, settings }) => [`adapters.${name}`, ...Object.keys(settings).map((setting) => `adapters.${name}.${setting}`)]),
+    ...adapters.flatMap(({ name, settings }) => [
+      `adapters.${name}`,
+      ...Object.keys(settings).map((setting) => `adapters.${name}.${setting}`),
+    ]),
   ];
   for (const name of Object.keys(overrides)) {
     if (!known.includes(name)) file.complainElsewhere(`command line: unknown setting "${name}"${didYouMean(name, known)}`);
@@ -205,7 +219,9 @@ function checkOverrides({ file, overrides }: Loading, adapters: ProjectOptions['
 function unknownEnv(env: Loading['env'], { adapters, knownEnv = [] }: ProjectOptions): string[] {
   const ofAdapters = adapters.flatMap(({ name, settings }) => Object.keys(settings).map((setting) => adapterEnv(name, setting, settings)));
   const known = new Set([...coreSettings.map((setting) => setting.env), ...ofAdapters, ...knownEnv]);
-  const unknown = Object.keys(env).filter((name) => name.startsWith('HUB_') && env[name] !== undefined && !known.has(name)).sort();
+  const unknown = Object.keys(env)
+    .filter((name) => name.startsWith('HUB_') && env[name] !== undefined && !known.has(name))
+    .sort();
   return unknown.map((name) => {
     const meant = nearest(name, [...known]);
     return maskUrls(`${name} in the environment matches no setting${meant === undefined ? '' : `; did you mean ${meant}?`}`);

@@ -8,16 +8,39 @@ import { upperSnake } from './settings.js';
 
 /** A host name as a part of a queue name: `Büro_PC.Local` → `b-ro-pc.local`. */
 export function fitForQueue(name: string): string {
-  const words = name.toLowerCase().split('.').map((word) => word.replace(/[^a-z0-9]+/g, '-').replace(/^-+|-+$/g, ''));
-  return words.filter((word) => word !== '').join('.').slice(0, 100).replace(/[.-]+$/, '') || 'hub';
+  const words = name
+    .toLowerCase()
+    .split('.')
+    .map((word) => word.replace(/[^a-z0-9]+/g, '-').replace(/^-+|-+$/g, ''));
+  return (
+    words
+      .filter((word) => word !== '')
+      .join('.')
+      .slice(0, 100)
+      .replace(/[.-]+$/, '') || 'hub'
+  );
 }
 
 export const core = {
-  name: { doc: 'Name of this hub: its reply queue is hub.reply.<name>, so it must stay the same over a restart and differ between hubs', format: 'name', default: fitForQueue(hostname()) },
-  namespace: { doc: 'First word of every exchange, queue and key, so that several hubs can share one RabbitMQ and one Redis', format: 'word', default: 'hub' },
+  name: {
+    doc: 'Name of this hub: its reply queue is hub.reply.<name>, so it must stay the same over a restart and differ between hubs',
+    format: 'name',
+    default: fitForQueue(hostname()),
+  },
+  namespace: {
+    doc: 'First word of every exchange, queue and key, so that several hubs can share one RabbitMQ and one Redis',
+    format: 'word',
+    default: 'hub',
+  },
   rabbitmq: {
     url: { doc: 'Where RabbitMQ is', format: 'secretUrl', default: 'amqp://guest:guest@127.0.0.1:5672', protocols: ['amqp', 'amqps'] },
-    managementUrl: { doc: "Where RabbitMQ's management API is; empty for none", format: 'secretUrl', default: 'http://127.0.0.1:15672', protocols: ['http', 'https'], mayBeEmpty: true },
+    managementUrl: {
+      doc: "Where RabbitMQ's management API is; empty for none",
+      format: 'secretUrl',
+      default: 'http://127.0.0.1:15672',
+      protocols: ['http', 'https'],
+      mayBeEmpty: true,
+    },
     confirm: { doc: 'How long RabbitMQ may take to confirm a message before the request is refused', format: 'duration', default: '5s' },
   },
   redis: {
@@ -28,7 +51,11 @@ export const core = {
     maxAge: { doc: 'How long the journal keeps what happened, as RabbitMQ writes it', format: 'age', default: '7D' },
   },
   limits: {
-    inFlight: { doc: 'How many requests this hub holds or publishes at once; more are refused with "busy"', format: 'count', default: 20_000 },
+    inFlight: {
+      doc: 'How many requests this hub holds or publishes at once; more are refused with "busy"',
+      format: 'count',
+      default: 20_000,
+    },
   },
   defaults: {
     wait: { doc: 'How long a requestor is held when neither it nor its flow says', format: 'duration', default: '25s' },
@@ -37,13 +64,19 @@ export const core = {
     maxDeadline: { doc: 'How long a request lives at most when its flow does not say', format: 'duration', default: '30d' },
   },
   log: {
-    level: { doc: 'The least important events that are logged', format: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], default: 'info' },
+    level: {
+      doc: 'The least important events that are logged',
+      format: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+      default: 'info',
+    },
   },
   stopWithin: { doc: 'How long a stop may take before what is left is abandoned to redelivery', format: 'duration', default: '25s' },
 } as const;
 
 type ValueOf<Format> = Format extends 'duration' | 'size' | 'count' ? number : Format extends readonly (infer Word)[] ? Word : string;
-type SettingsOf<Tree> = { readonly [Key in keyof Tree]: Tree[Key] extends { readonly format: infer Format } ? ValueOf<Format> : SettingsOf<Tree[Key]> };
+type SettingsOf<Tree> = {
+  readonly [Key in keyof Tree]: Tree[Key] extends { readonly format: infer Format } ? ValueOf<Format> : SettingsOf<Tree[Key]>;
+};
 
 /** The resolved settings: nested as in `core`, durations in ms, sizes in bytes. */
 export type Settings = SettingsOf<typeof core>;

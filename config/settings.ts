@@ -44,7 +44,10 @@ function fallback(name: string, spec: SettingSpec, complain: Complain): { value:
   try {
     return { value: accept(spec, spec.default), source: 'default' };
   } catch (error) {
-    complain(`${name} is needed (${spec.doc.replace(/\.$/, '')}) and ${spec.default === null ? mustBe(spec, error) : reason(error)}`, undefined);
+    complain(
+      `${name} is needed (${spec.doc.replace(/\.$/, '')}) and ${spec.default === null ? mustBe(spec, error) : reason(error)}`,
+      undefined,
+    );
     return { value: undefined, source: 'default' };
   }
 }
@@ -72,7 +75,19 @@ export function accept(spec: SettingSpec, raw: unknown): unknown {
   const value = read(spec.format, raw);
   // convict flattens objects and then stumbles over keys with dots, so a mapping is checked without it.
   if (isMapping(value)) return acceptMapping(format, spec, value);
-  const single = convict({ value: { ...spec, format, mayBeEmpty: mayBeEmpty(spec), default: null, env: undefined, sensitive: true } as convict.SchemaObj<unknown> }, { env: {}, args: [] });
+  const single = convict(
+    {
+      value: {
+        ...spec,
+        format,
+        mayBeEmpty: mayBeEmpty(spec),
+        default: null,
+        env: undefined,
+        sensitive: true,
+      } as convict.SchemaObj<unknown>,
+    },
+    { env: {}, args: [] },
+  );
   single.set('value', value);
   try {
     single.validate({ allowed: 'strict' });
@@ -98,12 +113,14 @@ function convictFormat(format: unknown): unknown {
   throw new TypeError(`a setting has the unknown format ${JSON.stringify(format)}; there is ${Object.keys(formats).join(', ')}`);
 }
 
-const oneOf = (accepted: readonly unknown[]) => (value: unknown): void => {
-  if (accepted.includes(value)) return;
-  const known = accepted.map(String);
-  const hint = typeof value === 'string' ? didYouMean(value, known) : '';
-  throw new Error(`must be one of ${known.join(', ')}${hint.includes('did you mean') ? hint : ''}`);
-};
+const oneOf =
+  (accepted: readonly unknown[]) =>
+  (value: unknown): void => {
+    if (accepted.includes(value)) return;
+    const known = accepted.map(String);
+    const hint = typeof value === 'string' ? didYouMean(value, known) : '';
+    throw new Error(`must be one of ${known.join(', ')}${hint.includes('did you mean') ? hint : ''}`);
+  };
 
 function read(format: unknown, raw: unknown): unknown {
   if (typeof raw !== 'string') return raw;
@@ -131,7 +148,10 @@ function show(spec: SettingSpec, value: unknown): string {
 
 /** `inFlight` → `IN_FLIGHT`. */
 export function upperSnake(name: string): string {
-  return name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').replace(/[^A-Za-z0-9]+/g, '_').toUpperCase();
+  return name
+    .replace(/([a-z0-9])([A-Z])/g, '$1_$2')
+    .replace(/[^A-Za-z0-9]+/g, '_')
+    .toUpperCase();
 }
 
 /** Values by setting name; what has no value has no key. */

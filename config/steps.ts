@@ -20,7 +20,8 @@ export interface ConfiguredStep {
 /** All steps that could be read. */
 export function readSteps(file: HubFile, adapters: readonly string[]): ConfiguredStep[] {
   return file.entries(['steps'], 'steps').flatMap(([name, value]) => {
-    const complain = (key: string | undefined, message: string): void => file.complain(['steps', name, ...(key === undefined ? [] : [key])], `step ${name}: ${message}`);
+    const complain = (key: string | undefined, message: string): void =>
+      file.complain(['steps', name, ...(key === undefined ? [] : [key])], `step ${name}: ${message}`);
     if (!formats.name.holds(name)) complain(undefined, `a name has ${formats.name.says}`);
     if (!isMapping(value)) {
       complain(undefined, 'must be a mapping, as in { use: soap } or { foreign: true }');

@@ -3,8 +3,18 @@
 
 import { execFile } from 'node:child_process';
 import {
-  accessSync, constants, linkSync, lstatSync, mkdirSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync,
-  utimesSync, writeFileSync,
+  accessSync,
+  constants,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
@@ -16,7 +26,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 export function run(file, args, options = {}) {
   return new Promise((resolve) => {
     execFile(file, args, { timeout: 10_000, maxBuffer: 64 << 20, ...options, encoding: 'utf8' }, (error, out, err) =>
-      resolve({ ok: !error, out: `${out}${err}`.trim() || (error?.message ?? '') }));
+      resolve({ ok: !error, out: `${out}${err}`.trim() || (error?.message ?? '') }),
+    );
   });
 }
 
@@ -27,9 +38,16 @@ export function find(names) {
   const path = (process.env.PATH ?? '').split(delimiter);
   const folders = [...path, '/opt/homebrew/sbin', '/opt/homebrew/bin', '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin'];
   const files = names.flatMap((name) => (name.startsWith('/') ? [name] : folders.map((folder) => join(folder, name))));
-  return files.find((file) => {
-    try { accessSync(file, constants.X_OK); return true; } catch { return false; }
-  }) ?? null;
+  return (
+    files.find((file) => {
+      try {
+        accessSync(file, constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    }) ?? null
+  );
 }
 
 /** @param {number} pid */
@@ -55,7 +73,11 @@ export async function isOurs(pid, dir) {
   const root = realpathSync(dir);
   let cwd = '';
   if (process.platform === 'linux') {
-    try { cwd = readlinkSync(`/proc/${pid}/cwd`); } catch { /* of another user, or gone: not ours */ }
+    try {
+      cwd = readlinkSync(`/proc/${pid}/cwd`);
+    } catch {
+      /* of another user, or gone: not ours */
+    }
   } else {
     cwd = /^n(.*)$/m.exec((await run('lsof', ['-a', '-p', `${pid}`, '-d', 'cwd', '-Fn'])).out)?.[1] ?? '';
   }
@@ -68,8 +90,15 @@ export async function isOurs(pid, dir) {
 export async function end(pids, dir) {
   for (const pid of pids) {
     if (!(await isOurs(pid, dir))) continue;
-    for (const [signal, waitMs] of /** @type {const} */ ([['SIGTERM', 10_000], ['SIGKILL', 5_000]])) {
-      try { process.kill(pid, signal); } catch { break; }
+    for (const [signal, waitMs] of /** @type {const} */ ([
+      ['SIGTERM', 10_000],
+      ['SIGKILL', 5_000],
+    ])) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        break;
+      }
       for (const until = Date.now() + waitMs; alive(pid) && Date.now() < until;) await sleep(50);
       if (!alive(pid)) break;
     }
@@ -118,7 +147,11 @@ export async function withLock(file, work, signal) {
   }
   const sign = setInterval(() => {
     const now = new Date();
-    try { utimesSync(file, now, now); } catch { /* taken away while we stood still */ }
+    try {
+      utimesSync(file, now, now);
+    } catch {
+      /* taken away while we stood still */
+    }
   }, 1_000);
   try {
     return await work();
@@ -133,20 +166,37 @@ function takeStale(file) {
   const seen = read(file);
   if (seen === null) return true;
   let age;
-  try { age = Date.now() - lstatSync(file).mtimeMs; } catch { return true; }
+  try {
+    age = Date.now() - lstatSync(file).mtimeMs;
+  } catch {
+    return true;
+  }
   // An empty file is one whose owner is just about to write its name, or died in that moment.
   if (seen !== '' ? alive(parseInt(seen, 10)) && age < 20_000 : age < 2_000) return false;
   const aside = `${file}.${process.pid}`;
-  try { renameSync(file, aside); } catch { return true; }
+  try {
+    renameSync(file, aside);
+  } catch {
+    return true;
+  }
   // Somebody else took the stale one first, and what we moved away is a fresh lock: put it back.
-  if (read(aside) !== seen) try { linkSync(aside, file); } catch { /* there is yet another; one of the three will win */ }
+  if (read(aside) !== seen)
+    try {
+      linkSync(aside, file);
+    } catch {
+      /* there is yet another; one of the three will win */
+    }
   rmSync(aside, { force: true });
   return true;
 }
 
 /** @param {string} file */
 function read(file) {
-  try { return readFileSync(file, 'utf8'); } catch { return null; }
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return null;
+  }
 }
 
 /** What runs under a .hub folder, and for whom. Whoever leaves last ends it; a user that was killed does not count.
@@ -154,7 +204,11 @@ function read(file) {
 
 /** @param {string} dir @returns {Record<string, Entry>} */
 export function readLedger(dir) {
-  try { return JSON.parse(read(join(dir, 'services.json')) ?? '{}'); } catch { return {}; }
+  try {
+    return JSON.parse(read(join(dir, 'services.json')) ?? '{}');
+  } catch {
+    return {};
+  }
 }
 
 /** Call it under the lock. @param {string} dir @param {string} name @param {Entry | null} entry */

@@ -28,7 +28,11 @@ export function check(url, withinMs) {
   return new Promise((resolve) => {
     const socket = tls ? connectTls({ ...to, ...(isIP(to.host) ? {} : { servername: to.host }), rejectUnauthorized: false }) : connect(to);
     /** @param {string | null} problem */
-    const done = (problem) => { clearTimeout(timer); resolve(problem); socket.destroy(); };
+    const done = (problem) => {
+      clearTimeout(timer);
+      resolve(problem);
+      socket.destroy();
+    };
     const timer = setTimeout(() => done(`no answer within ${withinMs / 1000} s`), withinMs);
     let got = Buffer.alloc(0);
     socket.on('error', (error) => done(error.message));
@@ -44,9 +48,12 @@ export function check(url, withinMs) {
         case START:
           if (tls) return done(null);
           return socket.write(startOk(decodeURIComponent(username || 'guest'), decodeURIComponent(password || 'guest')));
-        case TUNE: return done(null);
-        case CLOSE: return done(`it refuses the login (${payload.toString('utf8', 7, 7 + payload.readUInt8(6))})`);
-        default: return done('what listens there does not speak AMQP 0-9-1');
+        case TUNE:
+          return done(null);
+        case CLOSE:
+          return done(`it refuses the login (${payload.toString('utf8', 7, 7 + payload.readUInt8(6))})`);
+        default:
+          return done('what listens there does not speak AMQP 0-9-1');
       }
     });
     socket.write(Buffer.from('AMQP\0\0\x09\x01', 'latin1'));
@@ -59,20 +66,33 @@ const [START, START_OK, TUNE, CLOSE] = [0x000a000a, 0x000a000b, 0x000a001e, 0x00
 /** @param {string} user @param {string} password */
 function startOk(user, password) {
   const short = (/** @type {string} */ text) => Buffer.concat([Buffer.from([Buffer.byteLength(text)]), Buffer.from(text)]);
-  const number = (/** @type {number} */ value) => { const bytes = Buffer.alloc(4); bytes.writeUInt32BE(value); return bytes; };
+  const number = (/** @type {number} */ value) => {
+    const bytes = Buffer.alloc(4);
+    bytes.writeUInt32BE(value);
+    return bytes;
+  };
   const long = (/** @type {Buffer} */ body) => Buffer.concat([number(body.length), body]);
   const flag = (/** @type {string} */ key) => Buffer.concat([short(key), Buffer.from('t\x01', 'latin1')]);
   const table = (/** @type {Buffer} */ body) => Buffer.concat([Buffer.from('F'), long(body)]);
   // Without this capability RabbitMQ answers a wrong password by closing the socket, without a word.
   const properties = long(Buffer.concat([short('capabilities'), table(flag('authentication_failure_close'))]));
-  const payload = Buffer.concat([number(START_OK), properties, short('PLAIN'), long(Buffer.from(`\0${user}\0${password}`)), short('en_US')]);
+  const payload = Buffer.concat([
+    number(START_OK),
+    properties,
+    short('PLAIN'),
+    long(Buffer.from(`\0${user}\0${password}`)),
+    short('en_US'),
+  ]);
   return Buffer.concat([Buffer.from([1, 0, 0]), long(payload), Buffer.from([0xce])]);
 }
 
 /** The management API at this address, or null if none answers. @param {string} url @returns {Promise<string | null>} */
 export function managementAt(url) {
   return new Promise((resolve) => {
-    const asked = get(url, { timeout: 1_000, agent: false }, (response) => { response.resume(); resolve(url); });
+    const asked = get(url, { timeout: 1_000, agent: false }, (response) => {
+      response.resume();
+      resolve(url);
+    });
     asked.on('timeout', () => asked.destroy());
     asked.on('error', () => resolve(null));
   });
@@ -86,13 +106,16 @@ export async function start({ binary, home }) {
   const [port, management, distribution, epmdPort] = await freePorts(4);
   writeFileSync(join(home, 'plugins'), '[rabbitmq_management].\n');
   writeFileSync(join(home, 'advanced.config'), '[].\n');
-  writeFileSync(join(home, 'rabbitmq.conf'), [
-    `listeners.tcp.1 = 127.0.0.1:${port}`,
-    'management.tcp.ip = 127.0.0.1',
-    `management.tcp.port = ${management}`,
-    'disk_free_limit.absolute = 200MB',
-    '',
-  ].join('\n'));
+  writeFileSync(
+    join(home, 'rabbitmq.conf'),
+    [
+      `listeners.tcp.1 = 127.0.0.1:${port}`,
+      'management.tcp.ip = 127.0.0.1',
+      `management.tcp.port = ${management}`,
+      'disk_free_limit.absolute = 200MB',
+      '',
+    ].join('\n'),
+  );
 
   // Nothing is inherited but PATH: a RABBITMQ_* variable of the machine's own node must not lead us to its data.
   const env = {

@@ -23,10 +23,12 @@ export async function check(url, withinMs) {
   /** @type {string[]} */
   let replies;
   try {
-    replies = await talk(
-      { tls: protocol === 'rediss:', host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || 6379), withinMs },
-      [...login, ['PING'], ['CONFIG', 'GET', 'maxmemory-policy'], ['QUIT']],
-    );
+    replies = await talk({ tls: protocol === 'rediss:', host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || 6379), withinMs }, [
+      ...login,
+      ['PING'],
+      ['CONFIG', 'GET', 'maxmemory-policy'],
+      ['QUIT'],
+    ]);
   } catch (error) {
     return /** @type {Error} */ (error).message;
   }
@@ -50,11 +52,17 @@ function talk({ tls, host, port, withinMs }, commands) {
     const timer = setTimeout(() => socket.destroy(new Error(`no answer within ${withinMs / 1000} s`)), withinMs);
     let text = '';
     socket.setEncoding('utf8');
-    socket.on('data', (data) => { text += data; });
+    socket.on('data', (data) => {
+      text += data;
+    });
     socket.on('error', reject);
-    socket.on('close', () => { clearTimeout(timer); resolve(text.split('\r\n')); });
-    socket.write(commands.map((words) =>
-      `*${words.length}\r\n${words.map((word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`).join('')}`).join(''));
+    socket.on('close', () => {
+      clearTimeout(timer);
+      resolve(text.split('\r\n'));
+    });
+    socket.write(
+      commands.map((words) => `*${words.length}\r\n${words.map((word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`).join('')}`).join(''),
+    );
   });
 }
 
@@ -66,10 +74,26 @@ export async function start({ binary, home }) {
   const [port] = await freePorts(1);
   const output = join(home, 'start.log');
   const fd = openSync(output, 'w');
-  const child = spawn(binary, [
-    '--port', `${port}`, '--bind', '127.0.0.1', '--dir', home, '--daemonize', 'no',
-    '--appendonly', 'yes', '--save', '', '--maxmemory-policy', 'noeviction',
-  ], { cwd: home, detached: true, stdio: ['ignore', fd, fd] });
+  const child = spawn(
+    binary,
+    [
+      '--port',
+      `${port}`,
+      '--bind',
+      '127.0.0.1',
+      '--dir',
+      home,
+      '--daemonize',
+      'no',
+      '--appendonly',
+      'yes',
+      '--save',
+      '',
+      '--maxmemory-policy',
+      'noeviction',
+    ],
+    { cwd: home, detached: true, stdio: ['ignore', fd, fd] },
+  );
   closeSync(fd);
   return { children: [child], url: `redis://127.0.0.1:${port}`, managementUrl: null, logs: [output] };
 }

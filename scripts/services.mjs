@@ -37,7 +37,12 @@ const kinds = [rabbitmq, redis];
  * and call `stop()` if it resolved. The management address carries no login: it is that of the AMQP address.
  * @param {Options} [options] @returns {Promise<Services>} */
 export async function ensureServices({
-  env = process.env, dir = join(project, '.hub'), log = console.error, allowInstall = true, onlyPrivate = false, signal,
+  env = process.env,
+  dir = join(project, '.hub'),
+  log = console.error,
+  allowInstall = true,
+  onlyPrivate = false,
+  signal,
 } = {}) {
   /** @type {Map<Kind, Found>} */
   const found = new Map();
@@ -46,10 +51,12 @@ export async function ensureServices({
   const missing = () => kinds.filter((kind) => !found.has(kind));
   /** @param {(kind: Kind) => Promise<Found | null>} source */
   const lookAt = async (source) => {
-    const results = await Promise.allSettled(missing().map(async (kind) => {
-      const service = await source(kind);
-      if (service) found.set(kind, service);
-    }));
+    const results = await Promise.allSettled(
+      missing().map(async (kind) => {
+        const service = await source(kind);
+        if (service) found.set(kind, service);
+      }),
+    );
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     signal?.throwIfAborted();
   };
@@ -57,9 +64,13 @@ export async function ensureServices({
   const own = () => lookAt((kind) => privately(kind, { dir, log, signal, releases }));
   let stopping = /** @type {Promise<void> | null} */ (null);
   const lock = () => join(dir, 'services.lock');
-  const stop = () => stopping ??= releases.length === 0 ? Promise.resolve() : withLock(lock(), async () => {
-    await Promise.allSettled(releases.map((release) => release()));
-  });
+  const stop = () =>
+    (stopping ??=
+      releases.length === 0
+        ? Promise.resolve()
+        : withLock(lock(), async () => {
+            await Promise.allSettled(releases.map((release) => release()));
+          }));
 
   try {
     if (!onlyPrivate) {
@@ -69,14 +80,18 @@ export async function ensureServices({
     if (missing().length > 0) {
       mkdirSync(dir, { recursive: true });
       dir = realpathSync(dir);
-      await withLock(lock(), async () => {
-        await own();
-        if (missing().length > 0 && !onlyPrivate && await compose(missing(), log, releases)) await local();
-        if (missing().length > 0 && allowInstall && await install(missing(), log)) {
-          if (!onlyPrivate) await local();
+      await withLock(
+        lock(),
+        async () => {
           await own();
-        }
-      }, signal);
+          if (missing().length > 0 && !onlyPrivate && (await compose(missing(), log, releases))) await local();
+          if (missing().length > 0 && allowInstall && (await install(missing(), log))) {
+            if (!onlyPrivate) await local();
+            await own();
+          }
+        },
+        signal,
+      );
     }
     if (missing().length > 0) throw new Error(helpless(missing()));
   } catch (error) {
@@ -101,8 +116,10 @@ async function configured(kind, env, log) {
   const problem = await kind.check(url, 5_000);
   if (problem && /maxmemory-policy/.test(problem)) log(`Redis at ${host}: ${problem}.`);
   else if (problem) {
-    throw new Error(`${kind.variable} is set to ${masked(url)}, which cannot be used: ${problem}. `
-      + `Start that ${kind.title} or correct the address; or unset ${kind.variable}, and the hub looks for one itself.`);
+    throw new Error(
+      `${kind.variable} is set to ${masked(url)}, which cannot be used: ${problem}. ` +
+        `Start that ${kind.title} or correct the address; or unset ${kind.variable}, and the hub looks for one itself.`,
+    );
   }
   return { url, managementUrl: (kind === rabbitmq && env.HUB_RABBITMQ_MANAGEMENT_URL) || null, from: `${kind.variable} (${host})` };
 }
@@ -135,7 +152,10 @@ function listens(port, host = '127.0.0.1') {
   return new Promise((resolve) => {
     const socket = connect({ host, port, timeout: 2_000 });
     for (const event of ['connect', 'error', 'timeout']) {
-      socket.once(event, () => { resolve(event === 'connect'); socket.destroy(); });
+      socket.once(event, () => {
+        resolve(event === 'connect');
+        socket.destroy();
+      });
     }
   });
 }
@@ -161,7 +181,7 @@ async function privately(kind, { dir, log, signal, releases }) {
       releases.push(release);
       writeLedger(dir, kind.name, { ...entry, users: [...users, process.pid] });
       const from = users.length > 0 ? `shared with process ${users.join(', ')}` : 'taken over from a start that was killed';
-      const managementUrl = entry.managementUrl && await rabbitmq.managementAt(entry.managementUrl);
+      const managementUrl = entry.managementUrl && (await rabbitmq.managementAt(entry.managementUrl));
       return { url: entry.url, managementUrl, from: `the private one under ${dir}, ${from}` };
     }
     await end(entry.pids, dir);
@@ -173,8 +193,12 @@ async function privately(kind, { dir, log, signal, releases }) {
   const { children, logs, url, managementUrl } = await kind.start({ binary, home: join(dir, kind.name) });
   let dead = '';
   for (const child of children) {
-    child.on('error', (error) => { dead = error.message; });
-    child.on('exit', (code, by) => { dead = `${child.spawnfile} ended with ${by ?? code}`; });
+    child.on('error', (error) => {
+      dead = error.message;
+    });
+    child.on('exit', (code, by) => {
+      dead = `${child.spawnfile} ended with ${by ?? code}`;
+    });
     child.unref();
   }
   // Before it is ready: if we are killed while it starts, the next start must know of it.
@@ -182,10 +206,17 @@ async function privately(kind, { dir, log, signal, releases }) {
   writeLedger(dir, kind.name, { pids, url, managementUrl, users: [process.pid] });
   releases.push(release);
 
-  const problem = await becomes(() => dead || kind.check(url, 5_000), 90_000, signal, () => dead !== '');
+  const problem = await becomes(
+    () => dead || kind.check(url, 5_000),
+    90_000,
+    signal,
+    () => dead !== '',
+  );
   if (problem) {
-    throw new Error(`${kind.title} (${binary}) was started and did not come up: ${problem}.${lastLines(logs)}\n`
-      + `Its data is in ${join(dir, kind.name)}; with that folder removed it starts afresh.`);
+    throw new Error(
+      `${kind.title} (${binary}) was started and did not come up: ${problem}.${lastLines(logs)}\n` +
+        `Its data is in ${join(dir, kind.name)}; with that folder removed it starts afresh.`,
+    );
   }
   const from = `started privately (${binary}), data in ${join(dir, kind.name)}`;
   if (!managementUrl) return { url, managementUrl, from };
@@ -199,7 +230,7 @@ async function stillServes(kind, { pids, url }, dir, signal) {
   const ours = async () => (await Promise.all(pids.map((pid) => isOurs(pid, dir)))).every(Boolean);
   if (!(await ours())) return false;
   // Its start may have been killed while it was still coming up.
-  return !(await becomes(async () => (await ours()) ? kind.check(url, 5_000) : 'gone', 20_000, signal));
+  return !(await becomes(async () => ((await ours()) ? kind.check(url, 5_000) : 'gone'), 20_000, signal));
 }
 
 /** Asks until nothing is wrong any more; gives back what was wrong last.
@@ -217,7 +248,13 @@ async function becomes(problem, withinMs, signal, hopeless = () => false) {
 /** @param {string[]} logs */
 function lastLines([log = '']) {
   const text = existsSync(log) ? readFileSync(log, 'utf8').trim() : '';
-  return text ? `\n${text.split('\n').slice(-12).map((line) => `  | ${line}`).join('\n')}` : '';
+  return text
+    ? `\n${text
+        .split('\n')
+        .slice(-12)
+        .map((line) => `  | ${line}`)
+        .join('\n')}`
+    : '';
 }
 
 const engine = async () => (await run('docker', ['info', '--format', '{{.ServerVersion}}'], { timeout: 5_000 })).ok;
@@ -229,7 +266,9 @@ async function compose(missing, log, releases) {
   const names = missing.map(({ name }) => name);
   log(`Starting ${names.join(' and ')} by Docker Compose.`);
   const docker = (/** @type {string[]} */ ...args) => run('docker', ['compose', ...args], { cwd: project, timeout: 300_000 });
-  releases.push(async () => { await docker('stop', ...names); });
+  releases.push(async () => {
+    await docker('stop', ...names);
+  });
   const { ok, out } = await docker('up', '--detach', '--wait', ...names);
   if (!ok) log(`Docker Compose failed: ${out.split('\n').at(-1)}`);
   return ok;
@@ -240,7 +279,13 @@ function installer(missing) {
   const names = (/** @type {'apt' | 'brew'} */ by) => missing.map(({ packages }) => packages[by]);
   if (process.platform === 'darwin') return find(['brew']) && { sudo: false, steps: [['brew', 'install', ...names('brew')]] };
   if (!find(['apt-get'])) return null;
-  return { sudo: process.getuid?.() !== 0, steps: [['apt-get', 'update'], ['apt-get', 'install', '-y', ...names('apt')]] };
+  return {
+    sudo: process.getuid?.() !== 0,
+    steps: [
+      ['apt-get', 'update'],
+      ['apt-get', 'install', '-y', ...names('apt')],
+    ],
+  };
 }
 
 /** @param {Kind[]} missing @param {(line: string) => void} log */
@@ -253,7 +298,7 @@ async function install(missing, log) {
   for (const step of plan.steps) {
     const [file = '', ...args] = [...prefix, ...step];
     const { ok, out } = await run(file, args, { timeout: 900_000 });
-    if (!ok) return log(`${step.join(' ')} failed: ${out.split('\n').slice(-3).join(' ')}`), false;
+    if (!ok) return (log(`${step.join(' ')} failed: ${out.split('\n').slice(-3).join(' ')}`), false);
   }
   return true;
 }
@@ -267,9 +312,11 @@ const mend = (missing) => {
 
 /** @param {Kind[]} missing */
 function helpless(missing) {
-  return `There is no ${missing.map(({ title }) => title).join(' and no ')} here: ${missing.map(({ variable }) => variable).join(' and ')} not set, `
-    + `nothing usable on ${missing.map(({ local }) => new URL(local).host).join(' and ')}, no program installed, no Docker engine.\n`
-    + `This mends it:  ${mend(missing)}`;
+  return (
+    `There is no ${missing.map(({ title }) => title).join(' and no ')} here: ${missing.map(({ variable }) => variable).join(' and ')} not set, ` +
+    `nothing usable on ${missing.map(({ local }) => new URL(local).host).join(' and ')}, no program installed, no Docker engine.\n` +
+    `This mends it:  ${mend(missing)}`
+  );
 }
 
 /** What this machine has of what the hub needs, for `answerback doctor`. `mend` is the one command that puts it right.
@@ -290,13 +337,15 @@ export async function whatIsThere({ dir = join(project, '.hub') } = {}) {
       const binary = find(kind.binaries);
       return row(`${kind.title} program`, binary !== null, binary ?? 'not installed', mend([kind]));
     }),
-    ...await Promise.all(kinds.map(async (kind) => {
-      const { port } = new URL(kind.local);
-      if (!(await listens(Number(port)))) return row(`port ${port}`, true, 'free: a private one is started', null);
-      const problem = await kind.check(kind.local, 5_000);
-      const use = problem ? `not usable as ${kind.title}, a private one is started: ${problem}` : `${kind.title} answers and is used`;
-      return row(`port ${port}`, true, use, null);
-    })),
+    ...(await Promise.all(
+      kinds.map(async (kind) => {
+        const { port } = new URL(kind.local);
+        if (!(await listens(Number(port)))) return row(`port ${port}`, true, 'free: a private one is started', null);
+        const problem = await kind.check(kind.local, 5_000);
+        const use = problem ? `not usable as ${kind.title}, a private one is started: ${problem}` : `${kind.title} answers and is used`;
+        return row(`port ${port}`, true, use, null);
+      }),
+    )),
     await listens(8080).then((taken) => row('port 8080', !taken, taken ? 'taken' : 'free', 'HUB_HTTP_PORT=8081 npm start')),
     row('docker engine', true, docker ? 'answers' : 'none (needed only without installed programs)', null),
     row('disk', free > 1, `${free.toFixed(1)} GB free at ${dir}`, 'free at least 1 GB'),

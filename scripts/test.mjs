@@ -15,7 +15,10 @@ const abort = new AbortController();
 let jest;
 // A terminal's Ctrl-C reaches jest by itself; we stay to stop the services.
 process.on('SIGINT', () => abort.abort(new Error('interrupted')));
-process.on('SIGTERM', () => { abort.abort(new Error('terminated')); jest?.kill('SIGTERM'); });
+process.on('SIGTERM', () => {
+  abort.abort(new Error('terminated'));
+  jest?.kill('SIGTERM');
+});
 
 let outcome = { code: 1, passed: 0, failed: 1 };
 try {
@@ -43,10 +46,19 @@ async function runJest(services) {
   const results = join(folder, 'results.json');
   // Tests that take minutes live in folders named `long` and run only when asked for by that name.
   const long = args.some((arg) => arg.includes('long')) ? [] : ['--testPathIgnorePatterns', '/node_modules/', '/test/(.+/)?long/'];
-  jest = spawn(process.execPath, [
-    '--experimental-vm-modules', '--no-warnings', join(project, 'node_modules/jest/bin/jest.js'),
-    ...args, ...long, '--json', `--outputFile=${results}`,
-  ], { cwd: project, env: { ...process.env, ...services }, stdio: 'inherit' });
+  jest = spawn(
+    process.execPath,
+    [
+      '--experimental-vm-modules',
+      '--no-warnings',
+      join(project, 'node_modules/jest/bin/jest.js'),
+      ...args,
+      ...long,
+      '--json',
+      `--outputFile=${results}`,
+    ],
+    { cwd: project, env: { ...process.env, ...services }, stdio: 'inherit' },
+  );
   /** @type {number} */
   const code = await new Promise((resolve) => jest?.on('exit', (exit) => resolve(exit ?? 1)).on('error', () => resolve(1)));
   try {

@@ -19,7 +19,9 @@ function importsOf(file: string): { readonly ours: readonly string[]; readonly p
   const text = readFileSync(join(root, file), 'utf8');
   const found = [...text.matchAll(/(?:from\s+|import\s*\(\s*|import\s+)'([^']+)'/g)].map(([, name]) => name!);
   return {
-    ours: found.filter((name) => name.startsWith('.')).map((name) => relative(root, resolve(dirname(join(root, file)), name)).replace(/\.js$/, '.ts')),
+    ours: found
+      .filter((name) => name.startsWith('.'))
+      .map((name) => relative(root, resolve(dirname(join(root, file)), name)).replace(/\.js$/, '.ts')),
     packages: found.filter((name) => !name.startsWith('.') && !name.startsWith('node:')),
   };
 }
@@ -41,19 +43,27 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
 
 describe('the architecture', () => {
   it('imports only along the table of design §2', () => {
-    const slips = [...graph].flatMap(([file, { ours }]) => ours.filter((target) => !mayImport[partOf(file)]?.includes(partOf(target))).map((target) => `${file} → ${target}`));
+    const slips = [...graph].flatMap(([file, { ours }]) =>
+      ours.filter((target) => !mayImport[partOf(file)]?.includes(partOf(target))).map((target) => `${file} → ${target}`),
+    );
     expect(slips).toEqual([]);
   });
 
   it('lets no adapter import another', () => {
     const slips = [...graph].flatMap(([file, { ours }]) =>
-      partOf(file) === 'adapters' && file !== 'adapters/index.ts' ? ours.filter((target) => partOf(target) === 'adapters' && adapterOf(target) !== adapterOf(file)).map((target) => `${file} → ${target}`) : [],
+      partOf(file) === 'adapters' && file !== 'adapters/index.ts'
+        ? ours
+            .filter((target) => partOf(target) === 'adapters' && adapterOf(target) !== adapterOf(file))
+            .map((target) => `${file} → ${target}`)
+        : [],
     );
     expect(slips).toEqual([]);
   });
 
   it.each(['amqplib', 'ioredis', 'bullmq'])('imports the driver %s in one file of broker/', (driver) => {
-    const users = [...graph].filter(([, { packages }]) => packages.some((name) => name === driver || name.startsWith(`${driver}/`))).map(([file]) => file);
+    const users = [...graph]
+      .filter(([, { packages }]) => packages.some((name) => name === driver || name.startsWith(`${driver}/`)))
+      .map(([file]) => file);
     expect(users).toHaveLength(1);
     expect(partOf(users[0]!)).toBe('broker');
   });
@@ -83,8 +93,17 @@ describe('the architecture', () => {
 
 /** Imports that remain when types are erased: ports may name each other's types. */
 function runtimeImports(file: string): readonly string[] {
-  const text = readFileSync(join(root, file), 'utf8').replace(/import type [^;]+;/g, '').replace(/export type \{[^;]+;/g, '');
+  const text = readFileSync(join(root, file), 'utf8')
+    .replace(/import type [^;]+;/g, '')
+    .replace(/export type \{[^;]+;/g, '');
   return [...text.matchAll(/(?:import|export)\s*(\{[^}]*\}|[^'{]*)\s*from\s+'(\.[^']+)'/g)]
-    .filter(([, names]) => !names!.startsWith('{') || names!.slice(1, -1).split(',').some((name) => name.trim() !== '' && !name.trim().startsWith('type ')))
+    .filter(
+      ([, names]) =>
+        !names!.startsWith('{') ||
+        names!
+          .slice(1, -1)
+          .split(',')
+          .some((name) => name.trim() !== '' && !name.trim().startsWith('type ')),
+    )
     .map(([, , name]) => relative(root, resolve(dirname(join(root, file)), name!)).replace(/\.js$/, '.ts'));
 }

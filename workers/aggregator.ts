@@ -46,7 +46,10 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
 
   async function run(envelope: Envelope, tools: StepTools): Promise<Verdict> {
     const group = envelope.groups[0];
-    if (group?.at !== options.name) throw new Error(`step ${options.name} is an aggregator and got a message that is no part of a group: put a step that splits before it`);
+    if (group?.at !== options.name)
+      throw new Error(
+        `step ${options.name} is an aggregator and got a message that is no part of a group: put a step that splits before it`,
+      );
     const state = envelope.type === 'event' ? await rung(envelope, tools) : await gathered(envelope, tools);
     if (state.state === 'open') return { go: 'nowhere' };
     if (state.state !== 'closed') {
@@ -71,12 +74,22 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
   /** A part came in. */
   async function gathered(envelope: Envelope, tools: StepTools): Promise<GroupState> {
     const { id, index, size } = envelope.groups[0]!;
-    const part: Part = { index, kind: envelope.type === 'fault' ? 'fault' : 'reply', body: envelope.body, contentType: envelope.contentType, at: tools.clock.now() };
+    const part: Part = {
+      index,
+      kind: envelope.type === 'fault' ? 'fault' : 'reply',
+      body: envelope.body,
+      contentType: envelope.contentType,
+      at: tools.clock.now(),
+    };
     const state = await tools.store.addPart(id, part, Math.min(atLeast ?? size, size));
     if (state.state !== 'open') return state;
     if (completeWhen?.(answersOf<Body>(state), manifestOf(state))) return tools.store.closeGroup(id, 'predicate');
     const silent = manifestOf(state).missing;
-    await tools.report(envelope.requestId, { state: 'waiting', step: options.name, waitingOn: `parts: ${silent.join(', ')}` }, { name: 'part', data: { from: state.members[index], kind: part.kind, index, size } });
+    await tools.report(
+      envelope.requestId,
+      { state: 'waiting', step: options.name, waitingOn: `parts: ${silent.join(', ')}` },
+      { name: 'part', data: { from: state.members[index], kind: part.kind, index, size } },
+    );
     if (quietMs !== undefined) await ringLater(envelope, tools, quietMs);
     return state;
   }
@@ -124,10 +137,12 @@ function manifestOf(state: GroupState): Manifest {
   const parts = byIndex(state);
   return {
     answered: parts.filter(({ kind }) => kind === 'reply').map(({ index }) => nameOf(state, index)),
-    failed: parts.filter(({ kind }) => kind === 'fault').map(({ index, body }) => {
-      const { code, message } = readFault(body);
-      return { from: nameOf(state, index), code, message };
-    }),
+    failed: parts
+      .filter(({ kind }) => kind === 'fault')
+      .map(({ index, body }) => {
+        const { code, message } = readFault(body);
+        return { from: nameOf(state, index), code, message };
+      }),
     missing: state.members.filter((_, index) => !parts.some((part) => part.index === index)),
     completedBy: state.reason ?? 'open',
   };

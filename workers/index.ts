@@ -16,7 +16,8 @@ export async function loadSteps(projectFolder: string): Promise<readonly Step[]>
   for (const file of files) {
     for (const step of Object.values(await load(join(folder, file))).filter(isStep)) {
       const other = owner.get(step.name);
-      if (other !== undefined) throw new Error(`step "${step.name}" is defined in workers/${other} and again in workers/${file}: give one another name`);
+      if (other !== undefined)
+        throw new Error(`step "${step.name}" is defined in workers/${other} and again in workers/${file}: give one another name`);
       owner.set(step.name, file);
       steps.push(step);
     }
@@ -37,7 +38,7 @@ let understood: Promise<void> | undefined;
 /** Node 20 does not run TypeScript by itself. Under Jest the transform does. */
 function understandTypeScript(): Promise<void> {
   understood ??= (async () => {
-    if ('jest' in import.meta || 'typescript' in process.features && process.features.typescript !== false) return;
+    if ('jest' in import.meta || ('typescript' in process.features && process.features.typescript !== false)) return;
     const { register } = await import('tsx/esm/api');
     register();
   })();

@@ -14,7 +14,8 @@ export interface Seen {
 export const looksOf = ({ size, mtimeMs, ino }: Stats): string => `${size} ${mtimeMs} ${ino}`;
 
 /** Since when it has looked like this. */
-export const still = (before: Seen | undefined, looks: string): Seen => (before?.looks === looks ? before : { looks, since: performance.now() });
+export const still = (before: Seen | undefined, looks: string): Seen =>
+  before?.looks === looks ? before : { looks, since: performance.now() };
 
 const contentTypes: Readonly<Record<string, string>> = {
   '.json': 'application/json',
@@ -29,12 +30,19 @@ export const contentTypeOf = (name: string): string => contentTypes[extname(name
 export function extensionOf(contentType: string): string {
   const type = contentType.split(';')[0]!.trim().toLowerCase();
   const [known] = Object.entries(contentTypes).find(([, name]) => name === type) ?? [];
-  return known ?? (type.endsWith('+json') ? '.json' : type.endsWith('+xml') || type === 'text/xml' ? '.xml' : type.startsWith('text/') ? '.txt' : '.bin');
+  return (
+    known ??
+    (type.endsWith('+json') ? '.json' : type.endsWith('+xml') || type === 'text/xml' ? '.xml' : type.startsWith('text/') ? '.txt' : '.bin')
+  );
 }
 
 export const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ENOENT';
 
-export const exists = (path: string): Promise<boolean> => lstat(path).then(() => true, () => false);
+export const exists = (path: string): Promise<boolean> =>
+  lstat(path).then(
+    () => true,
+    () => false,
+  );
 
 /** Makes sure that the folder is there and is one: never a link to another place. */
 export async function realFolder(path: string): Promise<string> {
@@ -48,17 +56,20 @@ export async function realFolder(path: string): Promise<string> {
 /** Never follows a link, never waits for a pipe, never reads more than `maxSize`. */
 export async function read(path: string, maxSize: number): Promise<Buffer> {
   const refused = (why: string, reason: string) => new Fault('invalid', `the file ${why}`, { reason });
-  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'EACCES' || error.code === 'EPERM') throw refused('cannot be read: the hub has no right to', 'unreadable');
-    if (error.code === 'ELOOP' || error.code === 'ENXIO') throw refused('is a link, a pipe or a device', 'not-a-file');
-    throw error;
-  });
+  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EACCES' || error.code === 'EPERM') throw refused('cannot be read: the hub has no right to', 'unreadable');
+      if (error.code === 'ELOOP' || error.code === 'ENXIO') throw refused('is a link, a pipe or a device', 'not-a-file');
+      throw error;
+    },
+  );
   try {
     const stats = await handle.stat();
     if (!stats.isFile()) throw refused('is a link, a pipe or a device', 'not-a-file');
     const body = Buffer.alloc(Math.min(stats.size, maxSize) + 1);
     let length = 0;
-    for (let more = 1; more > 0 && length < body.length; length += more) more = (await handle.read(body, length, body.length - length)).bytesRead;
+    for (let more = 1; more > 0 && length < body.length; length += more)
+      more = (await handle.read(body, length, body.length - length)).bytesRead;
     if (length > maxSize) throw refused(`is larger than ${maxSize} bytes`, 'too-large');
     if (length === body.length) throw new Error(`${path} grows while it is read`);
     return body.subarray(0, length);

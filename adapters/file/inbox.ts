@@ -14,7 +14,20 @@ import { pause, systemClock } from '../../broker/clock.js';
 import { Fault, faultBody, faultCodes, isFault, messageOf } from '../../broker/fault.js';
 import type { Answer } from '../../broker/gateway.js';
 import type { Outcome } from '../../broker/store.js';
-import { contentTypeOf, exists, extensionOf, isMissing, looksOf, read, realFolder, reserved, still, syncFolder, writeWhole, type Seen } from './files.js';
+import {
+  contentTypeOf,
+  exists,
+  extensionOf,
+  isMissing,
+  looksOf,
+  read,
+  realFolder,
+  reserved,
+  still,
+  syncFolder,
+  writeWhole,
+  type Seen,
+} from './files.js';
 
 export interface FileSettings {
   readonly folder: string;
@@ -47,7 +60,6 @@ interface Claim {
   /** What was seen standing still; undefined on a take-over. */
   readonly seen: Seen | undefined;
 }
-
 
 interface Result {
   readonly to: 'done' | 'failed';
@@ -98,7 +110,7 @@ export class Inbox {
   }
 
   async #every(ms: number, run: () => Promise<void>): Promise<void> {
-    for (let failures = 0; !this.#end.signal.aborted; ) {
+    for (let failures = 0; !this.#end.signal.aborted;) {
       try {
         await run();
         failures = 0;
@@ -126,7 +138,9 @@ export class Inbox {
     const names = await readdir(this.#settings.folder, { encoding: 'buffer' });
     const claims = (await readdir(this.#taken)).flatMap((name) => {
       const [, key, owner, of] = claimName.exec(name) ?? [];
-      return key === undefined || owner === undefined || of === undefined || flawOf(of) !== undefined ? [] : [{ key, owner, name: of, path: join(this.#taken, name) }];
+      return key === undefined || owner === undefined || of === undefined || flawOf(of) !== undefined
+        ? []
+        : [{ key, owner, name: of, path: join(this.#taken, name) }];
     });
     const mine = new Set(claims.filter(({ owner }) => owner === this.#owner).map(({ key }) => key));
     for (const claim of this.#held.values()) if (!mine.has(claim.key)) claim.end.abort();
@@ -139,13 +153,20 @@ export class Inbox {
   }
 
   #free(): boolean {
-    return this.#asking < this.#settings.concurrency && performance.now() >= this.#awayUntil && !this.#end.signal.aborted && !this.#context.stopping.aborted;
+    return (
+      this.#asking < this.#settings.concurrency &&
+      performance.now() >= this.#awayUntil &&
+      !this.#end.signal.aborted &&
+      !this.#context.stopping.aborted
+    );
   }
 
   /** Those owners that have not moved for the lease, as seen from here. */
   async #dead(owners: ReadonlySet<string>): Promise<ReadonlySet<string>> {
     const others = [...owners].filter((owner) => owner !== this.#owner && owner !== nobody);
-    const seen = await Promise.all(others.map(async (owner) => [owner, still(this.#owners.get(owner), (await this.#pulse(owner)) ?? 'gone')] as const));
+    const seen = await Promise.all(
+      others.map(async (owner) => [owner, still(this.#owners.get(owner), (await this.#pulse(owner)) ?? 'gone')] as const),
+    );
     this.#owners = new Map(seen);
     return new Set([nobody, ...seen.filter(([, { since }]) => performance.now() - since >= this.#settings.lease).map(([owner]) => owner)]);
   }
@@ -161,7 +182,8 @@ export class Inbox {
     for (const bytes of names) {
       const name = decoded(bytes);
       if (notRequests.test(name ?? bytes.toString('latin1')) || busy.has(name ?? '')) continue;
-      const path = name === undefined ? Buffer.concat([Buffer.from(`${this.#settings.folder}/`), bytes]) : join(this.#settings.folder, name);
+      const path =
+        name === undefined ? Buffer.concat([Buffer.from(`${this.#settings.folder}/`), bytes]) : join(this.#settings.folder, name);
       const stats = await lstat(path).catch(() => undefined);
       if (stats === undefined || stats.isDirectory()) continue;
       const id = bytes.toString('hex');
@@ -206,7 +228,7 @@ export class Inbox {
   /** Until the file is concluded, another hub has it, or this one stops. Never rejects. */
   async #serve(claim: Claim): Promise<void> {
     const { signal } = claim.end;
-    for (let failures = 0; !signal.aborted; ) {
+    for (let failures = 0; !signal.aborted;) {
       this.#asking++;
       let asking = true;
       const asked = () => {
@@ -255,7 +277,13 @@ export class Inbox {
     await this.#settled(claim);
     // The claim must be on disk before anything happens, or a power cut would bring the file back as a new one.
     await syncFolder(this.#taken);
-    const message = { flow, principal: this.#principal, body: await read(claim.path, maxSize), contentType: contentTypeOf(claim.name), idempotencyKey: `file-${claim.key}` };
+    const message = {
+      flow,
+      principal: this.#principal,
+      body: await read(claim.path, maxSize),
+      contentType: contentTypeOf(claim.name),
+      idempotencyKey: `file-${claim.key}`,
+    };
     if (oneWay) {
       await unlessAborted(this.#context.gateway.send(message), signal);
       return { to: 'done' };
@@ -270,7 +298,7 @@ export class Inbox {
   /** Waits while somebody still writes: the name was there already when it was claimed, or the writer paused. */
   async #settled({ path, seen, end: { signal } }: Claim): Promise<void> {
     if (seen?.looks === looksOf(await lstat(path))) return;
-    for (let now = still(undefined, ''); performance.now() - now.since < this.#settings.stable || now.looks === ''; ) {
+    for (let now = still(undefined, ''); performance.now() - now.since < this.#settings.stable || now.looks === '';) {
       await pause(systemClock, this.#settings.poll, signal);
       signal.throwIfAborted();
       now = still(now, looksOf(await lstat(path)));
@@ -279,7 +307,13 @@ export class Inbox {
 
   async #accepted(claim: Claim, { id, status }: Answer & { kind: 'accepted' }): Promise<void> {
     const { flow, state, acceptedAt, deadline } = status;
-    const about = { requestId: id, flow, state, acceptedAt: new Date(acceptedAt).toISOString(), deadline: new Date(deadline).toISOString() };
+    const about = {
+      requestId: id,
+      flow,
+      state,
+      acceptedAt: new Date(acceptedAt).toISOString(),
+      deadline: new Date(deadline).toISOString(),
+    };
     await this.#publish(claim.key, `${claim.name}.accepted`, Buffer.from(`${JSON.stringify(about)}\n`));
     // From here on the request is never sent again, even when the hub has forgotten the key.
     await this.#publish(claim.key, join('.taken', `${claim.key}.id`), Buffer.from(id));
@@ -289,7 +323,10 @@ export class Inbox {
     for (;;) {
       const began = performance.now();
       const answer = await unlessAborted(this.#context.gateway.collect(id, this.#principal, 60_000, signal), signal);
-      if (answer === undefined) throw new Fault('internal', `this hub no longer knows request ${id} of ${name}: its answer is lost, or was kept too long ago`, { reason: 'forgotten' });
+      if (answer === undefined)
+        throw new Fault('internal', `this hub no longer knows request ${id} of ${name}: its answer is lost, or was kept too long ago`, {
+          reason: 'forgotten',
+        });
       if (answer.kind === 'outcome') return resultOf(answer.outcome);
       if (performance.now() - began < unaskedMs) await pause(systemClock, unaskedMs, signal);
     }

@@ -62,13 +62,15 @@ export class Outbox {
   /** `<id>.reply.json`, `<id>.json.reply.json` (from another hub's file adapter), `<id>.fault.json`. */
   async #find(folder: string, id: string): Promise<string | undefined> {
     const names = await readdir(folder);
-    return names.find((name) => name.startsWith(`${id}.`) && /^(?:\.[a-z]+)?\.(?:reply\.[a-z]{2,5}|fault\.json)$/.test(name.slice(id.length)));
+    return names.find(
+      (name) => name.startsWith(`${id}.`) && /^(?:\.[a-z]+)?\.(?:reply\.[a-z]{2,5}|fault\.json)$/.test(name.slice(id.length)),
+    );
   }
 
   /** The answer's name, once it stands still. */
   async #await(id: string, { signal, remainingMs }: OutgoingCall['context']): Promise<string | undefined> {
     const end = performance.now() + Math.min(this.#settings.timeout, remainingMs());
-    for (let seen: Seen | undefined; performance.now() < end && !signal.aborted; ) {
+    for (let seen: Seen | undefined; performance.now() < end && !signal.aborted;) {
       const name = await this.#find(this.#replies, id);
       const stats = name === undefined ? undefined : await stat(join(this.#replies, name)).catch(() => undefined);
       seen = stats === undefined ? undefined : still(seen, looksOf(stats));

@@ -4,10 +4,17 @@ import type { Flow } from '../../broker/flow.js';
 import { flowSchemas, partName, schemaOf } from './schemas.js';
 
 const bindingVersion = '0.3.0';
-const correlationId = { description: 'Chosen by the requestor; comes back on the answer.', location: '$message.header#/correlationId' } as const;
+const correlationId = {
+  description: 'Chosen by the requestor; comes back on the answer.',
+  location: '$message.header#/correlationId',
+} as const;
 
 export function asyncApi(flows: readonly Flow[], { version, namespace }: { readonly version: string; readonly namespace: string }): object {
-  const exchange = (name: string, type: 'topic' | 'direct') => ({ is: 'routingKey', exchange: { name: `${namespace}.${name}`, type, durable: true, autoDelete: false }, bindingVersion });
+  const exchange = (name: string, type: 'topic' | 'direct') => ({
+    is: 'routingKey',
+    exchange: { name: `${namespace}.${name}`, type, durable: true, autoDelete: false },
+    bindingVersion,
+  });
   return {
     asyncapi: '3.0.0',
     info: {
@@ -54,7 +61,8 @@ export function asyncApi(flows: readonly Flow[], { version, namespace }: { reado
 function channelsOf(flow: Flow, amqp: object): readonly (readonly [string, object])[] {
   const summary = flow.summary ?? `Request ${flow.name}`;
   const payload = schemaOf(flow, 'request') ?? {};
-  const example = typeof flow.example === 'object' && flow.example !== null ? { examples: [{ name: 'example', payload: flow.example }] } : {};
+  const example =
+    typeof flow.example === 'object' && flow.example !== null ? { examples: [{ name: 'example', payload: flow.example }] } : {};
   return [
     [
       `request.${partName(flow)}`,

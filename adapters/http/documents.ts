@@ -35,10 +35,18 @@ export function documentHandlers({ gateway, access, metrics, version, namespace,
       const flows = flowsOf(request.principal);
       reply.header('vary', 'Accept');
       if (!/\btext\/html\b/.test(request.headers.accept ?? '')) {
-        return { name: 'answerback', version, links, flows: flows.map(({ name, summary }) => ({ name, summary, href: `/requests/${encodeURIComponent(name)}` })) };
+        return {
+          name: 'answerback',
+          version,
+          links,
+          flows: flows.map(({ name, summary }) => ({ name, summary, href: `/requests/${encodeURIComponent(name)}` })),
+        };
       }
       const origin = `http://${request.headers.host ?? 'localhost'}`;
-      return reply.header('content-security-policy', pagePolicy).header('content-type', 'text/html; charset=utf-8').send(page({ flows, version, origin }));
+      return reply
+        .header('content-security-policy', pagePolicy)
+        .header('content-type', 'text/html; charset=utf-8')
+        .send(page({ flows, version, origin }));
     },
 
     live: async (_request, reply) => reply.header('cache-control', 'no-store').send({ live: true }),

@@ -24,7 +24,8 @@ export function unformed(contentType: string, body: Buffer): string {
 export function readHeaders(headers: IncomingHttpHeaders): Said {
   const traceparent = one(headers['traceparent']);
   const tracestate = one(headers['tracestate']);
-  const traced = traceparent !== undefined && /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}/.test(traceparent) && traceparent.length <= 255;
+  const traced =
+    traceparent !== undefined && /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}/.test(traceparent) && traceparent.length <= 255;
   return {
     contentType: contentType(headers['content-type']),
     ...present('contentEncoding', contentEncoding(headers['content-encoding'])),
@@ -74,7 +75,8 @@ function quoted(text: string): string | undefined {
 }
 
 function businessKey(text: string | undefined): string | undefined {
-  if (text !== undefined && !/^[\x20-\x7e]{1,255}$/.test(text)) throw new Fault('invalid', 'Hub-Key must be 1 to 255 printable ASCII characters');
+  if (text !== undefined && !/^[\x20-\x7e]{1,255}$/.test(text))
+    throw new Fault('invalid', 'Hub-Key must be 1 to 255 printable ASCII characters');
   return text;
 }
 

@@ -11,7 +11,8 @@ export function localOnly({ host, origin }: IncomingHttpHeaders): Problem | unde
   if (host !== undefined && !isLoopback(hostName(host))) {
     return httpProblem('misdirected', 'this hub has no authentication and answers only to localhost; set up principals, or open: true');
   }
-  if (origin !== undefined && origin !== `http://${host}`) return httpProblem('cross-origin', 'this hub has no authentication and takes nothing from web pages of other origins');
+  if (origin !== undefined && origin !== `http://${host}`)
+    return httpProblem('cross-origin', 'this hub has no authentication and takes nothing from web pages of other origins');
   return undefined;
 }
 

@@ -2,17 +2,30 @@
 import { faultCodes } from '../../broker/fault.js';
 import { faultStatus, httpProblems } from './problem.js';
 
-export const ref = (kind: 'schemas' | 'parameters' | 'headers' | 'responses', name: string): { readonly $ref: string } => ({ $ref: `#/components/${kind}/${name}` });
+export const ref = (kind: 'schemas' | 'parameters' | 'headers' | 'responses', name: string): { readonly $ref: string } => ({
+  $ref: `#/components/${kind}/${name}`,
+});
 
 export const json = (schema: object): object => ({ 'application/json': { schema } });
 
 const string = { type: 'string' } as const;
 const time = { type: 'string', format: 'date-time' } as const;
 
-const header = (name: string, description: string, schema: object, example: unknown): object => ({ name, in: 'header', description, schema, example });
+const header = (name: string, description: string, schema: object, example: unknown): object => ({
+  name,
+  in: 'header',
+  description,
+  schema,
+  example,
+});
 
 export const parameters = {
-  Prefer: header('Prefer', 'RFC 7240: `wait=N` seconds on the line; `respond-async` answers 202 at once, or after `wait`.', string, 'wait=10'),
+  Prefer: header(
+    'Prefer',
+    'RFC 7240: `wait=N` seconds on the line; `respond-async` answers 202 at once, or after `wait`.',
+    string,
+    'wait=10',
+  ),
   IdempotencyKey: header(
     'Idempotency-Key',
     'A quoted string or a bare token. Same key and body: the same request and the same answer. Other body: 422. Makes it safe to send again.',
@@ -65,7 +78,11 @@ export const sharedSchemas = {
       acceptedAt: time,
       updatedAt: time,
       endedAt: time,
-      links: { type: 'object', required: ['self', 'reply', 'events', 'cancel'], properties: { self: string, reply: string, events: string, cancel: string } },
+      links: {
+        type: 'object',
+        required: ['self', 'reply', 'events', 'cancel'],
+        properties: { self: string, reply: string, events: string, cancel: string },
+      },
     },
   },
   Problem: {
@@ -84,17 +101,27 @@ export const sharedSchemas = {
       reason: { type: 'string', description: 'A finer code, stable as well.' },
       errors: {
         type: 'array',
-        items: { type: 'object', required: ['pointer', 'detail'], properties: { pointer: { type: 'string', description: 'JSON Pointer into the body.' }, detail: string } },
+        items: {
+          type: 'object',
+          required: ['pointer', 'detail'],
+          properties: { pointer: { type: 'string', description: 'JSON Pointer into the body.' }, detail: string },
+        },
       },
     },
   },
-  Health: { type: 'object', required: ['ready', 'checks'], properties: { ready: { type: 'boolean' }, checks: { type: 'object', additionalProperties: string } } },
+  Health: {
+    type: 'object',
+    required: ['ready', 'checks'],
+    properties: { ready: { type: 'boolean' }, checks: { type: 'object', additionalProperties: string } },
+  },
 } as const;
 
 /** Every status that a problem may have, with what it may mean. */
 export const problemAnswers = Object.fromEntries(
   [...new Set([...Object.values(faultStatus), ...Object.values(httpProblems).map(([status]) => status)])].sort().map((status) => {
-    const faults = (Object.keys(faultCodes) as (keyof typeof faultCodes)[]).filter((code) => faultStatus[code] === status).map((code) => faultCodes[code].summary);
+    const faults = (Object.keys(faultCodes) as (keyof typeof faultCodes)[])
+      .filter((code) => faultStatus[code] === status)
+      .map((code) => faultCodes[code].summary);
     const own = Object.values(httpProblems).flatMap(([its, title]) => (its === status ? [title] : []));
     const extra = status === 401 ? ['WWW-Authenticate'] : status === 429 || status === 503 ? ['Retry-After'] : [];
     return [

@@ -5,7 +5,8 @@ import { json, ref, type headers } from './openapi-parts.js';
 type Responses = Readonly<Record<string, object>>;
 
 const parameter = (name: string) => ref('parameters', name);
-const problems = (...statuses: readonly number[]): Responses => Object.fromEntries(statuses.map((status) => [status, ref('responses', `Problem${status}`)]));
+const problems = (...statuses: readonly number[]): Responses =>
+  Object.fromEntries(statuses.map((status) => [status, ref('responses', `Problem${status}`)]));
 const sent = (...names: readonly (keyof typeof headers)[]) => Object.fromEntries(names.map((name) => [name, ref('headers', name)]));
 const anything = { '*/*': { schema: {} } };
 const status = json(ref('schemas', 'Status'));
@@ -13,16 +14,29 @@ const stream = { 'text/event-stream': { schema: { type: 'string' } } };
 
 export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object>> {
   const id = [parameter('id')];
-  const flow = { name: 'flow', in: 'path', required: true, description: 'Name of a flow.', schema: { type: 'string', ...(flows.length === 0 ? {} : { enum: flows.map(({ name }) => name) }) } };
+  const flow = {
+    name: 'flow',
+    in: 'path',
+    required: true,
+    description: 'Name of a flow.',
+    schema: { type: 'string', ...(flows.length === 0 ? {} : { enum: flows.map(({ name }) => name) }) },
+  };
   return {
     '/requests/{id}': {
       parameters: id,
       get: operation('status', 'requests', 'Where a request is', {
         parameters: [parameter('IfNoneMatch')],
-        responses: { '200': { description: 'The status document.', headers: sent('ETag', 'Hub-Request-Id'), content: status }, '304': { description: 'Unchanged.' }, ...problems(401, 404, 410) },
+        responses: {
+          '200': { description: 'The status document.', headers: sent('ETag', 'Hub-Request-Id'), content: status },
+          '304': { description: 'Unchanged.' },
+          ...problems(401, 404, 410),
+        },
       }),
       delete: operation('cancel', 'requests', 'Cancel a request', {
-        responses: { '200': { description: 'Cancelled.', headers: sent('Hub-Request-Id'), content: status }, ...problems(401, 404, 409, 410) },
+        responses: {
+          '200': { description: 'Cancelled.', headers: sent('Hub-Request-Id'), content: status },
+          ...problems(401, 404, 409, 410),
+        },
       }),
     },
     '/requests/{id}/reply': {
@@ -30,7 +44,11 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       get: operation('reply', 'requests', 'The outcome of a request, waiting for it with `Prefer: wait=N`', {
         parameters: [parameter('Prefer')],
         responses: {
-          '200': { description: 'The reply, with its own content type.', headers: sent('Hub-Request-Id', 'Preference-Applied', 'Vary'), content: anything },
+          '200': {
+            description: 'The reply, with its own content type.',
+            headers: sent('Hub-Request-Id', 'Preference-Applied', 'Vary'),
+            content: anything,
+          },
           '202': { description: 'Not there yet.', headers: sent('Location', 'Retry-After', 'Hub-Request-Id', 'Vary'), content: status },
           ...problems(400, 401, 403, 404, 409, 410, 422, 429, 502, 503, 504),
         },
@@ -41,7 +59,11 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       get: operation('watch', 'requests', 'What happens to a request, as server-sent events', {
         description: 'Events `state`, `step`, `progress`, `part` and `outcome`; ends after `outcome`.',
         parameters: [parameter('LastEventId')],
-        responses: { '200': { description: 'Server-sent events.', content: stream }, '204': { description: 'It has ended, and you have seen everything.' }, ...problems(401, 404, 410, 429, 503) },
+        responses: {
+          '200': { description: 'Server-sent events.', content: stream },
+          '204': { description: 'It has ended, and you have seen everything.' },
+          ...problems(401, 404, 410, 429, 503),
+        },
       }),
     },
     '/messages/{flow}': {
@@ -49,7 +71,10 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       post: operation('send', 'messages', 'Send a one-way message', {
         parameters: ['IdempotencyKey', 'HubDeadline', 'HubKey', 'traceparent'].map(parameter),
         requestBody: { content: anything },
-        responses: { '202': { description: 'The broker has it.', headers: sent('Hub-Request-Id') }, ...problems(400, 401, 403, 404, 413, 422, 429, 503) },
+        responses: {
+          '202': { description: 'The broker has it.', headers: sent('Hub-Request-Id') },
+          ...problems(400, 401, 403, 404, 413, 422, 429, 503),
+        },
       }),
     },
     '/events/{topic}': {
@@ -59,17 +84,26 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
         responses: { '202': { description: 'The broker has it.' }, ...problems(400, 401, 403, 413, 429, 503) },
       }),
       get: operation('subscribe', 'events', 'Watch the topics that match, as server-sent events', {
-        responses: { '200': { description: 'Events `message` with `topic`, `contentType`, `at`, and `data` or `base64`.', content: stream }, ...problems(400, 401, 403, 429, 503) },
+        responses: {
+          '200': { description: 'Events `message` with `topic`, `contentType`, `at`, and `data` or `base64`.', content: stream },
+          ...problems(400, 401, 403, 429, 503),
+        },
       }),
     },
     '/events/{topic}/last': {
       parameters: [parameter('topic')],
       get: operation('last', 'events', 'The last event of a topic', {
-        responses: { '200': { description: 'Its body, with its own content type.', headers: sent('Hub-Published-At'), content: anything }, ...problems(401, 403, 404) },
+        responses: {
+          '200': { description: 'Its body, with its own content type.', headers: sent('Hub-Published-At'), content: anything },
+          ...problems(401, 403, 404),
+        },
       }),
     },
     '/health/live': {
-      get: operation('live', 'hub', 'Is the process alive?', { security: [], responses: { '200': { description: 'It is.' }, ...problems(400) } }),
+      get: operation('live', 'hub', 'Is the process alive?', {
+        security: [],
+        responses: { '200': { description: 'It is.' }, ...problems(400) },
+      }),
     },
     '/health/ready': {
       get: operation('ready', 'hub', 'Can it take requests?', {
@@ -82,11 +116,18 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       }),
     },
     '/metrics': {
-      get: operation('metrics', 'hub', 'Metrics in the Prometheus format', { responses: { '200': { description: 'Metrics.', content: { 'text/plain': { schema: { type: 'string' } } } }, ...problems(401) } }),
+      get: operation('metrics', 'hub', 'Metrics in the Prometheus format', {
+        responses: { '200': { description: 'Metrics.', content: { 'text/plain': { schema: { type: 'string' } } } }, ...problems(401) },
+      }),
     },
   };
 }
 
-function operation(operationId: string, tag: string, summary: string, rest: { readonly responses: Responses } & Readonly<Record<string, unknown>>): object {
+function operation(
+  operationId: string,
+  tag: string,
+  summary: string,
+  rest: { readonly responses: Responses } & Readonly<Record<string, unknown>>,
+): object {
   return { operationId, summary, tags: [tag], ...rest };
 }

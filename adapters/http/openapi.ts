@@ -4,8 +4,14 @@ import { hubPaths } from './openapi-paths.js';
 import { headers, json, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
 import { flowSchemas, schemaOf } from './schemas.js';
 
-export function openApi(flows: readonly Flow[], { version, authenticated }: { readonly version: string; readonly authenticated: boolean }): object {
-  const paths = { ...Object.fromEntries(flows.map((flow) => [`/requests/${encodeURIComponent(flow.name)}`, { post: ask(flow) }])), ...hubPaths(flows) };
+export function openApi(
+  flows: readonly Flow[],
+  { version, authenticated }: { readonly version: string; readonly authenticated: boolean },
+): object {
+  const paths = {
+    ...Object.fromEntries(flows.map((flow) => [`/requests/${encodeURIComponent(flow.name)}`, { post: ask(flow) }])),
+    ...hubPaths(flows),
+  };
   return {
     openapi: '3.1.0',
     info: {
@@ -71,7 +77,10 @@ function ask(flow: Flow): object {
         content: json(ref('schemas', 'Status')),
       },
       ...Object.fromEntries(
-        ['400', '401', '403', '404', '408', '409', '413', '415', '422', '429', '431', '500', '502', '503', '504'].map((status) => [status, ref('responses', `Problem${status}`)]),
+        ['400', '401', '403', '404', '408', '409', '413', '415', '422', '429', '431', '500', '502', '503', '504'].map((status) => [
+          status,
+          ref('responses', `Problem${status}`),
+        ]),
       ),
     },
   };
@@ -79,7 +88,9 @@ function ask(flow: Flow): object {
 
 function body(schema: { readonly $ref: string } | undefined, example?: unknown): object {
   const shown = example === undefined ? {} : { examples: { example: { value: example } } };
-  return schema === undefined && example === undefined ? { '*/*': { schema: {} } } : { 'application/json': { schema: schema ?? {}, ...shown } };
+  return schema === undefined && example === undefined
+    ? { '*/*': { schema: {} } }
+    : { 'application/json': { schema: schema ?? {}, ...shown } };
 }
 
 const pick = (...names: readonly (keyof typeof headers)[]): object => Object.fromEntries(names.map((name) => [name, ref('headers', name)]));

@@ -2,7 +2,13 @@
 import { createHash } from 'node:crypto';
 import type { Flow } from '../../broker/flow.js';
 
-export const links = { openapi: '/openapi.json', asyncapi: '/asyncapi.json', ready: '/health/ready', live: '/health/live', metrics: '/metrics' } as const;
+export const links = {
+  openapi: '/openapi.json',
+  asyncapi: '/asyncapi.json',
+  ready: '/health/ready',
+  live: '/health/live',
+  metrics: '/metrics',
+} as const;
 
 const style = `
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --accent: #0b6bcb }
@@ -19,12 +25,22 @@ footer { margin-top: 3rem; opacity: .65; font-size: .875rem }`;
 /** Only this page's own style may run. */
 export const pagePolicy = `default-src 'none'; style-src 'sha256-${createHash('sha256').update(style).digest('base64')}'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'`;
 
-export function page({ flows, version, origin }: { readonly flows: readonly Flow[]; readonly version: string; readonly origin: string }): string {
+export function page({
+  flows,
+  version,
+  origin,
+}: {
+  readonly flows: readonly Flow[];
+  readonly version: string;
+  readonly origin: string;
+}): string {
   return `<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Answerback</title><style>${style}</style>
 <h1>Answerback</h1>
 <p>Ask here; the answer finds its way back.</p>
-<nav>${Object.entries(links).map(([name, path]) => `<a href="${path}">${name}</a>`).join('')}</nav>
+<nav>${Object.entries(links)
+    .map(([name, path]) => `<a href="${path}">${name}</a>`)
+    .join('')}</nav>
 <h2>${flows.length === 1 ? '1 flow' : `${flows.length} flows`}</h2>
 ${flows.map((flow) => section(flow, origin)).join('\n')}
 <footer>version ${escape(version)}</footer>
@@ -41,7 +57,8 @@ function section(flow: Flow, origin: string): string {
 
 /** One line to paste into a shell that asks for this flow. */
 export function curl(flow: Flow, origin: string): string {
-  const body = flow.example === undefined ? '' : ` -H 'content-type: application/json' -d '${JSON.stringify(flow.example).replaceAll("'", `'\\''`)}'`;
+  const body =
+    flow.example === undefined ? '' : ` -H 'content-type: application/json' -d '${JSON.stringify(flow.example).replaceAll("'", `'\\''`)}'`;
   return `curl -i${body === '' ? ' -X POST' : ''} ${origin}/requests/${encodeURIComponent(flow.name)}${body}`;
 }
 

@@ -89,7 +89,8 @@ export function thrownProblem(error: unknown): Problem {
   if (isFault(error)) return faultProblem(error, error.requestId);
   const { code = '', statusCode = 500, message } = error as { code?: string; statusCode?: number; message: string };
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') return httpProblem('too-large', 'the body is larger than this hub takes');
-  if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return httpProblem('unsupported-media-type', 'Content-Type is not a media type, like `application/json`');
+  if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+    return httpProblem('unsupported-media-type', 'Content-Type is not a media type, like `application/json`');
   if (code === 'FST_ERR_MAX_PARAM_LENGTH') return httpProblem('uri-too-long', 'a part of the address is longer than 255 characters');
   if (code === 'FST_ERR_BAD_URL') return httpProblem('bad-request', 'the address is not a valid URL');
   if (statusCode >= 400 && statusCode < 500) return httpProblem('bad-request', message);

@@ -71,7 +71,13 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       const flow = parameter(request, 'flow');
       const said = readHeaders(request.headers);
       visitOf(request).take();
-      const id = await gateway.send({ flow, principal: request.principal, body: bodyOf(request), ...said, contentType: unformed(said.contentType, bodyOf(request)) });
+      const id = await gateway.send({
+        flow,
+        principal: request.principal,
+        body: bodyOf(request),
+        ...said,
+        contentType: unformed(said.contentType, bodyOf(request)),
+      });
       return reply.code(202).header('hub-request-id', id).send(Buffer.alloc(0));
     },
 

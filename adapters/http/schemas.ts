@@ -22,7 +22,10 @@ export function embedded(schema: JsonSchema, at: string): object {
     return Object.fromEntries(
       Object.entries(value)
         .filter(([keyword]) => !top || (keyword !== '$id' && keyword !== '$schema'))
-        .map(([keyword, inner]) => [keyword, keyword === '$ref' && typeof inner === 'string' ? moved(inner) : data.has(keyword) ? inner : walk(inner, false)]),
+        .map(([keyword, inner]) => [
+          keyword,
+          keyword === '$ref' && typeof inner === 'string' ? moved(inner) : data.has(keyword) ? inner : walk(inner, false),
+        ]),
     );
   };
   return walk(schema, true) as object;

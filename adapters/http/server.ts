@@ -31,7 +31,12 @@ export type Handler = (request: FastifyRequest, reply: FastifyReply) => Promise<
  * - `held`: counts as in flight.
  * - `stream`: as `held`, and has no HEAD.
  */
-export type Route = readonly [method: 'GET' | 'POST' | 'DELETE', url: string, handler: Handler, access: 'open' | 'quick' | 'held' | 'stream'];
+export type Route = readonly [
+  method: 'GET' | 'POST' | 'DELETE',
+  url: string,
+  handler: Handler,
+  access: 'open' | 'quick' | 'held' | 'stream',
+];
 
 export interface Limits {
   readonly bodyLimit: number;
@@ -59,7 +64,8 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
 
   const failed = (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply) => {
     const problem = thrownProblem(error);
-    if (problem.code === 'error') context.log('failed', { method: request.method, route: request.routeOptions.url, error: messageOf(error) });
+    if (problem.code === 'error')
+      context.log('failed', { method: request.method, route: request.routeOptions.url, error: messageOf(error) });
     // What is left of a refused body is read and dropped, so that the client can read the answer.
     if (problem.code === 'too-large') reply.removeHeader('connection');
     return sendProblem(reply, problem, isFault(error) ? error.retryAfterMs : undefined);
@@ -72,7 +78,12 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     forceCloseConnections: 'idle',
     // Our own hook says it as problem+json.
     return503OnClosing: false,
-    http: { maxHeaderSize: limits.maxHeaderSize, headersTimeout: limits.headersTimeout, connectionsCheckingInterval: 1_000, requireHostHeader: false },
+    http: {
+      maxHeaderSize: limits.maxHeaderSize,
+      headersTimeout: limits.headersTimeout,
+      connectionsCheckingInterval: 1_000,
+      requireHostHeader: false,
+    },
     frameworkErrors: (error, request, reply) => void failed(error, request, reply),
     clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight),
   });
@@ -103,15 +114,23 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     const key = apiKey(request.headers);
     const principal = context.access.authenticate(key);
     if (principal === undefined) {
-      reply.header('www-authenticate', key === undefined ? 'Bearer realm="answerback"' : 'Bearer realm="answerback", error="invalid_token"');
+      reply.header(
+        'www-authenticate',
+        key === undefined ? 'Bearer realm="answerback"' : 'Bearer realm="answerback", error="invalid_token"',
+      );
       return sendProblem(reply, httpProblem('unauthenticated', 'send an API key as `Authorization: Bearer ab_…` or `X-API-Key: ab_…`'));
     }
     request.principal = principal;
 
     if (access === 'quick') return undefined;
     const visit = inFlight.enter(request.raw.socket, principal.name);
-    if (visit === 'overloaded') return sendProblem(reply, httpProblem('overloaded', `${limits.maxInFlight} requests are in flight, more are not taken`));
-    if (visit === 'too-many') return sendProblem(reply, httpProblem('too-many', `${limits.maxInFlightPerPrincipal} requests of ${principal.name} are in flight, more are not taken`));
+    if (visit === 'overloaded')
+      return sendProblem(reply, httpProblem('overloaded', `${limits.maxInFlight} requests are in flight, more are not taken`));
+    if (visit === 'too-many')
+      return sendProblem(
+        reply,
+        httpProblem('too-many', `${limits.maxInFlightPerPrincipal} requests of ${principal.name} are in flight, more are not taken`),
+      );
     request.visit = visit;
     reply.raw.once('close', () => (reply.raw.writableFinished ? visit.leave() : visit.hangUp()));
     return undefined;
@@ -154,7 +173,9 @@ function refuseOtherMethods(app: FastifyInstance, routes: readonly Route[]): voi
       url,
       handler: async (request, reply) => {
         reply.header('allow', allow);
-        return request.method === 'OPTIONS' ? reply.code(204).send() : sendProblem(reply, httpProblem('method-not-allowed', `${request.method} cannot be done here; ${allow} can`));
+        return request.method === 'OPTIONS'
+          ? reply.code(204).send()
+          : sendProblem(reply, httpProblem('method-not-allowed', `${request.method} cannot be done here; ${allow} can`));
       },
     });
   }

@@ -42,9 +42,17 @@ interface Operation {
   readonly input: unknown;
 }
 
-type Method = (args: unknown, done: (error: unknown, result: unknown) => void, sending: Sending, headers: Readonly<Record<string, string>>) => void;
+type Method = (
+  args: unknown,
+  done: (error: unknown, result: unknown) => void,
+  sending: Sending,
+  headers: Readonly<Record<string, string>>,
+) => void;
 
-export async function soapClient(settings: SoapCallSettings, projectFolder: string): Promise<{ call(outgoing: OutgoingCall): Promise<Raw>; close(): Promise<void> }> {
+export async function soapClient(
+  settings: SoapCallSettings,
+  projectFolder: string,
+): Promise<{ call(outgoing: OutgoingCall): Promise<Raw>; close(): Promise<void> }> {
   if (settings.wsdl === '' || settings.operation === '') throw new Error('soap: a step with `use: soap` needs a wsdl and an operation');
   const agent = new Agent({ connections: settings.connections, connect: { timeout: 10_000 } });
   const authorization = authorizationOf(settings);
@@ -64,10 +72,19 @@ export async function soapClient(settings: SoapCallSettings, projectFolder: stri
       const args = argumentsOf(body, contentType);
       const timeoutMs = Math.min(settings.timeout, context.remainingMs());
       if (timeoutMs <= 0) throw new Error(`no time is left to call ${settings.operation}`);
-      const headers = { 'Idempotency-Key': envelope.id, ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }), ...authorization };
+      const headers = {
+        'Idempotency-Key': envelope.id,
+        ...(envelope.traceparent === undefined ? {} : { traceparent: envelope.traceparent }),
+        ...authorization,
+      };
       const { method, input } = await operation();
       const result = await new Promise<unknown>((done, fail) => {
-        method(ordered(args, input), (error, value) => (error === null || error === undefined ? done(value) : fail(asError(error))), { signal: context.signal, timeoutMs }, headers);
+        method(
+          ordered(args, input),
+          (error, value) => (error === null || error === undefined ? done(value) : fail(asError(error))),
+          { signal: context.signal, timeoutMs },
+          headers,
+        );
       });
       return raw(Buffer.from(JSON.stringify(result ?? null)), 'application/json');
     },
@@ -89,7 +106,8 @@ function absent(name: string): never {
 }
 
 /** `soap` throws plain objects, too. */
-const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(`the answer cannot be read: ${JSON.stringify(error).slice(0, 300)}`));
+const asError = (error: unknown): Error =>
+  error instanceof Error ? error : new Error(`the answer cannot be read: ${JSON.stringify(error).slice(0, 300)}`);
 
 // ---- The WSDL
 
@@ -118,12 +136,23 @@ function missing(where: string): never {
 
 /** The operation, of the first service and port that have it (and are meant). */
 function operationOf(client: Client, { service, port, operation }: SoapCallSettings): Operation {
-  const services = client.describe() as Readonly<Record<string, Readonly<Record<string, Readonly<Record<string, { readonly input?: unknown }>>>>>>;
-  const all = Object.entries(services).flatMap(([ofService, ports]) => Object.entries(ports).flatMap(([ofPort, operations]) => Object.entries(operations).map(([name, { input }]) => ({ ofService, ofPort, name, input }))));
+  const services = client.describe() as Readonly<
+    Record<string, Readonly<Record<string, Readonly<Record<string, { readonly input?: unknown }>>>>>
+  >;
+  const all = Object.entries(services).flatMap(([ofService, ports]) =>
+    Object.entries(ports).flatMap(([ofPort, operations]) =>
+      Object.entries(operations).map(([name, { input }]) => ({ ofService, ofPort, name, input })),
+    ),
+  );
   const meant = all.filter(({ ofService, ofPort }) => (service === '' || ofService === service) && (port === '' || ofPort === port));
   const found = meant.find(({ name }) => name === operation);
-  if (found === undefined) throw new Error(`soap: the WSDL has no operation ${[service, port, operation].filter((part) => part !== '').join('.')}${didYouMean(operation, [...new Set((meant.length > 0 ? meant : all).map(({ name }) => name))])}`);
-  const method = (client as unknown as Record<string, Record<string, Record<string, Method>>>)[found.ofService]![found.ofPort]![found.name]!;
+  if (found === undefined)
+    throw new Error(
+      `soap: the WSDL has no operation ${[service, port, operation].filter((part) => part !== '').join('.')}${didYouMean(operation, [...new Set((meant.length > 0 ? meant : all).map(({ name }) => name))])}`,
+    );
+  const method = (client as unknown as Record<string, Record<string, Record<string, Method>>>)[found.ofService]![found.ofPort]![
+    found.name
+  ]!;
   return { method, input: found.input };
 }
 
@@ -140,7 +169,8 @@ function argumentsOf(body: Buffer, contentType: string): unknown {
   } catch (cause) {
     throw new Fault('invalid', `a SOAP operation needs a JSON body, and this one is ${contentType}`, { cause });
   }
-  if (typeof args !== 'object' || args === null || Array.isArray(args)) throw new Fault('invalid', 'a SOAP operation needs a JSON object: its properties are the arguments');
+  if (typeof args !== 'object' || args === null || Array.isArray(args))
+    throw new Fault('invalid', 'a SOAP operation needs a JSON object: its properties are the arguments');
   return cleaned(args, '#', 0);
 }
 
@@ -153,7 +183,8 @@ function cleaned(value: unknown, pointer: string, depth: number): unknown {
   return Object.fromEntries(
     Object.entries(value).map(([name, inside]) => {
       const special = name === '$value' ? typeof inside !== 'object' : name === '$attributes' && isAttributes(inside);
-      if (!special && !elementName.test(name)) throw wrong(`has the name ${JSON.stringify(name).slice(0, 100)}, which cannot be an XML element`);
+      if (!special && !elementName.test(name))
+        throw wrong(`has the name ${JSON.stringify(name).slice(0, 100)}, which cannot be an XML element`);
       return [name, cleaned(inside, `${pointer}/${name}`, depth + 1)];
     }),
   );
@@ -163,13 +194,18 @@ function cleaned(value: unknown, pointer: string, depth: number): unknown {
 function ordered(value: unknown, description: unknown): unknown {
   if (Array.isArray(value)) return value.map((item) => ordered(item, description));
   if (typeof value !== 'object' || value === null || typeof description !== 'object' || description === null) return value;
-  const inside = new Map(Object.entries(description).map(([name, meant], place) => [name.replace(/\[\]$/, ''), { meant: meant as unknown, place }]));
+  const inside = new Map(
+    Object.entries(description).map(([name, meant], place) => [name.replace(/\[\]$/, ''), { meant: meant as unknown, place }]),
+  );
   const place = (name: string) => inside.get(name)?.place ?? Number.POSITIVE_INFINITY;
   const entries = Object.entries(value).sort(([a], [b]) => (place(a) === place(b) ? 0 : place(a) - place(b)));
   return Object.fromEntries(entries.map(([name, each]) => [name, ordered(each, inside.get(name)?.meant)]));
 }
 
-const isAttributes = (value: unknown): boolean => typeof value === 'object' && value !== null && Object.entries(value).every(([name, text]) => attributeName.test(name) && typeof text !== 'object');
+const isAttributes = (value: unknown): boolean =>
+  typeof value === 'object' &&
+  value !== null &&
+  Object.entries(value).every(([name, text]) => attributeName.test(name) && typeof text !== 'object');
 
 // eslint-disable-next-line no-control-regex -- These are what XML does not allow.
 const notXml = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g;
@@ -178,7 +214,12 @@ const notXml = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g;
 
 /** The HTTP of `soap`: also used for WSDLs (then without `data`). */
 function wire(agent: Agent, settings: SoapCallSettings): IHttpClient {
-  const run = async (url: string, data: string | undefined, headers: Readonly<Record<string, string>>, sending: Partial<Sending>): Promise<{ readonly status: number; readonly text: string }> => {
+  const run = async (
+    url: string,
+    data: string | undefined,
+    headers: Readonly<Record<string, string>>,
+    sending: Partial<Sending>,
+  ): Promise<{ readonly status: number; readonly text: string }> => {
     const end = new AbortController();
     const giveUp = () => end.abort(new Error(`${new URL(url).host} did not answer within ${sending.timeoutMs ?? settings.timeout} ms`));
     const hangUp = () => end.abort(new Error('the call was given up'));
@@ -186,7 +227,15 @@ function wire(agent: Agent, settings: SoapCallSettings): IHttpClient {
     sending.signal?.addEventListener('abort', hangUp, { once: true });
     if (sending.signal?.aborted === true) hangUp();
     try {
-      const response = await request(url, { dispatcher: agent, method: data === undefined ? 'GET' : 'POST', headers, ...(data === undefined ? {} : { body: data }), signal: end.signal, headersTimeout: 0, bodyTimeout: 0 });
+      const response = await request(url, {
+        dispatcher: agent,
+        method: data === undefined ? 'GET' : 'POST',
+        headers,
+        ...(data === undefined ? {} : { body: data }),
+        signal: end.signal,
+        headersTimeout: 0,
+        bodyTimeout: 0,
+      });
       const chunks: Buffer[] = [];
       let size = 0;
       for await (const chunk of response.body as AsyncIterable<Buffer>) {
@@ -206,7 +255,13 @@ function wire(agent: Agent, settings: SoapCallSettings): IHttpClient {
     }
   };
   const client = {
-    request(url: string, data: string | null, callback: (error: unknown, response?: unknown, body?: string) => void, headers: Readonly<Record<string, string>> = {}, sending: Partial<Sending> = {}): void {
+    request(
+      url: string,
+      data: string | null,
+      callback: (error: unknown, response?: unknown, body?: string) => void,
+      headers: Readonly<Record<string, string>> = {},
+      sending: Partial<Sending> = {},
+    ): void {
       void run(url, data ?? undefined, headers, sending).then(
         ({ status, text }) => callback(null, { status, data: text, headers: {} }, text),
         (error: unknown) => callback(error),
@@ -225,7 +280,8 @@ function check(status: number, text: string): void {
   const fault = body?.children.find(({ name, uri }) => name === 'Fault' && uri === root?.uri);
   if (fault !== undefined) throw thrownFor(fault);
   if (status === 403) throw new Fault('forbidden', 'the SOAP service does not allow this call (403)');
-  if (status >= 300 || root === undefined) throw new Error(`the SOAP service answered ${status}${root === undefined ? ' without an envelope' : ''}`);
+  if (status >= 300 || root === undefined)
+    throw new Error(`the SOAP service answered ${status}${root === undefined ? ' without an envelope' : ''}`);
   refuseTraps(root);
 }
 
@@ -233,12 +289,15 @@ function thrownFor(fault: Element): Error {
   const at = (element: Element | undefined, name: string) => element?.children.find((child) => child.name === name);
   const code = (at(fault, 'faultcode') ?? at(at(fault, 'Code'), 'Value'))?.text.trim() ?? '';
   const text = (at(fault, 'faultstring') ?? at(at(fault, 'Reason'), 'Text'))?.text.trim().slice(0, 500) ?? '';
-  return /^(?:[^:]*:)?(?:Client|Sender)\b/.test(code) ? new Fault('rejected', text || 'the SOAP service refused the request', { reason: 'soap-fault' }) : new Error(`SOAP fault ${code}: ${text}`);
+  return /^(?:[^:]*:)?(?:Client|Sender)\b/.test(code)
+    ? new Fault('rejected', text || 'the SOAP service refused the request', { reason: 'soap-fault' })
+    : new Error(`SOAP fault ${code}: ${text}`);
 }
 
 /** `soap` keeps multi-references in a plain object by id: an id such as `__proto__` would write into every object of this process. */
 function refuseTraps({ name, attributes, children }: Element): void {
   const ids = [attributes.get('id'), attributes.get('href')?.slice(1), name];
-  if (ids.some((id) => id !== undefined && id in Object.prototype)) throw new Error('the answer has a name or an id that means something else to JavaScript');
+  if (ids.some((id) => id !== undefined && id in Object.prototype))
+    throw new Error('the answer has a name or an id that means something else to JavaScript');
   children.forEach(refuseTraps);
 }

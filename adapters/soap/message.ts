@@ -42,11 +42,13 @@ export class Refused extends Error {
 export function readEnvelope(root: Element): { readonly version: Version; readonly body: Element } {
   const version = root.uri === envelopes['1.2'] ? '1.2' : '1.1';
   if (root.name !== 'Envelope') throw new Refused({ code: 'invalid', message: `this is a ${root.name}, not a SOAP Envelope` });
-  if (root.uri !== envelopes[version]) throw new Refused({ code: 'version-mismatch', message: 'the Envelope is neither of SOAP 1.1 nor of SOAP 1.2' });
+  if (root.uri !== envelopes[version])
+    throw new Refused({ code: 'version-mismatch', message: 'the Envelope is neither of SOAP 1.1 nor of SOAP 1.2' });
   const inside = (name: string) => root.children.find((child) => child.name === name && child.uri === root.uri);
   for (const { name, attributes } of inside('Header')?.children ?? []) {
     const must = attributes.get(`{${root.uri}}mustUnderstand`)?.trim();
-    if (must === '1' || must === 'true') throw new Refused({ code: 'not-understood', message: `the header ${name} must be understood, and no header is understood here` });
+    if (must === '1' || must === 'true')
+      throw new Refused({ code: 'not-understood', message: `the header ${name} must be understood, and no header is understood here` });
   }
   const body = inside('Body')?.children[0];
   if (body === undefined) throw new Refused({ code: 'invalid', message: 'the Body of the Envelope is empty' });
@@ -78,7 +80,8 @@ export function writeFault(refusal: Refusal, version: Version, namespace: string
 }
 
 /** `content` is XML. */
-export const writeReply = (name: string, content: string, version: Version, namespace: string): string => envelope(`<${name} xmlns="${namespace}">${content}</${name}>`, version);
+export const writeReply = (name: string, content: string, version: Version, namespace: string): string =>
+  envelope(`<${name} xmlns="${namespace}">${content}</${name}>`, version);
 
 const envelope = (body: string, version: Version): string =>
   `<?xml version="1.0" encoding="utf-8"?>\n<soap:Envelope xmlns:soap="${envelopes[version]}" xmlns:xsi="${xsi}"><soap:Body>${body}</soap:Body></soap:Envelope>`;
@@ -93,7 +96,12 @@ export function readContent(element: Element, content: Content, namespace: strin
   if (content.kind === 'free') return readFree(element);
   const flaws: Flaw[] = [];
   const read = readFields(element, content.fields, namespace, flaws);
-  if (flaws.length > 0) throw new Fault('invalid', `the request does not fit the WSDL: ${flaws.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; ')}`.slice(0, 1_000), { errors: flaws, reason: 'schema' });
+  if (flaws.length > 0)
+    throw new Fault(
+      'invalid',
+      `the request does not fit the WSDL: ${flaws.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; ')}`.slice(0, 1_000),
+      { errors: flaws, reason: 'schema' },
+    );
   return { body: Buffer.from(JSON.stringify(content.kind === 'value' ? (read['value'] ?? null) : read)), contentType: 'application/json' };
 }
 
@@ -106,9 +114,11 @@ function readFree({ children }: Element): Payload {
 
 /** The children of the reply's element. Throws a Fault `internal` when the flow's reply is not what its schema says. */
 export function writeContent({ body, contentType }: Payload, content: Content): string {
-  if (content.kind === 'free') return `<contentType>${escapeText(contentType)}</contentType><value>${escapeText(body.toString(isText(contentType) ? 'utf8' : 'base64'))}</value>`;
+  if (content.kind === 'free')
+    return `<contentType>${escapeText(contentType)}</contentType><value>${escapeText(body.toString(isText(contentType) ? 'utf8' : 'base64'))}</value>`;
   const value = isJson(contentType) ? parsed(body) : undefined;
-  if (value === undefined) throw new Fault('internal', `the reply is ${contentType}, not the JSON that the flow's schema promises`, { reason: 'reply' });
+  if (value === undefined)
+    throw new Fault('internal', `the reply is ${contentType}, not the JSON that the flow's schema promises`, { reason: 'reply' });
   return writeFields(content.kind === 'value' ? { value } : value, content.fields);
 }
 
@@ -121,6 +131,7 @@ function parsed(body: Buffer): unknown {
   }
 }
 
-const isText = (contentType: string): boolean => isJson(contentType) || /^\s*(?:text\/|application\/(?:[\w.-]+\+)?xml\b)/i.test(contentType);
+const isText = (contentType: string): boolean =>
+  isJson(contentType) || /^\s*(?:text\/|application\/(?:[\w.-]+\+)?xml\b)/i.test(contentType);
 
 const isJson = (contentType: string): boolean => /^\s*application\/(?:[\w.-]+\+)?json\b/i.test(contentType);

@@ -10,7 +10,17 @@ import type { AdapterContext } from '../../broker/adapter.js';
 import { pause, systemClock } from '../../broker/clock.js';
 import { isFault, messageOf, readFault, type Fault } from '../../broker/fault.js';
 import type { Answer, Ask } from '../../broker/gateway.js';
-import { contentTypes, readContent, readEnvelope, Refused, writeContent, writeFault, writeReply, type Refusal, type Version } from './message.js';
+import {
+  contentTypes,
+  readContent,
+  readEnvelope,
+  Refused,
+  writeContent,
+  writeFault,
+  writeReply,
+  type Refusal,
+  type Version,
+} from './message.js';
 import { collect, wsdlOf, type Operation } from './wsdl.js';
 import { decodeXml, parseXml, XmlError, type Element } from './xml.js';
 
@@ -58,7 +68,8 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
     try {
       checkLocal(request);
       const url = new URL(request.url ?? '/', 'http://hub');
-      if (url.pathname.replace(/\/$/, '') !== settings.path.replace(/\/$/, '')) return plain(response, 404, `SOAP is at ${settings.path}, its WSDL at ${settings.path}?wsdl\n`);
+      if (url.pathname.replace(/\/$/, '') !== settings.path.replace(/\/$/, ''))
+        return plain(response, 404, `SOAP is at ${settings.path}, its WSDL at ${settings.path}?wsdl\n`);
       if (request.method === 'GET' || request.method === 'HEAD') return describe(request, response, url);
       if (request.method !== 'POST') return plain(response, 405, 'POST an envelope, or GET ?wsdl\n', { allow: 'GET, HEAD, POST' });
       await answer(request, response, version);
@@ -70,17 +81,29 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
   }
 
   function describe(request: IncomingMessage, response: ServerResponse, url: URL): void {
-    if (!/^\?wsdl/i.test(url.search)) return plain(response, 200, `SOAP 1.1 and 1.2 are spoken here; the WSDL is at ${settings.path}?wsdl\n`);
+    if (!/^\?wsdl/i.test(url.search))
+      return plain(response, 200, `SOAP 1.1 and 1.2 are spoken here; the WSDL is at ${settings.path}?wsdl\n`);
     const host = /^[\w.-]+(?::\d+)?$|^\[[0-9a-f:.]+\](?::\d+)?$/i.exec(request.headers.host ?? '')?.[0];
-    const address = settings.address !== '' ? settings.address : `http://${host ?? `${settings.host}:${request.socket.localPort}`}${settings.path}`;
+    const address =
+      settings.address !== '' ? settings.address : `http://${host ?? `${settings.host}:${request.socket.localPort}`}${settings.path}`;
     send(response, 200, 'text/xml; charset=utf-8', wsdlOf(operations, { namespace, address }));
   }
 
   async function answer(request: IncomingMessage, response: ServerResponse, byHeader: Version): Promise<void> {
-    if (closing || stopping.aborted) throw new Turned(503, { code: 'unavailable', message: 'this hub is stopping: ask again, another hub or this one will answer soon' }, { 'retry-after': '2' });
+    if (closing || stopping.aborted)
+      throw new Turned(
+        503,
+        { code: 'unavailable', message: 'this hub is stopping: ask again, another hub or this one will answer soon' },
+        { 'retry-after': '2' },
+      );
     const principal = authenticate(request);
     checkHeaders(request);
-    if (held.size >= settings.maxInFlight) throw new Turned(503, { code: 'unavailable', message: `this adapter holds ${settings.maxInFlight} requests, its limit` }, { 'retry-after': '2' });
+    if (held.size >= settings.maxInFlight)
+      throw new Turned(
+        503,
+        { code: 'unavailable', message: `this adapter holds ${settings.maxInFlight} requests, its limit` },
+        { 'retry-after': '2' },
+      );
     const bytes = await readBody(request, settings.maxSize);
     held.add(request.socket);
     const gone = new AbortController();
@@ -99,11 +122,24 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
     }
   }
 
-  async function perform(body: Element, principal: Principal, request: IncomingMessage, signal: AbortSignal): Promise<{ readonly name: string; readonly content: string }> {
-    if (body.uri !== namespace) throw new Refused({ code: 'invalid', message: `the element ${body.name} is of the namespace "${body.uri}"; the operations here are of "${namespace}"` });
+  async function perform(
+    body: Element,
+    principal: Principal,
+    request: IncomingMessage,
+    signal: AbortSignal,
+  ): Promise<{ readonly name: string; readonly content: string }> {
+    if (body.uri !== namespace)
+      throw new Refused({
+        code: 'invalid',
+        message: `the element ${body.name} is of the namespace "${body.uri}"; the operations here are of "${namespace}"`,
+      });
     if (body.name === collect) return { name: `${collect}Response`, content: await collected(body, principal, signal) };
     const operation = byName.get(body.name);
-    if (operation === undefined) throw new Refused({ code: 'invalid', message: `there is no operation ${body.name}; there is ${[...byName.keys(), collect].join(', ')}` });
+    if (operation === undefined)
+      throw new Refused({
+        code: 'invalid',
+        message: `there is no operation ${body.name}; there is ${[...byName.keys(), collect].join(', ')}`,
+      });
     const { flow } = operation;
     const waitMs = settings.wait > 0 ? settings.wait : flow.maxWaitMs;
     const ask = { flow: flow.name, principal, ...readContent(body, operation.request, namespace), waitMs, signal, ...headersOf(request) };
@@ -129,7 +165,14 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
     const key = apiKey(request);
     const given = settings.principal === '' || key !== undefined ? access.authenticate(key) : access.byName(settings.principal);
     if (given === undefined) {
-      throw new Turned(401, { code: 'unauthenticated', message: 'send an API key: as the password of HTTP Basic, as `Authorization: Bearer ab_…`, or as `X-API-Key: ab_…`' }, { 'www-authenticate': 'Basic realm="answerback", Bearer realm="answerback"' });
+      throw new Turned(
+        401,
+        {
+          code: 'unauthenticated',
+          message: 'send an API key: as the password of HTTP Basic, as `Authorization: Bearer ab_…`, or as `X-API-Key: ab_…`',
+        },
+        { 'www-authenticate': 'Basic realm="answerback", Bearer realm="answerback"' },
+      );
     }
     return given;
   }
@@ -138,14 +181,25 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
   function checkLocal({ headers: { host, origin } }: IncomingMessage): void {
     if (!local) return;
     const name = (host ?? 'localhost').replace(/:\d*$/, '');
-    if (!isLoopback(name)) throw new Turned(421, { code: 'forbidden', message: 'this hub has no authentication and answers only to localhost; set up principals, or open: true' });
-    if (origin !== undefined && origin !== `http://${host}`) throw new Turned(403, { code: 'forbidden', message: 'this hub has no authentication and takes nothing from web pages of other origins' });
+    if (!isLoopback(name))
+      throw new Turned(421, {
+        code: 'forbidden',
+        message: 'this hub has no authentication and answers only to localhost; set up principals, or open: true',
+      });
+    if (origin !== undefined && origin !== `http://${host}`)
+      throw new Turned(403, {
+        code: 'forbidden',
+        message: 'this hub has no authentication and takes nothing from web pages of other origins',
+      });
   }
 
-  const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 1_000 }, (request, response) => {
-    if (closing || stopping.aborted) response.setHeader('connection', 'close');
-    void handle(request, response);
-  });
+  const server = createServer(
+    { headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 1_000 },
+    (request, response) => {
+      if (closing || stopping.aborted) response.setHeader('connection', 'close');
+      void handle(request, response);
+    },
+  );
   server.maxConnections = 10_000;
   server.on('connection', (socket) => {
     sockets.add(socket);
@@ -167,8 +221,15 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
     }
   }
 
-  function fail(response: ServerResponse, refusal: Refusal, version: Version, status = version === '1.2' && /^(?:invalid|rejected|forbidden|cancelled)$/.test(refusal.code) ? 400 : 500, headers: Readonly<Record<string, string>> = {}): void {
-    const retry: Readonly<Record<string, string>> = refusal.retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(refusal.retryAfterMs / 1_000)) };
+  function fail(
+    response: ServerResponse,
+    refusal: Refusal,
+    version: Version,
+    status = version === '1.2' && /^(?:invalid|rejected|forbidden|cancelled)$/.test(refusal.code) ? 400 : 500,
+    headers: Readonly<Record<string, string>> = {},
+  ): void {
+    const retry: Readonly<Record<string, string>> =
+      refusal.retryAfterMs === undefined ? {} : { 'retry-after': String(Math.ceil(refusal.retryAfterMs / 1_000)) };
     send(response, status, contentTypes[version], writeFault(refusal, version, namespace), { ...retry, ...headers });
   }
 
@@ -179,11 +240,17 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
 function replyOf(answer: Answer): Answer & { readonly kind: 'outcome' } {
   const requestId = answer.id;
   if (answer.kind === 'accepted') {
-    throw new Refused({ code: 'accepted', message: `request ${requestId} takes longer: call ${collect} with this requestId for its reply`, requestId, retryAfterMs: 1_000 });
+    throw new Refused({
+      code: 'accepted',
+      message: `request ${requestId} takes longer: call ${collect} with this requestId for its reply`,
+      requestId,
+      retryAfterMs: 1_000,
+    });
   }
   const { kind, body, contentEncoding } = answer.outcome;
   if (kind !== 'reply') throw new Refused({ ...refusalOfFault(readFault(body, kind === 'fault' ? 'internal' : kind)), requestId });
-  if (contentEncoding !== undefined) throw new Refused({ code: 'internal', message: `the reply has the encoding ${contentEncoding}, which SOAP cannot carry`, requestId });
+  if (contentEncoding !== undefined)
+    throw new Refused({ code: 'internal', message: `the reply has the encoding ${contentEncoding}, which SOAP cannot carry`, requestId });
   return answer;
 }
 
@@ -194,13 +261,23 @@ function refusalOf(error: unknown): Refusal {
   throw error;
 }
 
-const refusalOfFault = ({ code, message, reason, step, errors, retryAfterMs }: Fault): Refusal => ({ code, message, reason, step, errors, retryAfterMs });
+const refusalOfFault = ({ code, message, reason, step, errors, retryAfterMs }: Fault): Refusal => ({
+  code,
+  message,
+  reason,
+  step,
+  errors,
+  retryAfterMs,
+});
 
 /** Basic (the password is the key), Bearer, or a header of its own. */
 function apiKey({ headers }: IncomingMessage): string | undefined {
   const authorization = headers.authorization ?? '';
   const basic = /^Basic +([A-Za-z0-9+/=]+) *$/i.exec(authorization)?.[1];
-  if (basic !== undefined) return Buffer.from(basic, 'base64').toString('utf8').replace(/^[^:]*:/, '');
+  if (basic !== undefined)
+    return Buffer.from(basic, 'base64')
+      .toString('utf8')
+      .replace(/^[^:]*:/, '');
   const header = headers['x-api-key'];
   return /^Bearer +(\S+) *$/i.exec(authorization)?.[1] ?? (typeof header === 'string' ? header : undefined);
 }
@@ -208,14 +285,17 @@ function apiKey({ headers }: IncomingMessage): string | undefined {
 /** Only XML: with another content type any web page could post here without being asked. */
 function checkHeaders({ headers }: IncomingMessage): void {
   const type = headers['content-type'] ?? '';
-  if (!/^\s*(?:text\/xml|application\/soap\+xml|application\/xml)\s*(?:;|$)/i.test(type)) throw new Turned(415, { code: 'invalid', message: 'the Content-Type must be text/xml (SOAP 1.1) or application/soap+xml (SOAP 1.2)' });
-  if (!/^(?:identity)?$/i.test(headers['content-encoding'] ?? '')) throw new Turned(415, { code: 'invalid', message: `the Content-Encoding ${headers['content-encoding']} is not taken here` });
+  if (!/^\s*(?:text\/xml|application\/soap\+xml|application\/xml)\s*(?:;|$)/i.test(type))
+    throw new Turned(415, { code: 'invalid', message: 'the Content-Type must be text/xml (SOAP 1.1) or application/soap+xml (SOAP 1.2)' });
+  if (!/^(?:identity)?$/i.test(headers['content-encoding'] ?? ''))
+    throw new Turned(415, { code: 'invalid', message: `the Content-Encoding ${headers['content-encoding']} is not taken here` });
 }
 
 function headersOf({ headers }: IncomingMessage): Pick<Ask, 'idempotencyKey' | 'traceparent'> {
   const key = headers['idempotency-key'];
   const { traceparent } = headers;
-  if (typeof key === 'string' && !/^[\x21-\x7e]{1,255}$/.test(key)) throw new Refused({ code: 'invalid', message: 'Idempotency-Key must be 1 to 255 printable ASCII characters without spaces' });
+  if (typeof key === 'string' && !/^[\x21-\x7e]{1,255}$/.test(key))
+    throw new Refused({ code: 'invalid', message: 'Idempotency-Key must be 1 to 255 printable ASCII characters without spaces' });
   return {
     ...(typeof key === 'string' ? { idempotencyKey: key.replace(/^"(.+)"$/, '$1') } : {}),
     ...(typeof traceparent === 'string' && /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/.test(traceparent) ? { traceparent } : {}),
@@ -244,10 +324,19 @@ async function readBody(request: IncomingMessage, maxSize: number): Promise<Buff
   });
 }
 
-const plain = (response: ServerResponse, status: number, text: string, headers: Readonly<Record<string, string>> = {}): void => send(response, status, 'text/plain; charset=utf-8', text, headers);
+const plain = (response: ServerResponse, status: number, text: string, headers: Readonly<Record<string, string>> = {}): void =>
+  send(response, status, 'text/plain; charset=utf-8', text, headers);
 
-function send(response: ServerResponse, status: number, contentType: string, text: string, headers: Readonly<Record<string, string>> = {}): void {
+function send(
+  response: ServerResponse,
+  status: number,
+  contentType: string,
+  text: string,
+  headers: Readonly<Record<string, string>> = {},
+): void {
   if (response.destroyed || response.headersSent) return;
   const body = Buffer.from(text);
-  response.writeHead(status, { 'content-type': contentType, 'content-length': body.length, 'x-content-type-options': 'nosniff', ...headers }).end(body);
+  response
+    .writeHead(status, { 'content-type': contentType, 'content-length': body.length, 'x-content-type-options': 'nosniff', ...headers })
+    .end(body);
 }

@@ -49,7 +49,8 @@ function find(schema: unknown, root: JsonSchema, refs: readonly string[]): Found
 
   const { types, nillable } = typesOf(schema);
   const [type] = types;
-  if (types.length !== 1) return { shape: json(schema, types.length === 0 ? 'any JSON' : `one of the types ${types.join(', ')}`), nillable };
+  if (types.length !== 1)
+    return { shape: json(schema, types.length === 0 ? 'any JSON' : `one of the types ${types.join(', ')}`), nillable };
   return { shape: typed(type!, schema, root, refs), nillable };
 }
 
@@ -68,9 +69,19 @@ function typed(type: string, schema: Schema, root: JsonSchema, refs: readonly st
       return { kind: 'scalar', type: 'long', values: [], ...docOf(schema) };
     case 'number':
       // A step such as 0.01 means that decimal places count (money); a float type would not keep them.
-      return { kind: 'scalar', type: typeof schema['multipleOf'] === 'number' && schema['multipleOf'] < 1 ? 'decimal' : 'double', values: [], ...docOf(schema) };
+      return {
+        kind: 'scalar',
+        type: typeof schema['multipleOf'] === 'number' && schema['multipleOf'] < 1 ? 'decimal' : 'double',
+        values: [],
+        ...docOf(schema),
+      };
     case 'string':
-      return { kind: 'scalar', type: 'string', values: valuesOf(schema).filter((value): value is string => typeof value === 'string'), ...docOf(schema) };
+      return {
+        kind: 'scalar',
+        type: 'string',
+        values: valuesOf(schema).filter((value): value is string => typeof value === 'string'),
+        ...docOf(schema),
+      };
     default:
       return json(schema, `the type ${type}`);
   }
@@ -81,7 +92,12 @@ function objectShape(schema: Schema, root: JsonSchema, refs: readonly string[]):
   const names = Object.keys(properties);
   if (names.length === 0 && schema['additionalProperties'] !== false) return json(schema, 'an object with names of its own');
   const required = new Set(listOf(schema['required']));
-  const fields = names.map((name) => ({ name, element: elementName(name), required: required.has(name), ...find(properties[name], root, refs) }));
+  const fields = names.map((name) => ({
+    name,
+    element: elementName(name),
+    required: required.has(name),
+    ...find(properties[name], root, refs),
+  }));
   return { kind: 'object', fields, ...docOf(schema) };
 }
 
@@ -95,8 +111,14 @@ function resolveRef(schema: unknown, root: JsonSchema): unknown {
   if (!isSchema(schema) || typeof schema['$ref'] !== 'string') return schema;
   if (schema['$ref'] === '#') return root;
   if (!schema['$ref'].startsWith('#/')) return undefined;
-  const keys = schema['$ref'].slice(2).split('/').map((key) => decodeURIComponent(key).replaceAll('~1', '/').replaceAll('~0', '~'));
-  return keys.reduce<unknown>((node, key) => (typeof node === 'object' && node !== null && Object.hasOwn(node, key) ? (node as Schema)[key] : undefined), root);
+  const keys = schema['$ref']
+    .slice(2)
+    .split('/')
+    .map((key) => decodeURIComponent(key).replaceAll('~1', '/').replaceAll('~0', '~'));
+  return keys.reduce<unknown>(
+    (node, key) => (typeof node === 'object' && node !== null && Object.hasOwn(node, key) ? (node as Schema)[key] : undefined),
+    root,
+  );
 }
 
 /** `allOf` of objects is one object with all of their properties. */
@@ -105,7 +127,12 @@ function merge(parts: readonly unknown[]): Schema {
   const properties = Object.fromEntries(schemas.flatMap((part) => Object.entries(isSchema(part['properties']) ? part['properties'] : {})));
   const required = schemas.flatMap((part) => listOf(part['required']));
   const together = schemas.reduce((one, other) => ({ ...one, ...other }), {});
-  return { ...together, $ref: undefined, allOf: undefined, ...(Object.keys(properties).length > 0 ? { type: 'object', properties, required } : {}) };
+  return {
+    ...together,
+    $ref: undefined,
+    allOf: undefined,
+    ...(Object.keys(properties).length > 0 ? { type: 'object', properties, required } : {}),
+  };
 }
 
 /** `anyOf` with null is the other one, nillable; of constants is an enumeration; anything else is not for XSD. */
@@ -114,7 +141,8 @@ function choose(schema: Schema, choices: readonly unknown[], root: JsonSchema, r
   const nillable = others.length < choices.length;
   if (others.length === 1) return { ...find(others[0], root, refs), nillable };
   const constants = others.map((choice) => (isSchema(choice) ? choice['const'] : undefined));
-  if (constants.every((value) => typeof value === 'string')) return { shape: { kind: 'scalar', type: 'string', values: constants, ...docOf(schema) }, nillable };
+  if (constants.every((value) => typeof value === 'string'))
+    return { shape: { kind: 'scalar', type: 'string', values: constants, ...docOf(schema) }, nillable };
   return { shape: json(schema, 'one of several shapes'), nillable };
 }
 
@@ -135,11 +163,19 @@ function inferred(schema: Schema): readonly string[] {
 const valuesOf = (schema: Schema): readonly unknown[] => ('const' in schema ? [schema['const']] : listOf(schema['enum']));
 
 const docOf = (schema: Schema): { doc?: string } => {
-  const text = [schema['description'] ?? schema['title'], schema['format'] === undefined ? undefined : `Format: ${String(schema['format'])}.`].filter((part) => typeof part === 'string').join(' ');
+  const text = [
+    schema['description'] ?? schema['title'],
+    schema['format'] === undefined ? undefined : `Format: ${String(schema['format'])}.`,
+  ]
+    .filter((part) => typeof part === 'string')
+    .join(' ');
   return text === '' ? {} : { doc: text };
 };
 
-const json = (schema: JsonSchema, why: string): Shape => ({ kind: 'json', doc: [isSchema(schema) ? (docOf(schema).doc ?? '') : '', `JSON text: ${why}.`].join(' ').trim() });
+const json = (schema: JsonSchema, why: string): Shape => ({
+  kind: 'json',
+  doc: [isSchema(schema) ? (docOf(schema).doc ?? '') : '', `JSON text: ${why}.`].join(' ').trim(),
+});
 
 const isSchema = (value: unknown): value is Schema => typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -147,7 +183,10 @@ const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? (
 
 /** What no XML name may have becomes `_xHHHH_`, as .NET does it. */
 export function elementName(name: string): string {
-  const inside = name.replace(/[^\p{L}\p{N}_.-]/gu, (character) => `_x${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')}_`);
+  const inside = name.replace(
+    /[^\p{L}\p{N}_.-]/gu,
+    (character) => `_x${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')}_`,
+  );
   return /^[\p{L}_]/u.test(inside) ? inside : `_${inside}`;
 }
 
@@ -157,7 +196,13 @@ export function elementName(name: string): string {
 const mostFlaws = 100;
 
 /** Reads the children of `element`; whatever XSD would refuse is a flaw. Types are the flow's schema's business: text that is no number stays text. */
-export function readFields(element: Element, fields: readonly Field[], namespace: string, flaws: Flaw[], pointer = '#'): Record<string, unknown> {
+export function readFields(
+  element: Element,
+  fields: readonly Field[],
+  namespace: string,
+  flaws: Flaw[],
+  pointer = '#',
+): Record<string, unknown> {
   const byElement = new Map(fields.map((field) => [field.element, field]));
   const found = new Map<Field, Element[]>();
   for (const child of element.children) {
@@ -165,7 +210,11 @@ export function readFields(element: Element, fields: readonly Field[], namespace
     const among = field === undefined ? undefined : found.get(field);
     if (among !== undefined) among.push(child);
     else if (field !== undefined) found.set(field, [child]);
-    else if (flaws.length < mostFlaws) flaws.push({ pointer, detail: `has no element ${child.name}${child.uri === namespace || child.uri === '' ? '' : ` of the namespace ${child.uri}`}` });
+    else if (flaws.length < mostFlaws)
+      flaws.push({
+        pointer,
+        detail: `has no element ${child.name}${child.uri === namespace || child.uri === '' ? '' : ` of the namespace ${child.uri}`}`,
+      });
   }
   const body = Object.create(null) as Record<string, unknown>;
   for (const field of fields) {
@@ -175,7 +224,13 @@ export function readFields(element: Element, fields: readonly Field[], namespace
   return body;
 }
 
-function readField(elements: readonly Element[], { shape, required, nillable }: Field, namespace: string, flaws: Flaw[], pointer: string): unknown {
+function readField(
+  elements: readonly Element[],
+  { shape, required, nillable }: Field,
+  namespace: string,
+  flaws: Flaw[],
+  pointer: string,
+): unknown {
   const [first] = elements;
   if (first !== undefined && elements.length === 1 && nillable && isNil(first)) return null;
   if (shape.kind === 'array') {
@@ -192,10 +247,12 @@ function readShape(element: Element, shape: Shape, namespace: string, flaws: Fla
     case 'object':
       return readFields(element, shape.fields, namespace, flaws, pointer);
     case 'array': // An array in an array: its items are <item>s.
-      for (const { name } of element.children) if (name !== 'item' && flaws.length < mostFlaws) flaws.push({ pointer, detail: `has no element ${name}, only item` });
+      for (const { name } of element.children)
+        if (name !== 'item' && flaws.length < mostFlaws) flaws.push({ pointer, detail: `has no element ${name}, only item` });
       return readField(element.children, { name: '', element: 'item', shape, required: true, nillable: false }, namespace, flaws, pointer);
     case 'scalar':
-      if (element.children.length > 0 && flaws.length < mostFlaws) flaws.push({ pointer, detail: `must be text, not the element ${element.children[0]!.name}` });
+      if (element.children.length > 0 && flaws.length < mostFlaws)
+        flaws.push({ pointer, detail: `must be text, not the element ${element.children[0]!.name}` });
       return readScalar(element.text, shape.type);
     case 'json':
       try {
@@ -240,7 +297,13 @@ function writeShape(value: unknown, shape: Shape): string {
     case 'array':
       return writeField(value, { name: '', element: 'item', shape, required: true, nillable: false });
     case 'scalar':
-      return escapeText(typeof value === 'number' && shape.type === 'decimal' ? decimal(value) : typeof value === 'object' ? JSON.stringify(value) : String(value));
+      return escapeText(
+        typeof value === 'number' && shape.type === 'decimal'
+          ? decimal(value)
+          : typeof value === 'object'
+            ? JSON.stringify(value)
+            : String(value),
+      );
     case 'json':
       return escapeText(JSON.stringify(value));
   }
@@ -253,4 +316,5 @@ const tag = (name: string, content: string): string => `<${name}>${content}</${n
 
 const nil = (name: string): string => `<${name} xsi:nil="true"/>`;
 
-const valueOf = (body: unknown, name: string): unknown => (typeof body === 'object' && body !== null && Object.hasOwn(body, name) ? (body as Record<string, unknown>)[name] : undefined);
+const valueOf = (body: unknown, name: string): unknown =>
+  typeof body === 'object' && body !== null && Object.hasOwn(body, name) ? (body as Record<string, unknown>)[name] : undefined;

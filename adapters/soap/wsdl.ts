@@ -31,8 +31,12 @@ export function operationsOf(flows: readonly Flow[]): readonly Operation[] {
   return flows.map((flow) => {
     const name = pascalCase(flow.name);
     const other = byName.get(name);
-    if (other !== undefined) throw new Error(`flows ${other.name} and ${flow.name} would both be the SOAP operation ${name}: choose one with adapters.soap.flows`);
-    if (name === collect || name === `${collect}Response` || name === 'RequestFault') throw new Error(`flow ${flow.name} would be the SOAP operation ${name}, which has a meaning of its own: choose others with adapters.soap.flows`);
+    if (other !== undefined)
+      throw new Error(`flows ${other.name} and ${flow.name} would both be the SOAP operation ${name}: choose one with adapters.soap.flows`);
+    if (name === collect || name === `${collect}Response` || name === 'RequestFault')
+      throw new Error(
+        `flow ${flow.name} would be the SOAP operation ${name}, which has a meaning of its own: choose others with adapters.soap.flows`,
+      );
     byName.set(name, flow);
     return { name, flow, request: contentOf(flow.request), reply: contentOf(flow.reply) };
   });
@@ -62,33 +66,45 @@ export function wsdlOf(operations: readonly Operation[], { namespace, address }:
   const names = [...operations.map(({ name }) => name), collect];
   const binding = (version: 'soap' | 'soap12') => `
   <wsdl:binding name="Hub_${version}" type="tns:Hub">
-    <${version}:binding style="document" transport="http://schemas.xmlsoap.org/soap/http"/>${names.map((name) => `
+    <${version}:binding style="document" transport="http://schemas.xmlsoap.org/soap/http"/>${names
+      .map(
+        (name) => `
     <wsdl:operation name="${name}">
       <${version}:operation soapAction="${escapeAttribute(namespace)}#${name}" style="document"/>
       <wsdl:input><${version}:body use="literal"/></wsdl:input>
       <wsdl:output><${version}:body use="literal"/></wsdl:output>
       <wsdl:fault name="RequestFault"><${version}:fault name="RequestFault" use="literal"/></wsdl:fault>
-    </wsdl:operation>`).join('')}
+    </wsdl:operation>`,
+      )
+      .join('')}
   </wsdl:binding>`;
 
   return `<?xml version="1.0" encoding="utf-8"?>
 <wsdl:definitions name="Hub" targetNamespace="${escapeAttribute(namespace)}" xmlns:tns="${escapeAttribute(namespace)}" xmlns:wsdl="http://schemas.xmlsoap.org/wsdl/" xmlns:soap="http://schemas.xmlsoap.org/wsdl/soap/" xmlns:soap12="http://schemas.xmlsoap.org/wsdl/soap12/" xmlns:xs="http://www.w3.org/2001/XMLSchema">
   <wsdl:types>
-    <xs:schema targetNamespace="${escapeAttribute(namespace)}" elementFormDefault="qualified">${operations.map(({ name, flow, request, reply }) => `
+    <xs:schema targetNamespace="${escapeAttribute(namespace)}" elementFormDefault="qualified">${operations
+      .map(
+        ({ name, flow, request, reply }) => `
       ${element(name, contentXsd(request), flow.summary)}
-      ${element(`${name}Response`, contentXsd(reply))}`).join('')}
+      ${element(`${name}Response`, contentXsd(reply))}`,
+      )
+      .join('')}
       ${element(collect, `<xs:element name="requestId" type="xs:string"/><xs:element name="waitSeconds" type="xs:int" minOccurs="0"/>`, 'Waits for the reply of a request that was accepted.')}
       ${element(`${collect}Response`, `<xs:element name="requestId" type="xs:string"/>${operations.map(({ name }) => `<xs:element ref="tns:${name}Response" minOccurs="0"/>`).join('')}`)}
       ${element('RequestFault', faultXsd, faultDoc)}
     </xs:schema>
   </wsdl:types>
   ${[...names.flatMap((name) => [name, `${name}Response`]), 'RequestFault'].map((name) => `<wsdl:message name="${name}"><wsdl:part name="${name === 'RequestFault' ? 'fault' : 'parameters'}" element="tns:${name}"/></wsdl:message>`).join('\n  ')}
-  <wsdl:portType name="Hub">${names.map((name) => `
+  <wsdl:portType name="Hub">${names
+    .map(
+      (name) => `
     <wsdl:operation name="${name}">
       <wsdl:input message="tns:${name}"/>
       <wsdl:output message="tns:${name}Response"/>
       <wsdl:fault name="RequestFault" message="tns:RequestFault"/>
-    </wsdl:operation>`).join('')}
+    </wsdl:operation>`,
+    )
+    .join('')}
   </wsdl:portType>${binding('soap')}${binding('soap12')}
   <wsdl:service name="HubService">
     <wsdl:port name="HubSoap11" binding="tns:Hub_soap"><soap:address location="${escapeAttribute(address)}"/></wsdl:port>
@@ -98,7 +114,8 @@ export function wsdlOf(operations: readonly Operation[], { namespace, address }:
 `;
 }
 
-const faultDoc = 'Detail of every fault. code: invalid, rejected, forbidden, timeout, cancelled, unavailable, internal, unauthenticated, too-large; accepted: the request goes on, and Collect with its requestId has the reply later.';
+const faultDoc =
+  'Detail of every fault. code: invalid, rejected, forbidden, timeout, cancelled, unavailable, internal, unauthenticated, too-large; accepted: the request goes on, and Collect with its requestId has the reply later.';
 
 const faultXsd =
   '<xs:element name="code" type="xs:string"/><xs:element name="message" type="xs:string"/><xs:element name="requestId" type="xs:string" minOccurs="0"/>' +
@@ -115,7 +132,13 @@ const contentXsd = (content: Content): string => (content.kind === 'free' ? free
 const fieldsXsd = (fields: readonly Field[]): string => fields.map(fieldXsd).join('');
 
 function fieldXsd({ element: name, shape, required, nillable }: Field): string {
-  if (shape.kind === 'array') return typed(name, shape.items, `minOccurs="0" maxOccurs="unbounded"${shape.nillable || nillable ? ' nillable="true"' : ''}`, shape.doc);
+  if (shape.kind === 'array')
+    return typed(
+      name,
+      shape.items,
+      `minOccurs="0" maxOccurs="unbounded"${shape.nillable || nillable ? ' nillable="true"' : ''}`,
+      shape.doc,
+    );
   return typed(name, shape, [required ? '' : 'minOccurs="0"', nillable ? 'nillable="true"' : ''].filter((part) => part !== '').join(' '));
 }
 
@@ -128,15 +151,19 @@ function typed(name: string, shape: Shape, occurs: string, doc = shape.doc): str
     case 'array':
       return `<xs:element ${attributes}>${note}<xs:complexType><xs:sequence>${fieldXsd({ name: 'item', element: 'item', shape, required: false, nillable: false })}</xs:sequence></xs:complexType></xs:element>`;
     case 'scalar':
-      if (shape.values.length > 0) return `<xs:element ${attributes}>${note}<xs:simpleType><xs:restriction base="xs:string">${shape.values.map((value) => `<xs:enumeration value="${escapeAttribute(value)}"/>`).join('')}</xs:restriction></xs:simpleType></xs:element>`;
+      if (shape.values.length > 0)
+        return `<xs:element ${attributes}>${note}<xs:simpleType><xs:restriction base="xs:string">${shape.values.map((value) => `<xs:enumeration value="${escapeAttribute(value)}"/>`).join('')}</xs:restriction></xs:simpleType></xs:element>`;
       return simple(`${attributes} type="xs:${shape.type}"`, note);
     case 'json':
       return simple(`${attributes} type="xs:string"`, note);
   }
 }
 
-const element = (name: string, children: string, doc?: string): string => `<xs:element name="${name}">${annotation(doc)}<xs:complexType><xs:sequence>${children}</xs:sequence></xs:complexType></xs:element>`;
+const element = (name: string, children: string, doc?: string): string =>
+  `<xs:element name="${name}">${annotation(doc)}<xs:complexType><xs:sequence>${children}</xs:sequence></xs:complexType></xs:element>`;
 
-const annotation = (doc: string | undefined): string => (doc === undefined || doc === '' ? '' : `<xs:annotation><xs:documentation>${escapeText(doc)}</xs:documentation></xs:annotation>`);
+const annotation = (doc: string | undefined): string =>
+  doc === undefined || doc === '' ? '' : `<xs:annotation><xs:documentation>${escapeText(doc)}</xs:documentation></xs:annotation>`;
 
-const simple = (attributes: string, note: string): string => (note === '' ? `<xs:element ${attributes}/>` : `<xs:element ${attributes}>${note}</xs:element>`);
+const simple = (attributes: string, note: string): string =>
+  note === '' ? `<xs:element ${attributes}/>` : `<xs:element ${attributes}>${note}</xs:element>`;

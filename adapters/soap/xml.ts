@@ -58,7 +58,9 @@ export function parseXml(text: string, limits = defaultLimits): Element {
     const around = open.at(-1)?.scope ?? outside;
     const scope = scopeOf(attributes, around);
     if (scope !== around && (copied += scope.size) > maxCopied) refuse('there are too many namespaces');
-    const plain = attributes.filter(([attribute]) => !/^xmlns(?::|$)/.test(attribute)).map(([attribute, value]) => [attributeKey(attribute, scope), value] as const);
+    const plain = attributes
+      .filter(([attribute]) => !/^xmlns(?::|$)/.test(attribute))
+      .map(([attribute, value]) => [attributeKey(attribute, scope), value] as const);
     const { prefix, local } = split(name);
     open.push({ uri: uriOf(prefix, scope), name: local, attributes: new Map(plain), scope, children: [], texts: [] });
     attributes = [];
@@ -79,10 +81,15 @@ function refuse(why: string): never {
   throw new XmlError(why);
 }
 
-const outside: Scope = new Map([['', ''], ['xml', 'http://www.w3.org/XML/1998/namespace']]);
+const outside: Scope = new Map([
+  ['', ''],
+  ['xml', 'http://www.w3.org/XML/1998/namespace'],
+]);
 
 function scopeOf(attributes: readonly (readonly [string, string])[], parent: Scope): Scope {
-  const declared = attributes.flatMap(([name, uri]) => (name === 'xmlns' ? [['', uri] as const] : name.startsWith('xmlns:') ? [[name.slice(6), uri] as const] : []));
+  const declared = attributes.flatMap(([name, uri]) =>
+    name === 'xmlns' ? [['', uri] as const] : name.startsWith('xmlns:') ? [[name.slice(6), uri] as const] : [],
+  );
   if (declared.length === 0) return parent;
   return new Map([...parent, ...declared]);
 }
@@ -103,7 +110,7 @@ function attributeKey(name: string, scope: Scope): string {
 /** A DOCTYPE can only stand before the first element, among comments and processing instructions. */
 function refuseDoctype(text: string): void {
   const space = /[\s\ufeff]*/y;
-  for (let at = 0; ; ) {
+  for (let at = 0; ;) {
     space.lastIndex = at;
     space.test(text);
     at = space.lastIndex;
@@ -130,7 +137,11 @@ const charsets = new Set(['utf-8', 'utf8', 'us-ascii', 'ascii', 'iso-8859-1', 'l
 
 /** The characters of an XML document: as its transport says, else as its first bytes say, else UTF-8. */
 export function decodeXml(bytes: Buffer, contentType: string): string {
-  const said = /;\s*charset\s*=\s*"?([\w.:-]+)/i.exec(contentType)?.[1] ?? markedAs(bytes) ?? /^<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']/.exec(bytes.subarray(0, 200).toString('latin1'))?.[1] ?? 'utf-8';
+  const said =
+    /;\s*charset\s*=\s*"?([\w.:-]+)/i.exec(contentType)?.[1] ??
+    markedAs(bytes) ??
+    /^<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']/.exec(bytes.subarray(0, 200).toString('latin1'))?.[1] ??
+    'utf-8';
   const charset = said.toLowerCase();
   if (!charsets.has(charset)) refuse(`the character set ${said} is not known here: send UTF-8`);
   try {
@@ -146,10 +157,19 @@ function markedAs(bytes: Buffer): string | undefined {
   return bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? 'utf-8' : undefined;
 }
 
-const entities: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', '\r': '&#13;', '\t': '&#9;', '\n': '&#10;' };
+const entities: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  '\r': '&#13;',
+  '\t': '&#9;',
+  '\n': '&#10;',
+};
 
 /** Text for between tags. What XML cannot carry becomes U+FFFD. */
 export const escapeText = (text: string): string => text.replace(notXml, '\ufffd').replace(/[&<>\r]/g, (character) => entities[character]!);
 
 /** Text for between double quotes. */
-export const escapeAttribute = (text: string): string => text.replace(notXml, '\ufffd').replace(/[&<>"\r\n\t]/g, (character) => entities[character]!);
+export const escapeAttribute = (text: string): string =>
+  text.replace(notXml, '\ufffd').replace(/[&<>"\r\n\t]/g, (character) => entities[character]!);

@@ -55,7 +55,11 @@ export interface Driver<Settings> {
   /** The protocol can say that a request is the same as before. `second` of `sendTwice` opens the adapter once more, on another hub. */
   readonly repeats?: boolean;
   /** Settings under which it must not open, and what its error must say: the setting or the remedy. */
-  readonly refuses: readonly { readonly what: string; readonly says: RegExp; settings(good: Settings): Promise<{ readonly settings: Settings; release?(): Promise<void> }> }[];
+  readonly refuses: readonly {
+    readonly what: string;
+    readonly says: RegExp;
+    settings(good: Settings): Promise<{ readonly settings: Settings; release?(): Promise<void> }>;
+  }[];
   /** It keeps a request while the hub is not ready, instead of answering `unavailable`. */
   readonly patient?: boolean;
   /** It can only hold: what takes long is answered on the line, however late. */
@@ -155,7 +159,9 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
 
     afterEach(async () => {
       for (const gate of gates.values()) gate();
-      await eventually(() => expect(hub.events.filter(({ event }) => event === 'request.settled').length).toBeGreaterThanOrEqual(gates.size));
+      await eventually(() =>
+        expect(hub.events.filter(({ event }) => event === 'request.settled').length).toBeGreaterThanOrEqual(gates.size),
+      );
       await session.close();
       await open.close();
       await hub.close();
@@ -173,7 +179,10 @@ export function adapterContract<Settings>(driver: Driver<Settings>): void {
     });
 
     it('brings a request to its flow and the reply back', async () => {
-      expect(await session.send(name(), { do: 'echo', text: 'grüß dich, 世界 <&>"' })).toEqual({ kind: 'reply', body: { text: 'grüß dich, 世界 <&>"' } });
+      expect(await session.send(name(), { do: 'echo', text: 'grüß dich, 世界 <&>"' })).toEqual({
+        kind: 'reply',
+        body: { text: 'grüß dich, 世界 <&>"' },
+      });
     });
 
     it('keeps answers apart that are asked for at once', async () => {

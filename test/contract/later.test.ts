@@ -71,7 +71,11 @@ describe('appointments on BullMQ', () => {
   it('cannot be made where nothing answers, and the error says so within 5 s, without the password', async () => {
     const port = await freePort();
     const startedAt = performance.now();
-    const error = await bullmqLater({ url: `redis://:open-sesame@127.0.0.1:${port}`, namespace: 'x', publish: async () => undefined }).catch((refused: Error) => refused);
+    const error = await bullmqLater({
+      url: `redis://:open-sesame@127.0.0.1:${port}`,
+      namespace: 'x',
+      publish: async () => undefined,
+    }).catch((refused: Error) => refused);
     expect(String(error)).toMatch(new RegExp(`cannot use Redis at 127\\.0\\.0\\.1:${port} .*ECONNREFUSED`));
     expect(String(error)).not.toContain('open-sesame');
     expect(performance.now() - startedAt).toBeLessThan(6_000);

@@ -166,4 +166,9 @@ export function laterContract(name: string, open: (publish: Publish) => Promise<
   });
 }
 
-export const appointment = (text: string, inMs: number): Appointment => ({ id: text, at: Date.now() + inMs, to: { exchange: '', routingKey: 'q' }, message: { body: Buffer.from(text) } });
+export const appointment = (text: string, inMs: number): Appointment => ({
+  id: text,
+  at: Date.now() + inMs,
+  to: { exchange: '', routingKey: 'q' },
+  message: { body: Buffer.from(text) },
+});

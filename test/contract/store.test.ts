@@ -29,7 +29,15 @@ storeContract('Redis', async ({ retentionMs }) => {
   };
 });
 
-const record = (id: string, more: Partial<NewRecord> = {}): NewRecord => ({ id, flow: 'loan.quote', state: 'accepted', acceptedAt: Date.now(), deadline: Date.now() + 60_000, published: false, ...more });
+const record = (id: string, more: Partial<NewRecord> = {}): NewRecord => ({
+  id,
+  flow: 'loan.quote',
+  state: 'accepted',
+  acceptedAt: Date.now(),
+  deadline: Date.now() + 60_000,
+  published: false,
+  ...more,
+});
 const outcome = (text: string): Outcome => ({ kind: 'reply', body: Buffer.from(text), contentType: 'text/plain', at: 1 });
 
 describe('the store in memory', () => {
@@ -67,7 +75,9 @@ describe('opening the store on Redis', () => {
   it('says within 5 s where nothing answers and how to mend it', async () => {
     const port = await freePort();
     const startedAt = performance.now();
-    await expect(redisStore({ url: `redis://ann:secret@127.0.0.1:${port}`, namespace: 'x' })).rejects.toThrow(new RegExp(`^cannot use Redis at 127\\.0\\.0\\.1:${port}: .*ECONNREFUSED.*Start it`));
+    await expect(redisStore({ url: `redis://ann:secret@127.0.0.1:${port}`, namespace: 'x' })).rejects.toThrow(
+      new RegExp(`^cannot use Redis at 127\\.0\\.0\\.1:${port}: .*ECONNREFUSED.*Start it`),
+    );
     expect(performance.now() - startedAt).toBeLessThan(6_000);
   });
 
@@ -81,8 +91,12 @@ describe('opening the store on Redis', () => {
   it('says at once that the password is wrong', async () => {
     const { port } = await startChild('--requirepass', 'right');
     const startedAt = performance.now();
-    await expect(redisStore({ url: `redis://127.0.0.1:${port}`, namespace: 'x' })).rejects.toThrow(/NOAUTH.*Put user and password into the URL/);
-    await expect(redisStore({ url: `redis://:wrong@127.0.0.1:${port}`, namespace: 'x' })).rejects.toThrow(/WRONGPASS.*Put user and password into the URL/);
+    await expect(redisStore({ url: `redis://127.0.0.1:${port}`, namespace: 'x' })).rejects.toThrow(
+      /NOAUTH.*Put user and password into the URL/,
+    );
+    await expect(redisStore({ url: `redis://:wrong@127.0.0.1:${port}`, namespace: 'x' })).rejects.toThrow(
+      /WRONGPASS.*Put user and password into the URL/,
+    );
     expect(performance.now() - startedAt).toBeLessThan(2_000);
     const store = await redisStore({ url: `redis://:right@127.0.0.1:${port}`, namespace: 'x' });
     expect(await store.time()).toBeGreaterThan(0);
@@ -91,7 +105,9 @@ describe('opening the store on Redis', () => {
 
   it('refuses a Redis that may drop requests, with the command that mends it', async () => {
     const { url, port } = await startChild('--maxmemory-policy', 'allkeys-lru');
-    await expect(redisStore({ url, namespace: 'x' })).rejects.toThrow(`redis-cli -h 127.0.0.1 -p ${port} CONFIG SET maxmemory-policy noeviction`);
+    await expect(redisStore({ url, namespace: 'x' })).rejects.toThrow(
+      `redis-cli -h 127.0.0.1 -p ${port} CONFIG SET maxmemory-policy noeviction`,
+    );
   });
 
   it('waits for a Redis that is about to start', async () => {

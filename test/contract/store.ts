@@ -39,7 +39,8 @@ export function storeContract(name: string, open: (options: { readonly retention
 
     /** Spreads work over four connections. */
     const hub = (number: number): Store => [store, ...others][number % 4] as Store;
-    const many = <T>(count: number, act: (store: Store, number: number) => Promise<T>): Promise<T[]> => Promise.all(Array.from({ length: count }, (_, number) => act(hub(number), number)));
+    const many = <T>(count: number, act: (store: Store, number: number) => Promise<T>): Promise<T[]> =>
+      Promise.all(Array.from({ length: count }, (_, number) => act(hub(number), number)));
 
     async function accepted(more: Partial<NewRecord> = {}, claim?: Claim): Promise<string> {
       const record = aRequest(more);
@@ -64,7 +65,16 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('has no property that was not given', async () => {
         const id = await accepted();
-        expect(Object.keys((await store.get(id)) ?? {}).sort()).toEqual(['acceptedAt', 'deadline', 'flow', 'id', 'published', 'shown', 'state', 'updatedAt']);
+        expect(Object.keys((await store.get(id)) ?? {}).sort()).toEqual([
+          'acceptedAt',
+          'deadline',
+          'flow',
+          'id',
+          'published',
+          'shown',
+          'state',
+          'updatedAt',
+        ]);
       });
 
       it('is undefined under an id that nobody has', async () => {
@@ -129,7 +139,10 @@ export function storeContract(name: string, open: (options: { readonly retention
         const claim = aClaim();
         const id = await accepted({}, claim);
         await store.settle(id, reply('done'), true);
-        expect(await store.create(aRequest(), claim)).toMatchObject({ result: 'exists', record: { id, state: 'replied', outcome: { kind: 'reply' } } });
+        expect(await store.create(aRequest(), claim)).toMatchObject({
+          result: 'exists',
+          record: { id, state: 'replied', outcome: { kind: 'reply' } },
+        });
       });
     });
 
@@ -169,7 +182,11 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('never takes back a request that won an outcome at the same moment', async () => {
         const ids = await Promise.all(Array.from({ length: 50 }, () => accepted()));
-        const settled = await Promise.all(ids.map(async (id, number) => (await Promise.all([hub(number).settle(id, reply('done'), false), hub(number + 1).discard(id)]))[0]));
+        const settled = await Promise.all(
+          ids.map(
+            async (id, number) => (await Promise.all([hub(number).settle(id, reply('done'), false), hub(number + 1).discard(id)]))[0],
+          ),
+        );
         const records = await Promise.all(ids.map((id) => store.get(id)));
         expect(records.map((record) => (record === undefined ? 'unknown' : 'won'))).toEqual(settled);
       });
@@ -178,15 +195,35 @@ export function storeContract(name: string, open: (options: { readonly retention
     describe('a report', () => {
       it('says where the request is', async () => {
         const id = await accepted();
-        await store.report(id, { state: 'waiting', step: 'bank.offer', attempt: 2, waitingOn: 'retry:2/4 in 5s', published: true, progress: { percent: 40, message: 'half' } });
-        expect(await hub(1).get(id)).toMatchObject({ state: 'waiting', step: 'bank.offer', attempt: 2, waitingOn: 'retry:2/4 in 5s', published: true, progress: { percent: 40, message: 'half' } });
+        await store.report(id, {
+          state: 'waiting',
+          step: 'bank.offer',
+          attempt: 2,
+          waitingOn: 'retry:2/4 in 5s',
+          published: true,
+          progress: { percent: 40, message: 'half' },
+        });
+        expect(await hub(1).get(id)).toMatchObject({
+          state: 'waiting',
+          step: 'bank.offer',
+          attempt: 2,
+          waitingOn: 'retry:2/4 in 5s',
+          published: true,
+          progress: { percent: 40, message: 'half' },
+        });
       });
 
       it('changes only what it names', async () => {
         const id = await accepted({ published: true });
         await store.report(id, { state: 'running', step: 'credit.score', attempt: 1 });
         await store.report(id, { progress: { percent: 5 } });
-        expect(await store.get(id)).toMatchObject({ state: 'running', step: 'credit.score', attempt: 1, published: true, progress: { percent: 5 } });
+        expect(await store.get(id)).toMatchObject({
+          state: 'running',
+          step: 'credit.score',
+          attempt: 1,
+          published: true,
+          progress: { percent: 5 },
+        });
       });
 
       it('never says that a published request is not published', async () => {
@@ -207,7 +244,11 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('tells watchers the new state, then its own event', async () => {
         const id = await accepted();
-        await store.report(id, { state: 'waiting', waitingOn: 'parts: 0 of 3' }, { name: 'step', data: { step: 'bank.offer', attempt: 1 } });
+        await store.report(
+          id,
+          { state: 'waiting', waitingOn: 'parts: 0 of 3' },
+          { name: 'step', data: { step: 'bank.offer', attempt: 1 } },
+        );
         await store.report(id, { state: 'waiting' });
         expect((await store.events(id, 0)).map(({ name, data }) => [name, data])).toEqual([
           ['state', { state: 'accepted' }],
@@ -218,7 +259,8 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('that is made twice is told once', async () => {
         const id = await accepted();
-        const report = () => store.report(id, { state: 'running', step: 'a', attempt: 1 }, { name: 'step', data: { step: 'a', attempt: 1 } });
+        const report = () =>
+          store.report(id, { state: 'running', step: 'a', attempt: 1 }, { name: 'step', data: { step: 'a', attempt: 1 } });
         await report();
         await report();
         expect(await store.events(id, 1)).toHaveLength(2);
@@ -247,7 +289,13 @@ export function storeContract(name: string, open: (options: { readonly retention
     describe('the outcome', () => {
       it('keeps its bytes as they are', async () => {
         const body = Buffer.from(Array.from({ length: 70_000 }, (_, at) => at % 256));
-        const outcome: Outcome = { kind: 'reply', body, contentType: 'application/x-thing; v="1"', contentEncoding: 'gzip', at: 1_795_413_590_123 };
+        const outcome: Outcome = {
+          kind: 'reply',
+          body,
+          contentType: 'application/x-thing; v="1"',
+          contentEncoding: 'gzip',
+          at: 1_795_413_590_123,
+        };
         const id = await accepted();
         expect(await store.settle(id, outcome, true)).toBe('won');
         expect((await hub(2).get(id))?.outcome).toEqual(outcome);
@@ -259,7 +307,12 @@ export function storeContract(name: string, open: (options: { readonly retention
         expect((await store.get(id))?.outcome?.body).toEqual(Buffer.alloc(0));
       });
 
-      it.each<[OutcomeKind, string]>([['reply', 'replied'], ['fault', 'faulted'], ['timeout', 'timed-out'], ['cancelled', 'cancelled']])('%s makes the request %s', async (kind, state) => {
+      it.each<[OutcomeKind, string]>([
+        ['reply', 'replied'],
+        ['fault', 'faulted'],
+        ['timeout', 'timed-out'],
+        ['cancelled', 'cancelled'],
+      ])('%s makes the request %s', async (kind, state) => {
         const id = await accepted();
         await store.settle(id, { ...reply('x'), kind }, true);
         expect(await store.get(id)).toMatchObject({ state, shown: true, outcome: { kind } });
@@ -476,7 +529,8 @@ export function storeContract(name: string, open: (options: { readonly retention
     describe('events', () => {
       it('rise from 1, and a watcher goes on after the one it saw', async () => {
         const id = await accepted();
-        for (let percent = 1; percent <= 5; percent++) await hub(percent).report(id, { progress: { percent } }, { name: 'progress', data: { percent } });
+        for (let percent = 1; percent <= 5; percent++)
+          await hub(percent).report(id, { progress: { percent } }, { name: 'progress', data: { percent } });
         const all = await store.events(id, 0);
         expect(all.map(({ sequence }) => sequence)).toEqual([1, 2, 3, 4, 5, 6]);
         expect(await store.events(id, 4)).toEqual(all.slice(4));
@@ -553,7 +607,11 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('collects parts and closes with the last one that is needed', async () => {
         const id = await opened();
-        expect(await store.addPart(id, aPart(2), 3)).toMatchObject({ state: 'open', parts: [{ index: 2 }], members: ['bank.a', 'bank.b', 'bank.c'] });
+        expect(await store.addPart(id, aPart(2), 3)).toMatchObject({
+          state: 'open',
+          parts: [{ index: 2 }],
+          members: ['bank.a', 'bank.b', 'bank.c'],
+        });
         expect(await hub(1).addPart(id, aPart(0, { kind: 'fault' }), 3)).toMatchObject({ state: 'open' });
         const closed = await hub(2).addPart(id, aPart(1), 3);
         expect(closed).toMatchObject({ state: 'closed', reason: 'all' });
@@ -617,7 +675,10 @@ export function storeContract(name: string, open: (options: { readonly retention
         const states = await many(90, (one, number) => one.addPart(id, aPart(number % 30, { body: Buffer.from(`from ${number}`) }), 20));
         const closed = states.filter(({ state }) => state === 'closed');
         expect(closed).toHaveLength(90 - states.filter(({ state }) => state === 'open').length);
-        expect(new Set(closed.map(({ parts }) => parts.map(({ index, body }) => `${index} ${body.toString()}`).join()))).toHaveProperty('size', 1);
+        expect(new Set(closed.map(({ parts }) => parts.map(({ index, body }) => `${index} ${body.toString()}`).join()))).toHaveProperty(
+          'size',
+          1,
+        );
         expect(closed[0]?.parts).toHaveLength(20);
         expect(states.filter(({ state, parts }) => state === 'open' && parts.length >= 20)).toEqual([]);
       });
@@ -625,7 +686,9 @@ export function storeContract(name: string, open: (options: { readonly retention
       it('closes for one reason when the deadline and the last part come at once', async () => {
         const ids = await Promise.all(Array.from({ length: 30 }, () => opened(['a', 'b'])));
         for (const id of ids) await store.addPart(id, aPart(0), 2);
-        const pairs = await Promise.all(ids.map((id, number) => Promise.all([hub(number).addPart(id, aPart(1), 2), hub(number + 1).closeGroup(id, 'deadline')])));
+        const pairs = await Promise.all(
+          ids.map((id, number) => Promise.all([hub(number).addPart(id, aPart(1), 2), hub(number + 1).closeGroup(id, 'deadline')])),
+        );
         for (const [one, other] of pairs) {
           expect(one).toEqual(other);
           expect(one.parts).toHaveLength(one.reason === 'all' ? 2 : 1);
@@ -643,7 +706,13 @@ export function storeContract(name: string, open: (options: { readonly retention
     describe('the last message of a topic', () => {
       it('is kept with its properties', async () => {
         const topic = `rates.${randomUUID()}`;
-        const message = { body: Buffer.from([0, 200, 10]), contentType: 'x/y', type: 'event', timestamp: 5, headers: { a: [1, { b: null }], c: true } };
+        const message = {
+          body: Buffer.from([0, 200, 10]),
+          contentType: 'x/y',
+          type: 'event',
+          timestamp: 5,
+          headers: { a: [1, { b: null }], c: true },
+        };
         expect(await store.last(topic)).toBeUndefined();
         await store.remember(topic, message, 1_000);
         expect(await hub(1).last(topic)).toEqual({ message, at: 1_000 });
@@ -705,7 +774,22 @@ export function storeContract(name: string, open: (options: { readonly retention
   });
 }
 
-const aRequest = (more: Partial<NewRecord> = {}): NewRecord => ({ id: randomUUID(), flow: 'loan.quote', state: 'accepted', acceptedAt: Date.now(), deadline: Date.now() + 60_000, published: false, ...more });
+const aRequest = (more: Partial<NewRecord> = {}): NewRecord => ({
+  id: randomUUID(),
+  flow: 'loan.quote',
+  state: 'accepted',
+  acceptedAt: Date.now(),
+  deadline: Date.now() + 60_000,
+  published: false,
+  ...more,
+});
 const aClaim = (): Claim => ({ scope: `ann|loan.quote|${randomUUID()}`, fingerprint: 'fingerprint' });
 const reply = (text: string): Outcome => ({ kind: 'reply', body: Buffer.from(text), contentType: 'text/plain', at: 1_795_413_590_000 });
-const aPart = (index: number, more: Partial<Part> = {}): Part => ({ index, kind: 'reply', body: Buffer.from(`part ${index}`), contentType: 'text/plain', at: 1_795_413_590_000, ...more });
+const aPart = (index: number, more: Partial<Part> = {}): Part => ({
+  index,
+  kind: 'reply',
+  body: Buffer.from(`part ${index}`),
+  contentType: 'text/plain',
+  at: 1_795_413_590_000,
+  ...more,
+});

@@ -1,7 +1,14 @@
 /** What only a real network and a real broker can do to a transport: connections cut, blackholed, refused; two who want one queue. */
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { type PublishError, type Queue, type Topology, TopologyError, type Transport, type TransportState } from '../../broker/transport.js';
+import {
+  type PublishError,
+  type Queue,
+  type Topology,
+  TopologyError,
+  type Transport,
+  type TransportState,
+} from '../../broker/transport.js';
 import { amqpTransport, type AmqpTransportOptions } from '../../broker/transport-amqp.js';
 import { eventually } from '../support/eventually.js';
 import { type FaultProxy, faultProxy, rabbitUrl } from '../support/proxy.js';
@@ -26,7 +33,12 @@ const to = (queue: string) => ({ exchange: '', routingKey: queue });
 const message = (body: string) => ({ body: Buffer.from(body) });
 
 async function throughProxy(more: Partial<AmqpTransportOptions> = {}): Promise<Transport> {
-  const transport = await amqpTransport({ url: proxy.url, name: 'fault test', log: (event, fields) => void events.push({ event, fields }), ...more });
+  const transport = await amqpTransport({
+    url: proxy.url,
+    name: 'fault test',
+    log: (event, fields) => void events.push({ event, fields }),
+    ...more,
+  });
   opened.push(transport);
   return transport;
 }
@@ -37,10 +49,11 @@ async function declared(transport: Transport, more: Partial<Queue> = {}): Promis
   return queue.name;
 }
 
-const outcomeOf = (publishing: Promise<void>): Promise<string> => publishing.then(
-  () => 'stored',
-  (error: PublishError) => error.failure,
-);
+const outcomeOf = (publishing: Promise<void>): Promise<string> =>
+  publishing.then(
+    () => 'stored',
+    (error: PublishError) => error.failure,
+  );
 
 function statesOf(transport: Transport): TransportState[] {
   const states: TransportState[] = [];
@@ -136,7 +149,11 @@ describe('when the connection is cut', () => {
     const transport = await throughProxy();
     const exchange = `${prefix}.exchange.${sequence++}`;
     const queue = queueOf();
-    await transport.declare({ exchanges: [{ name: exchange, type: 'direct' }], queues: [queue], bindings: [{ exchange, queue: queue.name, routingKey: 'k' }] });
+    await transport.declare({
+      exchanges: [{ name: exchange, type: 'direct' }],
+      queues: [queue],
+      bindings: [{ exchange, queue: queue.name, routingKey: 'k' }],
+    });
     proxy.refuse(true);
     proxy.cut();
     await eventually(() => expect(transport.state()).toBe('disconnected'));
@@ -231,7 +248,10 @@ describe('when the broker does not answer', () => {
     const queue = await declared(transport);
     proxy.pause();
     const start = performance.now();
-    expect(await Promise.all(['a', 'b'].map((body) => outcomeOf(transport.publish(to(queue), message(body)))))).toEqual(['unknown', 'unknown']);
+    expect(await Promise.all(['a', 'b'].map((body) => outcomeOf(transport.publish(to(queue), message(body)))))).toEqual([
+      'unknown',
+      'unknown',
+    ]);
     expect(performance.now() - start).toBeGreaterThan(450);
     expect(performance.now() - start).toBeLessThan(2_000);
     proxy.resume();
@@ -257,7 +277,8 @@ describe('when the broker does not answer', () => {
     const queue = await declared(transport, { type: 'classic' });
     proxy.pause();
     const body = Buffer.alloc(4_096);
-    const publishTurn = () => Promise.all(Array.from({ length: 2_000 }, () => outcomeOf(transport.publish(to(queue), { body }, { durable: false }))));
+    const publishTurn = () =>
+      Promise.all(Array.from({ length: 2_000 }, () => outcomeOf(transport.publish(to(queue), { body }, { durable: false }))));
     const outcomes = await eventually(async () => {
       const turn = await publishTurn();
       expect(turn).toContain('unavailable');
@@ -363,7 +384,11 @@ describe('when two want one queue', () => {
     const queue = await declared(first);
     await first.consume(queue, { prefetch: 1, tag: 'first', exclusive: true }, async () => {});
     const got: string[] = [];
-    const taking = direct.consume(queue, { prefetch: 1, tag: 'second', exclusive: true }, async ({ body }) => void got.push(body.toString()));
+    const taking = direct.consume(
+      queue,
+      { prefetch: 1, tag: 'second', exclusive: true },
+      async ({ body }) => void got.push(body.toString()),
+    );
     await first.close();
     const consumer = await taking;
     await direct.publish(to(queue), message('x'));
@@ -417,7 +442,9 @@ describe('when one of its channels dies', () => {
     const queue = await declared(transport, { type: 'classic' });
     await transport.publish({ exchange: `${prefix}.missing`, routingKey: 'k' }, message('x'), { durable: false });
     await transport.publish(to(queue), message('durable'));
-    await eventually(async () => expect(await outcomeOf(transport.publish(to(queue), message('volatile'), { durable: false }))).toBe('stored'));
+    await eventually(async () =>
+      expect(await outcomeOf(transport.publish(to(queue), message('volatile'), { durable: false }))).toBe('stored'),
+    );
     await eventually(async () => expect(await direct.inspect(queue)).toMatchObject({ ready: 2 }));
     expect(states).toEqual([]);
   });

@@ -4,7 +4,15 @@
  */
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { type Delivery, type Message, type PublishError, type Queue, type Topology, TopologyError, type Transport } from '../../broker/transport.js';
+import {
+  type Delivery,
+  type Message,
+  type PublishError,
+  type Queue,
+  type Topology,
+  TopologyError,
+  type Transport,
+} from '../../broker/transport.js';
 import { eventually } from '../support/eventually.js';
 
 /** One broker: each connection is what one process would have. */
@@ -54,7 +62,12 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
       created.add(queue.name);
       return queue;
     };
-    const only = (queue: Queue, more: Partial<Topology> = {}): Topology => ({ exchanges: [], bindings: [], ...more, queues: [queue, ...(more.queues ?? [])] });
+    const only = (queue: Queue, more: Partial<Topology> = {}): Topology => ({
+      exchanges: [],
+      bindings: [],
+      ...more,
+      queues: [queue, ...(more.queues ?? [])],
+    });
     const declared = async (more: Partial<Queue> = {}): Promise<string> => {
       const queue = queueOf(more);
       await one.declare(only(queue));
@@ -65,13 +78,18 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
     /** Everything that arrives, in order. */
     const collect = async (transport: Transport, queue: string, more: Partial<Parameters<Transport['consume']>[1]> = {}) => {
       const deliveries: Delivery[] = [];
-      const consumer = await transport.consume(queue, { prefetch: 100, tag: 'collector', ...more }, async (delivery) => void deliveries.push(delivery));
+      const consumer = await transport.consume(
+        queue,
+        { prefetch: 100, tag: 'collector', ...more },
+        async (delivery) => void deliveries.push(delivery),
+      );
       return { deliveries, consumer, bodies: () => deliveries.map(({ body }) => body.toString()) };
     };
-    const failureOf = (publishing: Promise<void>) => publishing.then(
-      () => 'stored',
-      (error: PublishError) => error.failure,
-    );
+    const failureOf = (publishing: Promise<void>) =>
+      publishing.then(
+        () => 'stored',
+        (error: PublishError) => error.failure,
+      );
     const hold = () => {
       let release = () => {};
       const held = new Promise<void>((resolve) => (release = resolve));
@@ -224,9 +242,15 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         const [entrance, unrouted] = [fresh('requests'), fresh('unrouted')];
         const [bound, rest] = [queueOf(), queueOf()];
         await one.declare({
-          exchanges: [{ name: unrouted, type: 'fanout' }, { name: entrance, type: 'topic', alternate: unrouted }],
+          exchanges: [
+            { name: unrouted, type: 'fanout' },
+            { name: entrance, type: 'topic', alternate: unrouted },
+          ],
           queues: [bound, rest],
-          bindings: [{ exchange: entrance, queue: bound.name, routingKey: 'known' }, { exchange: unrouted, queue: rest.name, routingKey: '' }],
+          bindings: [
+            { exchange: entrance, queue: bound.name, routingKey: 'known' },
+            { exchange: unrouted, queue: rest.name, routingKey: '' },
+          ],
         });
         await one.publish({ exchange: entrance, routingKey: 'known' }, text('1'));
         await one.publish({ exchange: entrance, routingKey: 'unknown' }, text('2'));
@@ -435,7 +459,9 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         await bothConnected();
         const exchange = fresh('work');
         const queue = queueOf();
-        await one.declare(only(queue, { exchanges: [{ name: exchange, type: 'direct' }], bindings: [{ exchange, queue: queue.name, routingKey: 'k' }] }));
+        await one.declare(
+          only(queue, { exchanges: [{ name: exchange, type: 'direct' }], bindings: [{ exchange, queue: queue.name, routingKey: 'k' }] }),
+        );
         const { bodies } = await collect(one, queue.name);
         await two.removeQueue(queue.name);
         await eventually(async () => expect(await two.inspect(queue.name)).toMatchObject({ consumers: 1 }));
@@ -489,9 +515,15 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         const waiting = queueOf({ ttlMs: 200, deadLetter: { exchange: work } });
         const due = queueOf();
         await one.declare({
-          exchanges: [{ name: retry, type: 'fanout' }, { name: work, type: 'direct' }],
+          exchanges: [
+            { name: retry, type: 'fanout' },
+            { name: work, type: 'direct' },
+          ],
           queues: [waiting, due],
-          bindings: [{ exchange: retry, queue: waiting.name, routingKey: '' }, { exchange: work, queue: due.name, routingKey: 'step.one' }],
+          bindings: [
+            { exchange: retry, queue: waiting.name, routingKey: '' },
+            { exchange: work, queue: due.name, routingKey: 'step.one' },
+          ],
         });
         const { deliveries } = await collect(two, due.name);
         const start = performance.now();
@@ -616,9 +648,18 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         const publish = (routingKey: string) => one.publish({ exchange, routingKey }, text(routingKey), { durable: false });
         await publish('a.before');
         const got: string[][] = [[], []];
-        const subscriptions = await Promise.all([one, two].map((transport, index) => transport.subscribe(exchange, ['a.#', '*.b'], ({ routingKey }) => void got[index]?.push(routingKey))));
+        const subscriptions = await Promise.all(
+          [one, two].map((transport, index) =>
+            transport.subscribe(exchange, ['a.#', '*.b'], ({ routingKey }) => void got[index]?.push(routingKey)),
+          ),
+        );
         for (const key of ['a.x', 'c.x', 'c.b', 'a.b']) await publish(key);
-        await eventually(() => expect(got).toEqual([['a.x', 'c.b', 'a.b'], ['a.x', 'c.b', 'a.b']]));
+        await eventually(() =>
+          expect(got).toEqual([
+            ['a.x', 'c.b', 'a.b'],
+            ['a.x', 'c.b', 'a.b'],
+          ]),
+        );
         await subscriptions[0]?.close();
         await publish('a.after');
         await eventually(() => expect(got[1]).toContain('a.after'));
@@ -677,7 +718,9 @@ export function transportContract(name: string, open: () => Promise<TransportUnd
         const name = fresh('exchange');
         await one.declare({ exchanges: [{ name, type: 'direct' }], queues: [], bindings: [] });
         await expect(two.declare({ exchanges: [{ name, type: 'topic' }], queues: [], bindings: [] })).rejects.toThrow(TopologyError);
-        await expect(two.declare({ exchanges: [], queues: [], bindings: [{ exchange: name, queue: fresh('missing'), routingKey: '' }] })).rejects.toThrow(TopologyError);
+        await expect(
+          two.declare({ exchanges: [], queues: [], bindings: [{ exchange: name, queue: fresh('missing'), routingKey: '' }] }),
+        ).rejects.toThrow(TopologyError);
       });
     });
 

@@ -16,7 +16,11 @@ describe('when the broker', () => {
   }, 60_000);
   afterAll(() => broker?.remove());
 
-  const mixed = (n: number): Question => ({ flow: n % 3 === 0 ? 'scatter' : 'plain', token: `t${n}`, ...(n % 2 === 0 ? {} : { key: `k${n}` }) });
+  const mixed = (n: number): Question => ({
+    flow: n % 3 === 0 ? 'scatter' : 'plain',
+    token: `t${n}`,
+    ...(n % 2 === 0 ? {} : { key: `k${n}` }),
+  });
 
   /** Load on a hub and two workers; then the promise is checked. */
   const underLoad = (what: (scenario: Scenario) => Promise<void>) =>
@@ -39,26 +43,37 @@ describe('when the broker', () => {
     return eventually(() => expect(load.answered()).toBeGreaterThan(before + count), { withinMs: 30_000 });
   };
 
-  it('closes all connections, every accepted request is answered', () => underLoad(() => broker.ctl('close_all_connections', 'by a test')), 60_000);
+  it(
+    'closes all connections, every accepted request is answered',
+    () => underLoad(() => broker.ctl('close_all_connections', 'by a test')),
+    60_000,
+  );
 
-  it('is killed and started again under load, the hub accepts within 10 s of the port, and every accepted request is answered', () =>
-    underLoad(async (scenario) => {
-      const killedAt = Date.now();
-      await broker.kill();
-      // The others may all be on the line, for what the broker has.
-      const newcomers = scenario.clients.load(5, (n) => ({ flow: 'plain', token: `new ${n}` }));
-      await eventually(() => expect(ended(scenario, 'refused').filter(({ at }) => at > killedAt).length).toBeGreaterThan(20));
-      const openedAt = await broker.start();
-      const accepted = await eventually(() => {
-        const asked = new Set(scenario.history.seen.filter(({ what, at }) => what === 'ask' && at > killedAt).map(({ op }) => op));
-        const first = scenario.history.seen.find(({ what, op, at }) => what === 'accepted' && at >= openedAt && asked.has(op));
-        expect(first).toBeDefined();
-        return first!;
-      }, { withinMs: 30_000 });
-      process.stderr.write(`broker restart: accepting again after ${accepted.at - openedAt} ms\n`);
-      expect(accepted.at - openedAt).toBeLessThan(10_000);
-      await newcomers.stop();
-    }), 90_000);
+  it(
+    'is killed and started again under load, the hub accepts within 10 s of the port, and every accepted request is answered',
+    () =>
+      underLoad(async (scenario) => {
+        const killedAt = Date.now();
+        await broker.kill();
+        // The others may all be on the line, for what the broker has.
+        const newcomers = scenario.clients.load(5, (n) => ({ flow: 'plain', token: `new ${n}` }));
+        await eventually(() => expect(ended(scenario, 'refused').filter(({ at }) => at > killedAt).length).toBeGreaterThan(20));
+        const openedAt = await broker.start();
+        const accepted = await eventually(
+          () => {
+            const asked = new Set(scenario.history.seen.filter(({ what, at }) => what === 'ask' && at > killedAt).map(({ op }) => op));
+            const first = scenario.history.seen.find(({ what, op, at }) => what === 'accepted' && at >= openedAt && asked.has(op));
+            expect(first).toBeDefined();
+            return first!;
+          },
+          { withinMs: 30_000 },
+        );
+        process.stderr.write(`broker restart: accepting again after ${accepted.at - openedAt} ms\n`);
+        expect(accepted.at - openedAt).toBeLessThan(10_000);
+        await newcomers.stop();
+      }),
+    90_000,
+  );
 });
 
 const ended = ({ history }: Scenario, how: 'refused' | 'unknown') => history.seen.filter(({ what }) => what === how);

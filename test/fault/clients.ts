@@ -52,11 +52,20 @@ const lineMs = 40_000;
 const restMs = 50;
 
 export function openClients({ history, hubs, patienceMs = 45_000 }: ClientsOptions): Clients {
-  const dispatcher = new Agent({ connections: null, pipelining: 1, headersTimeout: lineMs, bodyTimeout: lineMs, connect: { timeout: 5_000 } });
+  const dispatcher = new Agent({
+    connections: null,
+    pipelining: 1,
+    headersTimeout: lineMs,
+    bodyTimeout: lineMs,
+    connect: { timeout: 5_000 },
+  });
   const stopping = new AbortController();
   let turn = 0;
 
-  const at = (path: string, init: { readonly method?: string; readonly headers?: Record<string, string>; readonly body?: string } = {}): Promise<Response> => {
+  const at = (
+    path: string,
+    init: { readonly method?: string; readonly headers?: Record<string, string>; readonly body?: string } = {},
+  ): Promise<Response> => {
     const all = hubs();
     const hub = all[turn % all.length];
     if (hub === undefined) return Promise.reject(new Error('there is no hub now'));
@@ -64,12 +73,19 @@ export function openClients({ history, hubs, patienceMs = 45_000 }: ClientsOptio
   };
 
   /** One try: what the hub said, or undefined when the line broke. */
-  async function said(response: Promise<Response>): Promise<{ readonly status: number; readonly id: string | undefined; readonly body: Buffer; readonly problem: Problem } | undefined> {
+  async function said(
+    response: Promise<Response>,
+  ): Promise<{ readonly status: number; readonly id: string | undefined; readonly body: Buffer; readonly problem: Problem } | undefined> {
     try {
       const answer = await response;
       const body = Buffer.from(await answer.arrayBuffer());
       const isProblem = answer.headers.get('content-type')?.startsWith('application/problem+json') === true;
-      return { status: answer.status, id: answer.headers.get('hub-request-id') ?? undefined, body, problem: isProblem ? (JSON.parse(body.toString()) as Problem) : {} };
+      return {
+        status: answer.status,
+        id: answer.headers.get('hub-request-id') ?? undefined,
+        body,
+        problem: isProblem ? (JSON.parse(body.toString()) as Problem) : {},
+      };
     } catch {
       turn++;
       return undefined;
@@ -77,7 +93,15 @@ export function openClients({ history, hubs, patienceMs = 45_000 }: ClientsOptio
   }
 
   /** The outcome that a response carries, if it carries one. */
-  function outcomeIn({ status, problem, body }: { readonly status: number; readonly problem: Problem; readonly body: Buffer }): { kind: string; body: Buffer } | undefined {
+  function outcomeIn({
+    status,
+    problem,
+    body,
+  }: {
+    readonly status: number;
+    readonly problem: Problem;
+    readonly body: Buffer;
+  }): { kind: string; body: Buffer } | undefined {
     if (status === 200) return { kind: 'reply', body };
     // A problem that names its request is that request's outcome, unless it says that it does not know.
     if (problem.requestId === undefined || problem.reason === 'unknown' || problem.code === undefined) return undefined;
@@ -87,7 +111,11 @@ export function openClients({ history, hubs, patienceMs = 45_000 }: ClientsOptio
 
   async function ask({ flow, token, key, waitSeconds = 20, body = {} }: Question): Promise<Told> {
     const giveUpAt = Date.now() + patienceMs;
-    const headers = { 'content-type': 'application/json', prefer: `wait=${waitSeconds}`, ...(key === undefined ? {} : { 'idempotency-key': key }) };
+    const headers = {
+      'content-type': 'application/json',
+      prefer: `wait=${waitSeconds}`,
+      ...(key === undefined ? {} : { 'idempotency-key': key }),
+    };
     for (let first: number | undefined; ; await sleep(restMs)) {
       const operation = history.ask(token, key === undefined ? {} : { key });
       const answer = await said(at(`/requests/${flow}`, { method: 'POST', headers, body: JSON.stringify({ token, ...body }) }));

@@ -12,7 +12,11 @@ describe('when the connections to the broker', () => {
       await inScenario({ via: proxy.url }, async (scenario) => {
         const [hub] = await Promise.all([scenario.hub('h1'), scenario.worker(), scenario.worker()]);
         scenario.front = [hub];
-        const load = scenario.clients.load(20, (n) => ({ flow: n % 3 === 0 ? 'scatter' : 'plain', token: `t${n}`, ...(n % 2 === 0 ? {} : { key: `k${n}` }) }));
+        const load = scenario.clients.load(20, (n) => ({
+          flow: n % 3 === 0 ? 'scatter' : 'plain',
+          token: `t${n}`,
+          ...(n % 2 === 0 ? {} : { key: `k${n}` }),
+        }));
         const more = async (count: number) => {
           const before = load.answered();
           await eventually(() => expect(load.answered()).toBeGreaterThan(before + count), { withinMs: 20_000 });

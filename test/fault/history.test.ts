@@ -2,7 +2,16 @@
 import { describe, expect, it } from '@jest/globals';
 import { broken, openHistory, type Effect } from './history.js';
 
-const effect = (id: string, token: string, said?: unknown): Effect => ({ what: 'end', id, token, step: 'last', pid: 1, attempt: 1, at: 0, ...(said === undefined ? {} : { said }) });
+const effect = (id: string, token: string, said?: unknown): Effect => ({
+  what: 'end',
+  id,
+  token,
+  step: 'last',
+  pid: 1,
+  attempt: 1,
+  at: 0,
+  ...(said === undefined ? {} : { said }),
+});
 const reply = (said: unknown) => Buffer.from(JSON.stringify(said));
 
 describe('the checker of histories', () => {
@@ -26,13 +35,65 @@ describe('the checker of histories', () => {
 
   it.each<[string, (ask: ReturnType<typeof openHistory>['ask']) => void, readonly Effect[], RegExp]>([
     ['an operation that never ended', (ask) => void ask('a'), [], /never ended/],
-    ['one that took too long', (ask) => { const op = ask('a'); now = 2_000; op.refused('late'); }, [], /took 2000 ms/],
-    ['an accepted request without outcome', (ask) => { const op = ask('a'); op.accepted('1'); op.unknown('gave up'); }, [], /accepted and has 0 outcomes/],
-    ['two outcomes', (ask) => { for (const kind of ['fault', 'timeout']) { const op = ask('a', { key: 'k' }); op.outcome('1', kind, reply({})); } }, [], /has 2 outcomes/],
-    ['two requests of one key', (ask) => { for (const id of ['1', '2']) ask('a', { key: 'k' }).outcome(id, 'fault', reply({})); }, [], /key k became 2 requests/],
-    ["somebody else's request", (ask) => { for (const token of ['a', 'b']) ask(token).outcome('1', 'fault', reply({})); }, [], /given to a and b/],
-    ["somebody else's reply", (ask) => ask('a').outcome('1', 'reply', reply({ n: 2 })), [effect('1', 'a', { n: 1 }), effect('2', 'b', { n: 2 })], /no worker said for 1/],
-    ['a timeout before the deadline', (ask) => ask('a', { deadline: 100 }).outcome('1', 'timeout', reply({})), [], /100 ms before its deadline/],
+    [
+      'one that took too long',
+      (ask) => {
+        const op = ask('a');
+        now = 2_000;
+        op.refused('late');
+      },
+      [],
+      /took 2000 ms/,
+    ],
+    [
+      'an accepted request without outcome',
+      (ask) => {
+        const op = ask('a');
+        op.accepted('1');
+        op.unknown('gave up');
+      },
+      [],
+      /accepted and has 0 outcomes/,
+    ],
+    [
+      'two outcomes',
+      (ask) => {
+        for (const kind of ['fault', 'timeout']) {
+          const op = ask('a', { key: 'k' });
+          op.outcome('1', kind, reply({}));
+        }
+      },
+      [],
+      /has 2 outcomes/,
+    ],
+    [
+      'two requests of one key',
+      (ask) => {
+        for (const id of ['1', '2']) ask('a', { key: 'k' }).outcome(id, 'fault', reply({}));
+      },
+      [],
+      /key k became 2 requests/,
+    ],
+    [
+      "somebody else's request",
+      (ask) => {
+        for (const token of ['a', 'b']) ask(token).outcome('1', 'fault', reply({}));
+      },
+      [],
+      /given to a and b/,
+    ],
+    [
+      "somebody else's reply",
+      (ask) => ask('a').outcome('1', 'reply', reply({ n: 2 })),
+      [effect('1', 'a', { n: 1 }), effect('2', 'b', { n: 2 })],
+      /no worker said for 1/,
+    ],
+    [
+      'a timeout before the deadline',
+      (ask) => ask('a', { deadline: 100 }).outcome('1', 'timeout', reply({})),
+      [],
+      /100 ms before its deadline/,
+    ],
     ['a refusal that had an effect', (ask) => ask('a').refused('away'), [effect('1', 'a')], /refused, and worked on/],
     ['an effect that happened twice', () => undefined, [effect('1', 'a'), effect('1', 'a')], /happened 2 times/],
   ])('finds %s', (_what, tell, effects, sentence) => {

@@ -54,7 +54,8 @@ export function openHistory(now: () => number = Date.now): History {
       note({ what: 'ask', token, ...more });
       return {
         accepted: (id) => note({ what: 'accepted', id }),
-        outcome: (id, kind, body) => note({ what: 'outcome', id, kind, hash: createHash('sha256').update(kind).update(body).digest('hex'), body: body.toString() }),
+        outcome: (id, kind, body) =>
+          note({ what: 'outcome', id, kind, hash: createHash('sha256').update(kind).update(body).digest('hex'), body: body.toString() }),
         refused: (why) => note({ what: 'refused', why }),
         unknown: (why) => note({ what: 'unknown', why }),
       };
@@ -64,13 +65,15 @@ export function openHistory(now: () => number = Date.now): History {
 
 /** The effects that the workers of a scenario wrote. A line that a kill cut short is none. */
 export function readEffects(file: string): readonly Effect[] {
-  return readFileSync(file, 'utf8').split('\n').flatMap((line) => {
-    try {
-      return [JSON.parse(line) as Effect];
-    } catch {
-      return [];
-    }
-  });
+  return readFileSync(file, 'utf8')
+    .split('\n')
+    .flatMap((line) => {
+      try {
+        return [JSON.parse(line) as Effect];
+      } catch {
+        return [];
+      }
+    });
 }
 
 export interface Bounds {
@@ -84,7 +87,9 @@ export interface Bounds {
 export function broken(seen: readonly Seen[], effects: readonly Effect[], { withinMs, once = false }: Bounds): readonly string[] {
   const asks = new Map(seen.flatMap((one) => (one.what === 'ask' ? [[one.op, one] as const] : [])));
   const asked = (op: number) => asks.get(op)!;
-  const ended = new Map(seen.flatMap((one) => (one.what === 'outcome' || one.what === 'refused' || one.what === 'unknown' ? [[one.op, one] as const] : [])));
+  const ended = new Map(
+    seen.flatMap((one) => (one.what === 'outcome' || one.what === 'refused' || one.what === 'unknown' ? [[one.op, one] as const] : [])),
+  );
   const outcomes = seen.filter((one) => one.what === 'outcome');
   const accepted = seen.filter((one) => one.what === 'accepted');
   const name = (op: number) => `operation ${op} (${asked(op).token})`;
@@ -111,18 +116,29 @@ export function broken(seen: readonly Seen[], effects: readonly Effect[], { with
       return tokens.size === 1 ? [] : [`request ${id} was given to ${[...tokens].join(' and ')}`];
     }),
     // The reply is what a worker said for that very request.
-    ...outcomes.filter(({ kind }) => kind === 'reply').flatMap(({ op, id, body }) => {
-      const said = effects.some((effect) => effect.id === id && effect.token === asked(op).token && JSON.stringify(effect.said) === body);
-      return said ? [] : [`${name(op)} was answered ${body}, which no worker said for ${id}`];
-    }),
+    ...outcomes
+      .filter(({ kind }) => kind === 'reply')
+      .flatMap(({ op, id, body }) => {
+        const said = effects.some((effect) => effect.id === id && effect.token === asked(op).token && JSON.stringify(effect.said) === body);
+        return said ? [] : [`${name(op)} was answered ${body}, which no worker said for ${id}`];
+      }),
     // Timeout: not before the deadline.
-    ...outcomes.flatMap(({ op, kind, at }) => (kind === 'timeout' && at < (asked(op).deadline ?? 0) ? [`${name(op)} timed out ${asked(op).deadline! - at} ms before its deadline`] : [])),
+    ...outcomes.flatMap(({ op, kind, at }) =>
+      kind === 'timeout' && at < (asked(op).deadline ?? 0)
+        ? [`${name(op)} timed out ${asked(op).deadline! - at} ms before its deadline`]
+        : [],
+    ),
     // A definite refusal has no effect (under a key: unless another try was taken).
     ...grouped([...asks.values()], ({ token }) => token).flatMap(([token, tries]) => {
       const isRefused = tries.every(({ op }) => ended.get(op)?.what === 'refused');
       return isRefused && effects.some((effect) => effect.token === token) ? [`${token} was refused, and worked on`] : [];
     }),
-    ...(once ? grouped(effects.filter(({ what }) => what === 'end'), ({ token, step }) => `${token} at ${step}`).flatMap(([what, ends]) => (ends.length === 1 ? [] : [`${what} happened ${ends.length} times`])) : []),
+    ...(once
+      ? grouped(
+          effects.filter(({ what }) => what === 'end'),
+          ({ token, step }) => `${token} at ${step}`,
+        ).flatMap(([what, ends]) => (ends.length === 1 ? [] : [`${what} happened ${ends.length} times`]))
+      : []),
   ];
 }
 

@@ -32,7 +32,17 @@ describe('when a message', () => {
     worker<Body>({
       name,
       async handle(body, envelope) {
-        const note = (what: 'start' | 'end', said?: unknown) => void effects.push({ what, step: name, token: body.token, id: envelope.requestId, attempt: envelope.attempt, pid: process.pid, at: Date.now(), said });
+        const note = (what: 'start' | 'end', said?: unknown) =>
+          void effects.push({
+            what,
+            step: name,
+            token: body.token,
+            id: envelope.requestId,
+            attempt: envelope.attempt,
+            pid: process.pid,
+            at: Date.now(),
+            said,
+          });
         note('start');
         const said = await work(body, envelope);
         note('end', said);
@@ -75,21 +85,42 @@ describe('when a message', () => {
   it('is published twice, each one, every request has one outcome and every group one result', async () => {
     const spread = worker<Body>({ name: 'spread', handle: (body) => split(['a', 'b', 'c'].map((name) => ({ body, name }))) });
     const gather = aggregator<Body>({ name: 'gather', combine: (answers, manifest) => ({ ...answers[0]!.body, manifest }) });
-    const refuse = noted('refuse', () => { throw new Fault('rejected', `no: ${Math.random()}`); });
-    await open({ flows: { plain: ['one', 'two', 'answer'], scatter: ['spread', 'part', 'gather', 'answer'], refused: ['one', 'refuse'] }, steps: [noted('one'), noted('two'), noted('part'), spread, gather, answer, refuse] });
+    const refuse = noted('refuse', () => {
+      throw new Fault('rejected', `no: ${Math.random()}`);
+    });
+    await open({
+      flows: { plain: ['one', 'two', 'answer'], scatter: ['spread', 'part', 'gather', 'answer'], refused: ['one', 'refuse'] },
+      steps: [noted('one'), noted('two'), noted('part'), spread, gather, answer, refuse],
+    });
     const other = await hub.another({ idle: true });
     const repeated = everythingTwice();
     const told = await Promise.all(
-      Array.from({ length: 24 }, (_, n) => ask(['plain', 'scatter', 'refused'][n % 3]!, `t${n}`, { ...(n % 2 === 0 ? {} : { idempotencyKey: `k${n}` }), ...(n % 4 < 2 ? {} : { waitMs: 0 }) }, [hub, other])),
+      Array.from({ length: 24 }, (_, n) =>
+        ask(
+          ['plain', 'scatter', 'refused'][n % 3]!,
+          `t${n}`,
+          { ...(n % 2 === 0 ? {} : { idempotencyKey: `k${n}` }), ...(n % 4 < 2 ? {} : { waitMs: 0 }) },
+          [hub, other],
+        ),
+      ),
     );
-    expect(told.map((one) => (one.kind === 'outcome' ? one.outcome.kind : one.kind))).toEqual(told.map((_, n) => (n % 3 === 2 ? 'fault' : 'reply')));
+    expect(told.map((one) => (one.kind === 'outcome' ? one.outcome.kind : one.kind))).toEqual(
+      told.map((_, n) => (n % 3 === 2 ? 'fault' : 'reply')),
+    );
     expect(repeated()).toBeGreaterThan(24 * 3);
     // Until every copy has been worked off, there may be another outcome.
     const { names } = hub.hub;
-    for (const queue of [...['one', 'two', 'part', 'spread', 'gather', 'answer', 'refuse'].map(names.workQueue), names.reply('h1'), names.late]) await eventually(async () => expect(await hub.ports.transport.inspect(queue)).toMatchObject({ ready: 0 }));
+    for (const queue of [
+      ...['one', 'two', 'part', 'spread', 'gather', 'answer', 'refuse'].map(names.workQueue),
+      names.reply('h1'),
+      names.late,
+    ])
+      await eventually(async () => expect(await hub.ports.transport.inspect(queue)).toMatchObject({ ready: 0 }));
     for (const [n, { id }] of told.entries()) for (const reader of [hub, other]) await read(reader, id, `t${n}`);
     expect(broken(history.seen, effects, { withinMs: 30_000 })).toEqual([]);
-    const results = told.flatMap((one) => (one.kind === 'outcome' && one.outcome.kind === 'reply' ? [effects.filter(({ id, step }) => id === one.id && step === 'answer')] : []));
+    const results = told.flatMap((one) =>
+      one.kind === 'outcome' && one.outcome.kind === 'reply' ? [effects.filter(({ id, step }) => id === one.id && step === 'answer')] : [],
+    );
     expect(results.length).toBe(16);
   });
 
@@ -130,10 +161,15 @@ describe('when a message', () => {
     /** A program that takes from the queue of `legacy`, and answers as the test says. */
     const program = async (work: (delivery: Delivery, reply: (text: string) => Promise<void>) => Promise<void>) =>
       hub.ports.transport.consume(hub.hub.names.workQueue('legacy'), { prefetch: 10, tag: 'legacy' }, (delivery) => {
-        const said = (text: string): Message => ({ body: Buffer.from(text), contentType: 'text/plain', ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }) });
+        const said = (text: string): Message => ({
+          body: Buffer.from(text),
+          contentType: 'text/plain',
+          ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }),
+        });
         return work(delivery, (text) => hub.ports.transport.publish({ exchange: '', routingKey: delivery.replyTo! }, said(text)));
       });
-    const textOf = (told: Answer | undefined) => (told?.kind === 'outcome' ? `${told.outcome.kind} ${told.outcome.body.toString()}` : told?.kind);
+    const textOf = (told: Answer | undefined) =>
+      told?.kind === 'outcome' ? `${told.outcome.kind} ${told.outcome.body.toString()}` : told?.kind;
 
     it.each([
       ['held', {}],
@@ -195,15 +231,24 @@ describe('when a message', () => {
   it('is deleted with its queue, its request ends by the deadline, and new ones are worked on within 2 s', async () => {
     let release: () => void = () => undefined;
     const gate = new Promise<void>((resolve) => (release = resolve));
-    const slow = worker<Body>({ ...noted('slow'), name: 'slow', concurrency: 5, async handle(body, envelope) {
-      effects.push({ what: 'start', step: 'slow', token: body.token, id: envelope.requestId, attempt: 1, pid: 1, at: Date.now() });
-      await gate;
-      const said = { token: body.token };
-      effects.push({ what: 'end', step: 'slow', token: body.token, id: envelope.requestId, attempt: 1, pid: 1, at: Date.now(), said });
-      return said;
-    } });
+    const slow = worker<Body>({
+      ...noted('slow'),
+      name: 'slow',
+      concurrency: 5,
+      async handle(body, envelope) {
+        effects.push({ what: 'start', step: 'slow', token: body.token, id: envelope.requestId, attempt: 1, pid: 1, at: Date.now() });
+        await gate;
+        const said = { token: body.token };
+        effects.push({ what: 'end', step: 'slow', token: body.token, id: envelope.requestId, attempt: 1, pid: 1, at: Date.now(), said });
+        return said;
+      },
+    });
     await open({ flows: { slow: ['slow'] }, steps: [slow] });
-    const asked = Promise.all(Array.from({ length: 30 }, (_, n) => ask('slow', `t${n}`, { deadlineMs: 4_000, ...(n % 2 === 0 ? {} : { idempotencyKey: `k${n}` }) })));
+    const asked = Promise.all(
+      Array.from({ length: 30 }, (_, n) =>
+        ask('slow', `t${n}`, { deadlineMs: 4_000, ...(n % 2 === 0 ? {} : { idempotencyKey: `k${n}` }) }),
+      ),
+    );
     const queue = hub.hub.names.workQueue('slow');
     await eventually(async () => expect(await hub.ports.transport.inspect(queue)).toMatchObject({ ready: 25 }));
     expect(effects.length).toBe(5);

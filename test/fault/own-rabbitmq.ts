@@ -26,10 +26,15 @@ const places = ['/usr/lib/rabbitmq/bin', '/opt/homebrew/sbin', '/usr/local/sbin'
 
 export async function ownRabbitmq(): Promise<OwnRabbitmq> {
   const programs = places.find((folder) => existsSync(join(folder, 'rabbitmq-server')));
-  if (programs === undefined) throw new Error(`this test restarts a RabbitMQ of its own, and none is installed in ${places.join(', ')}: apt-get install -y rabbitmq-server`);
+  if (programs === undefined)
+    throw new Error(
+      `this test restarts a RabbitMQ of its own, and none is installed in ${places.join(', ')}: apt-get install -y rabbitmq-server`,
+    );
   const home = mkdtempSync(join(tmpdir(), 'hub-rabbitmq-'));
   // Below the range of outgoing connections: none of those may take the port while the broker is down.
-  const { freePorts } = (await import(new URL('../../scripts/processes.mjs', import.meta.url).href)) as { freePorts(count: 3): Promise<[number, number, number]> };
+  const { freePorts } = (await import(new URL('../../scripts/processes.mjs', import.meta.url).href)) as {
+    freePorts(count: 3): Promise<[number, number, number]>;
+  };
   const [port, distribution, epmdPort] = await freePorts(3);
   const env = environment(programs, home, distribution, epmdPort);
   const url = `amqp://guest:guest@127.0.0.1:${port}`;
@@ -43,7 +48,10 @@ export async function ownRabbitmq(): Promise<OwnRabbitmq> {
     const child = spawn(program, args, { cwd: home, env, stdio: ['ignore', output, output] });
     closeSync(output);
     // Should the test be killed, its end of the pipe closes: children do not die with their parent.
-    const guard = spawn('sh', ['-c', 'cat >/dev/null; kill -9 "$1"', 'guard', String(child.pid)], { stdio: ['pipe', 'ignore', 'ignore'], detached: true });
+    const guard = spawn('sh', ['-c', 'cat >/dev/null; kill -9 "$1"', 'guard', String(child.pid)], {
+      stdio: ['pipe', 'ignore', 'ignore'],
+      detached: true,
+    });
     children.add(child);
     child.once('exit', () => {
       guard.kill('SIGKILL');
@@ -66,7 +74,11 @@ export async function ownRabbitmq(): Promise<OwnRabbitmq> {
     url,
     async start() {
       node = begin(join(programs, 'rabbitmq-server'));
-      await eventually(() => (children.has(node!) ? opens(port) : Promise.reject(new Error(`RabbitMQ ended:\n${readFileSync(join(home, 'output'), 'utf8')}`))), { withinMs: 60_000 });
+      await eventually(
+        () =>
+          children.has(node!) ? opens(port) : Promise.reject(new Error(`RabbitMQ ended:\n${readFileSync(join(home, 'output'), 'utf8')}`)),
+        { withinMs: 60_000 },
+      );
       return Date.now();
     },
     kill: () => end(node),

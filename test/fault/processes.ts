@@ -17,7 +17,10 @@ import { broken, openHistory, readEffects, type Bounds, type Effect, type Histor
 
 const command = resolve('dist/cli/answerback.js');
 const folderOfProject = resolve('test/fault/project');
-const { project: { flows }, steps } = await load({ folder: folderOfProject });
+const {
+  project: { flows },
+  steps,
+} = await load({ folder: folderOfProject });
 
 export interface Process {
   readonly name: string;
@@ -77,7 +80,11 @@ export async function inScenario(options: ScenarioOptions, run: (scenario: Scena
   await scenario.close();
 }
 
-export async function openScenario({ rabbitmq = rabbitmqUrl(), redis = redisUrl(), via = rabbitmq }: ScenarioOptions = {}): Promise<Scenario> {
+export async function openScenario({
+  rabbitmq = rabbitmqUrl(),
+  redis = redisUrl(),
+  via = rabbitmq,
+}: ScenarioOptions = {}): Promise<Scenario> {
   if (!existsSync(command)) throw new Error(`${command} is missing: npm run build`);
   const namespace = `f${randomBytes(4).toString('hex')}`;
   const folder = mkdtempSync(join(tmpdir(), 'hub-fault-'));
@@ -91,14 +98,30 @@ export async function openScenario({ rabbitmq = rabbitmqUrl(), redis = redisUrl(
 
   async function start(role: 'hub' | 'worker', name: string): Promise<Process> {
     const log = join(folder, `${name}-${processes.length}.log`);
-    const env = { ...process.env, HUB_NAME: name, HUB_NAMESPACE: namespace, HUB_RABBITMQ_URL: via, HUB_REDIS_URL: redis, HUB_HTTP_PORT: '0', FAULT_EFFECTS: file };
+    const env = {
+      ...process.env,
+      HUB_NAME: name,
+      HUB_NAMESPACE: namespace,
+      HUB_RABBITMQ_URL: via,
+      HUB_REDIS_URL: redis,
+      HUB_HTTP_PORT: '0',
+      FAULT_EFFECTS: file,
+    };
     const started = await startProcess([role, folderOfProject], { name, log, env });
     processes.push(started);
     return started;
   }
 
   async function cleanUp(): Promise<void> {
-    const topologies = ['', ...hubs].map((hub) => topologyOf({ names, flows, steps: new Map(steps.map((step) => [step.name, step])), journalMaxAge: '1D', ...(hub === '' ? {} : { hub }) }));
+    const topologies = ['', ...hubs].map((hub) =>
+      topologyOf({
+        names,
+        flows,
+        steps: new Map(steps.map((step) => [step.name, step])),
+        journalMaxAge: '1D',
+        ...(hub === '' ? {} : { hub }),
+      }),
+    );
     for (const queue of new Set(topologies.flatMap(({ queues }) => queues.map(({ name }) => name)))) await transport.removeQueue(queue);
     await removeKeys(redis, namespace);
   }
@@ -118,7 +141,13 @@ export async function openScenario({ rabbitmq = rabbitmqUrl(), redis = redisUrl(
     broken(bounds) {
       const found = broken(history.seen, readEffects(file), bounds);
       // For whoever wants to know how it came to that.
-      if (found.length > 0) writeFileSync(join(tmpdir(), `hub-fault-${namespace}.ndjson`), [...history.seen, ...readEffects(file), ...processes.map((one) => ({ process: one.name, log: one.log() }))].map((one) => JSON.stringify(one)).join('\n'));
+      if (found.length > 0)
+        writeFileSync(
+          join(tmpdir(), `hub-fault-${namespace}.ndjson`),
+          [...history.seen, ...readEffects(file), ...processes.map((one) => ({ process: one.name, log: one.log() }))]
+            .map((one) => JSON.stringify(one))
+            .join('\n'),
+        );
       return found;
     },
     async close() {
@@ -131,7 +160,10 @@ export async function openScenario({ rabbitmq = rabbitmqUrl(), redis = redisUrl(
   return self;
 }
 
-async function startProcess(args: readonly string[], { name, log, env }: { readonly name: string; readonly log: string; readonly env: NodeJS.ProcessEnv }): Promise<Process> {
+async function startProcess(
+  args: readonly string[],
+  { name, log, env }: { readonly name: string; readonly log: string; readonly env: NodeJS.ProcessEnv },
+): Promise<Process> {
   const output = openSync(log, 'a');
   // The IPC channel: when the test dies, they do.
   const child = spawn(process.execPath, ['--enable-source-maps', command, ...args], { env, stdio: ['ignore', output, output, 'ipc'] });

@@ -16,7 +16,12 @@ describe('when a worker dies', () => {
   });
   afterAll(() => scenario?.close());
 
-  const mixed = (): Question => ({ flow: n % 3 === 0 ? 'scatter' : 'plain', token: `t${n++}`, ...(n % 2 === 0 ? {} : { key: `k${n}` }), waitSeconds: 40 });
+  const mixed = (): Question => ({
+    flow: n % 3 === 0 ? 'scatter' : 'plain',
+    token: `t${n++}`,
+    ...(n % 2 === 0 ? {} : { key: `k${n}` }),
+    waitSeconds: 40,
+  });
   const more = (load: Load, count: number) => {
     const before = load.answered();
     return eventually(() => expect(load.answered()).toBeGreaterThan(before + count), { withinMs: 20_000 });
@@ -24,13 +29,22 @@ describe('when a worker dies', () => {
   const kindsOf = async (load: Load) => new Set((await load.stop()).map(({ kind, status }) => `${kind} ${status}`));
 
   it('another one answers, once, what it had taken', async () => {
-    const told = Promise.all(Array.from({ length: 20 }, (_, i) => scenario.clients.ask({ flow: 'gated', token: `gated-${i}`, ...(i % 2 === 0 ? {} : { key: `gated-${i}` }) })));
+    const told = Promise.all(
+      Array.from({ length: 20 }, (_, i) =>
+        scenario.clients.ask({ flow: 'gated', token: `gated-${i}`, ...(i % 2 === 0 ? {} : { key: `gated-${i}` }) }),
+      ),
+    );
     await eventually(() => expect(scenario.begun('gated')).toBe(20));
     const [other] = await Promise.all([scenario.worker(), worker.kill()]);
     await eventually(() => expect(scenario.begun('gated')).toBe(40));
     scenario.gate(true);
     expect((await told).map(({ kind, status }) => [kind, status])).toEqual(Array.from({ length: 20 }, () => ['reply', 200]));
-    expect(scenario.effects().filter(({ what }) => what === 'end').every(({ pid }) => pid === other.pid)).toBe(true);
+    expect(
+      scenario
+        .effects()
+        .filter(({ what }) => what === 'end')
+        .every(({ pid }) => pid === other.pid),
+    ).toBe(true);
     expect(scenario.broken({ withinMs: 20_000, once: true })).toEqual([]);
     worker = other;
   });
@@ -79,7 +93,11 @@ describe('when a worker dies', () => {
     expect(scenario.broken({ withinMs: 40_000 })).toEqual([]);
 
     const letters: unknown[] = [];
-    const operator = await scenario.transport.consume(scenario.names.deadQueue('poison'), { prefetch: 1, tag: 'operator' }, async ({ headers }) => void letters.push(headers));
+    const operator = await scenario.transport.consume(
+      scenario.names.deadQueue('poison'),
+      { prefetch: 1, tag: 'operator' },
+      async ({ headers }) => void letters.push(headers),
+    );
     const readable = {
       'hub-error-code': 'internal',
       'hub-error': expect.stringMatching(/handed out 5 times and never finished/),

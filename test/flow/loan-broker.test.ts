@@ -30,7 +30,10 @@ describe.each([
   });
 
   it('asks fewer banks when the amount or the history does not suit them', async () => {
-    expect(await hub.reply('loan.quote', { customer: 'C-1005', amount: 80_000, termMonths: 12 })).toMatchObject({ answered: ['bank.slow'], missing: ['bank.silent'] });
+    expect(await hub.reply('loan.quote', { customer: 'C-1005', amount: 80_000, termMonths: 12 })).toMatchObject({
+      answered: ['bank.slow'],
+      missing: ['bank.silent'],
+    });
   });
 
   it('names a bank that refuses among the failed', async () => {

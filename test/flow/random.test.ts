@@ -11,10 +11,16 @@ import { aggregator, Fault, split, worker, type Step } from '../../index.js';
 import { memoryHub, type TestHub } from '../support/hub.js';
 
 /** A flow as a tree: a step that works, or a scatter over `inner` that is gathered again. */
-type Stage = { readonly kind: 'work' } | { readonly kind: 'scatter'; readonly parts: number; readonly gather: 'all' | 'first' | 'quiet'; readonly inner: readonly Stage[] };
+type Stage =
+  | { readonly kind: 'work' }
+  | { readonly kind: 'scatter'; readonly parts: number; readonly gather: 'all' | 'first' | 'quiet'; readonly inner: readonly Stage[] };
 
 /** What a step does with a message: its result after a while, an error some times before that, a Fault, or nothing ever. */
-type Act = { readonly does: 'work'; readonly afterMs: number } | { readonly does: 'fail'; readonly times: number } | { readonly does: 'reject' } | { readonly does: 'hang' };
+type Act =
+  | { readonly does: 'work'; readonly afterMs: number }
+  | { readonly does: 'fail'; readonly times: number }
+  | { readonly does: 'reject' }
+  | { readonly does: 'hang' };
 
 interface Asked {
   readonly acts: readonly Act[];
@@ -43,7 +49,21 @@ const stages: fc.Arbitrary<readonly Stage[]> = fc.array(
       kind: fc.constant('scatter' as const),
       parts: fc.nat(4),
       gather: fc.constantFrom('all' as const, 'all' as const, 'first' as const, 'quiet' as const),
-      inner: fc.array(fc.oneof({ weight: 3, arbitrary: work }, { weight: 1, arbitrary: fc.record({ kind: fc.constant('scatter' as const), parts: fc.nat(2), gather: fc.constant('all' as const), inner: fc.array(work, { maxLength: 1 }) }) }), { maxLength: 2 }),
+      inner: fc.array(
+        fc.oneof(
+          { weight: 3, arbitrary: work },
+          {
+            weight: 1,
+            arbitrary: fc.record({
+              kind: fc.constant('scatter' as const),
+              parts: fc.nat(2),
+              gather: fc.constant('all' as const),
+              inner: fc.array(work, { maxLength: 1 }),
+            }),
+          },
+        ),
+        { maxLength: 2 },
+      ),
     }),
   ),
   { minLength: 1, maxLength: 4 },
@@ -75,17 +95,30 @@ function actFor({ acts, path }: Body, step: string): Act {
   return acts[sum % acts.length]!;
 }
 
-const partsOf = (body: Body, { parts }: { readonly parts: number }): Body[] => Array.from({ length: parts }, (_, index) => ({ ...body, path: `${body.path}.${index}` }));
+const partsOf = (body: Body, { parts }: { readonly parts: number }): Body[] =>
+  Array.from({ length: parts }, (_, index) => ({ ...body, path: `${body.path}.${index}` }));
 const worked = (body: Body, step: string): Body => ({ ...body, said: [step, body.said] });
 
 /** What is left of a group: who said what, or why not. */
-const gathered = (body: Pick<Body, 'token' | 'acts'>, path: string, answers: readonly (Body | string)[]): Body => ({ token: body.token, acts: body.acts, path, said: answers.map((answer) => (typeof answer === 'string' ? answer : answer.said)) });
+const gathered = (body: Pick<Body, 'token' | 'acts'>, path: string, answers: readonly (Body | string)[]): Body => ({
+  token: body.token,
+  acts: body.acts,
+  path,
+  said: answers.map((answer) => (typeof answer === 'string' ? answer : answer.said)),
+});
 
 function stepsOf(tree: readonly Stage[], clock: TestClock, at = 's'): Step[] {
   return tree.flatMap((stage, index) => {
     const name = `${at}${index}`;
     if (stage.kind === 'work') return [workStep(name, clock)];
-    const spread = worker<Body>({ name: `${name}.spread`, handle: (body) => split(partsOf(body, stage).map((part) => ({ body: part })), { into: `${name}.gather` }) });
+    const spread = worker<Body>({
+      name: `${name}.spread`,
+      handle: (body) =>
+        split(
+          partsOf(body, stage).map((part) => ({ body: part })),
+          { into: `${name}.gather` },
+        ),
+    });
     return [spread, ...stepsOf(stage.inner, clock, `${name}.p`), gatherStep(name, stage)];
   });
 }
@@ -114,7 +147,11 @@ function gatherStep(name: string, { parts, gather }: Stage & { kind: 'scatter' }
       const [first] = answers;
       if (first === undefined) throw new Fault('unavailable', `none of ${parts}, ${failed.length} failed, by ${completedBy}`);
       const path = first.body.path.slice(0, first.body.path.lastIndexOf('.'));
-      const all = Array.from({ length: parts }, (_, index) => answers.find(({ from }) => from === String(index))?.body ?? failed.find(({ from }) => from === String(index))?.code ?? 'missing');
+      const all = Array.from(
+        { length: parts },
+        (_, index) =>
+          answers.find(({ from }) => from === String(index))?.body ?? failed.find(({ from }) => from === String(index))?.code ?? 'missing',
+      );
       return gathered(first.body, path, all);
     },
   });
@@ -154,10 +191,15 @@ async function inTime<T>(clock: TestClock, what: string, work: Promise<T>): Prom
   return ended;
 }
 
-const told = (answer: Answer | undefined): string => (answer?.kind === 'outcome' ? `${answer.outcome.kind} ${answer.outcome.body.toString()}` : `no outcome: ${answer?.kind}`);
+const told = (answer: Answer | undefined): string =>
+  answer?.kind === 'outcome' ? `${answer.outcome.kind} ${answer.outcome.body.toString()}` : `no outcome: ${answer?.kind}`;
 
 /** Asks, reads wherever there is something to read, and gives back all that was read. */
-async function readersOf(hubs: readonly [TestHub, TestHub], token: number, { acts, waitMs, deadlineMs, keyed, cancel }: Asked): Promise<{ told: string[]; cancelled: boolean }> {
+async function readersOf(
+  hubs: readonly [TestHub, TestHub],
+  token: number,
+  { acts, waitMs, deadlineMs, keyed, cancel }: Asked,
+): Promise<{ told: string[]; cancelled: boolean }> {
   const body: Body = { token, acts, path: '', said: 'start' };
   const ask = (hub: TestHub) => hub.ask('random', body, { waitMs, deadlineMs, ...(keyed ? { idempotencyKey: `key ${token}` } : {}) });
   const answers = await Promise.all(keyed ? hubs.map(ask) : [ask(hubs[token % 2]!)]);
@@ -177,21 +219,31 @@ async function run(tree: readonly Stage[], requests: readonly Asked[]): Promise<
   const hub = await memoryHub({ flows: { random: { steps: slip, maxWaitMs: 60_000, maxDeadlineMs: 60_000 } }, steps, clock });
   const hubs = [hub, await hub.another({ idle: true })] as const;
   try {
-    await inTime(clock, 'a request', Promise.all(requests.map(async (request, token) => {
-      const { told, cancelled } = await readersOf(hubs, token, request);
-      expect(new Set(told).size).toBe(1);
-      const [kind, text] = /^(\S+) (.*)$/s.exec(told[0]!)!.slice(1) as [string, string];
-      const answer = JSON.parse(text) as { token?: number; code?: string };
-      const should = expected(tree, { token, acts: request.acts, path: '', said: 'start' });
-      if (cancelled) expect(kind).toBe('cancelled');
-      else if (kind === 'timeout') expect(request.deadlineMs).toBe(1_000);
-      else if (should === undefined) expect(kind === 'reply' ? answer.token : ['internal', 'rejected', 'unavailable'].includes(answer.code!)).toBe(kind === 'reply' ? token : true);
-      else expect(kind === 'reply' ? answer : answer.code).toEqual(should);
-    })));
+    await inTime(
+      clock,
+      'a request',
+      Promise.all(
+        requests.map(async (request, token) => {
+          const { told, cancelled } = await readersOf(hubs, token, request);
+          expect(new Set(told).size).toBe(1);
+          const [kind, text] = /^(\S+) (.*)$/s.exec(told[0]!)!.slice(1) as [string, string];
+          const answer = JSON.parse(text) as { token?: number; code?: string };
+          const should = expected(tree, { token, acts: request.acts, path: '', said: 'start' });
+          if (cancelled) expect(kind).toBe('cancelled');
+          else if (kind === 'timeout') expect(request.deadlineMs).toBe(1_000);
+          else if (should === undefined)
+            expect(kind === 'reply' ? answer.token : ['internal', 'rejected', 'unavailable'].includes(answer.code!)).toBe(
+              kind === 'reply' ? token : true,
+            );
+          else expect(kind === 'reply' ? answer : answer.code).toEqual(should);
+        }),
+      ),
+    );
     // What was abandoned on the way ends by its attempts, its deadline or its group's.
     await clock.advance(70_000);
     const { names } = hub.hub;
-    for (const queue of [...slip.map(names.workQueue), names.retry('5ms'), names.retry('20ms'), names.reply('h1'), names.late]) expect([queue, (await hub.ports.transport.inspect(queue))?.ready ?? 0]).toEqual([queue, 0]);
+    for (const queue of [...slip.map(names.workQueue), names.retry('5ms'), names.retry('20ms'), names.reply('h1'), names.late])
+      expect([queue, (await hub.ports.transport.inspect(queue))?.ready ?? 0]).toEqual([queue, 0]);
   } finally {
     await inTime(clock, 'the stop', hub.close());
   }
@@ -199,6 +251,9 @@ async function run(tree: readonly Stage[], requests: readonly Asked[]): Promise<
 
 describe('random flows with random failures', () => {
   it('end every request in exactly one outcome, the same for every reader', async () => {
-    await fc.assert(fc.asyncProperty(stages, fc.array(asked, { minLength: 1, maxLength: 6 }), run), { numRuns: 150, interruptAfterTimeLimit: 15_000 });
+    await fc.assert(fc.asyncProperty(stages, fc.array(asked, { minLength: 1, maxLength: 6 }), run), {
+      numRuns: 150,
+      interruptAfterTimeLimit: 15_000,
+    });
   });
 });

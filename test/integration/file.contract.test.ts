@@ -38,7 +38,18 @@ const driver: Driver<FileSettings> = {
   async settings() {
     const folder = await mkdtemp(join(tmpdir(), 'hub-file-'));
     folders.push(folder);
-    return { folder, flow: contractFlow, principal: '', oneWay: false, wait: 300, poll: 20, stable: 60, lease: 1_000, maxSize, concurrency: 50 };
+    return {
+      folder,
+      flow: contractFlow,
+      principal: '',
+      oneWay: false,
+      wait: 300,
+      poll: 20,
+      stable: 60,
+      lease: 1_000,
+      maxSize,
+      concurrency: 50,
+    };
   },
   async connect(_open, { folder }) {
     const listen = (name: string) => beside(folder, name, ['.reply.json', '.fault.json', '.accepted']);
@@ -84,7 +95,11 @@ const driver: Driver<FileSettings> = {
     };
   },
   refuses: [
-    { what: 'no such folder', says: /there is no folder .*nowhere: create it \(mkdir -p .*nowhere\) or set adapters\.file\.folder/, settings: async (good) => ({ settings: { ...good, folder: join(good.folder, 'nowhere') } }) },
+    {
+      what: 'no such folder',
+      says: /there is no folder .*nowhere: create it \(mkdir -p .*nowhere\) or set adapters\.file\.folder/,
+      settings: async (good) => ({ settings: { ...good, folder: join(good.folder, 'nowhere') } }),
+    },
     {
       what: 'a file instead of a folder',
       says: /is not a folder/,
@@ -93,9 +108,21 @@ const driver: Driver<FileSettings> = {
         return { settings: { ...good, folder: join(good.folder, '.notes') } };
       },
     },
-    { what: 'no flow', says: /name a flow for the folder with adapters\.file\.flow/, settings: async (good) => ({ settings: { ...good, flow: '' } }) },
-    { what: 'a flow that is not there', says: /there is no flow "contract.wrok"; did you mean "contract.work"\?/, settings: async (good) => ({ settings: { ...good, flow: 'contract.wrok' } }) },
-    { what: 'an unknown principal', says: /there is no principal "nobody" in hub\.yaml/, settings: async (good) => ({ settings: { ...good, principal: 'nobody' } }) },
+    {
+      what: 'no flow',
+      says: /name a flow for the folder with adapters\.file\.flow/,
+      settings: async (good) => ({ settings: { ...good, flow: '' } }),
+    },
+    {
+      what: 'a flow that is not there',
+      says: /there is no flow "contract.wrok"; did you mean "contract.work"\?/,
+      settings: async (good) => ({ settings: { ...good, flow: 'contract.wrok' } }),
+    },
+    {
+      what: 'an unknown principal',
+      says: /there is no principal "nobody" in hub\.yaml/,
+      settings: async (good) => ({ settings: { ...good, principal: 'nobody' } }),
+    },
   ],
 };
 

@@ -96,7 +96,17 @@ describe('a folder as an entrance', () => {
     hub = await start();
     await hub.open(file, settings());
     for (const name of ['a.xml', 'b.csv', 'c.txt', 'd.dat', 'e']) await drop(name, '<a/>');
-    await eventually(async () => expect(await names()).toEqual(['a.xml.reply.xml', 'b.csv.reply.csv', 'c.txt.reply.txt', 'd.dat.reply.bin', 'done', 'e.reply.bin', 'failed']));
+    await eventually(async () =>
+      expect(await names()).toEqual([
+        'a.xml.reply.xml',
+        'b.csv.reply.csv',
+        'c.txt.reply.txt',
+        'd.dat.reply.bin',
+        'done',
+        'e.reply.bin',
+        'failed',
+      ]),
+    );
   });
 
   it('takes an empty file as a request with an empty body', async () => {
@@ -169,7 +179,9 @@ describe('a folder as an entrance', () => {
   it('asks as the principal of the folder, and wants one where there are principals', async () => {
     const principals = [{ name: 'mainframe', flows: ['other'], topics: [], keys: [newKey().line] }];
     hub = await start({ principals });
-    await expect(hub.open(file, settings())).rejects.toThrow('file: this hub has principals: say with adapters.file.principal who asks when a file comes');
+    await expect(hub.open(file, settings())).rejects.toThrow(
+      'file: this hub has principals: say with adapters.file.principal who asks when a file comes',
+    );
     await hub.open(file, settings({ principal: 'mainframe' }));
     await drop('loan.json');
     expect(await appears('loan.json.fault.json')).toMatchObject({ code: 'forbidden' });
@@ -265,7 +277,9 @@ describe('several hubs, and hubs that die', () => {
   });
 
   it('resumes a file of a hub that was killed, under the same key', async () => {
-    const child = spawn(process.execPath, ['--import', 'tsx', resolve('test/support/file-hub.mjs'), folder], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, ['--import', 'tsx', resolve('test/support/file-hub.mjs'), folder], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
     expect((await lines.next()).value).toBe('open');
     await drop('loan.json', '{"amount":1}');
@@ -276,8 +290,21 @@ describe('several hubs, and hubs that die', () => {
 
     hub = await start();
     const keys: (string | undefined)[] = [];
-    const gateway = { ...hub.gateway, request: (ask: Parameters<TestHub['gateway']['request']>[0]) => (keys.push(ask.idempotencyKey), hub.gateway.request(ask)) };
-    const open = await file.open!(settings(), { gateway, access: { required: false, authenticate: () => undefined, byName: () => undefined }, projectFolder: '/', log: () => undefined, metrics: async () => '', version: '', namespace: 'hub', retentionMs: 86_400_000, stopping: hub.hub.stopping });
+    const gateway = {
+      ...hub.gateway,
+      request: (ask: Parameters<TestHub['gateway']['request']>[0]) => (keys.push(ask.idempotencyKey), hub.gateway.request(ask)),
+    };
+    const open = await file.open!(settings(), {
+      gateway,
+      access: { required: false, authenticate: () => undefined, byName: () => undefined },
+      projectFolder: '/',
+      log: () => undefined,
+      metrics: async () => '',
+      version: '',
+      namespace: 'hub',
+      retentionMs: 86_400_000,
+      stopping: hub.hub.stopping,
+    });
     expect(await appears('loan.json.reply.json')).toEqual({ amount: 1 });
     expect(keys).toEqual([key]);
     await open.close();
@@ -354,7 +381,16 @@ describe('several hubs, and hubs that die', () => {
 describe('a folder as a legacy system', () => {
   let replies: string;
 
-  const callSettings = (more: Partial<FileCallSettings> = {}): FileCallSettings => ({ requestFolder: folder, replyFolder: replies, timeout: 5_000, poll: 10, stable: 0, keep: 60_000, maxSize: 1_000, ...more });
+  const callSettings = (more: Partial<FileCallSettings> = {}): FileCallSettings => ({
+    requestFolder: folder,
+    replyFolder: replies,
+    timeout: 5_000,
+    poll: 10,
+    stable: 0,
+    keep: 60_000,
+    maxSize: 1_000,
+    ...more,
+  });
 
   const outgoing = (more: Partial<OutgoingCall['context']> = {}, envelope: Partial<Envelope> = {}): OutgoingCall => ({
     body: Buffer.from('{"amount":1}'),
@@ -364,7 +400,10 @@ describe('a folder as a legacy system', () => {
     projectFolder: folder,
   });
 
-  const requested = () => eventually(async () => (await names()).find((name) => /^[0-9a-f-]{36}\.json$/.test(name)) ?? Promise.reject(new Error('no request file')));
+  const requested = () =>
+    eventually(
+      async () => (await names()).find((name) => /^[0-9a-f-]{36}\.json$/.test(name)) ?? Promise.reject(new Error('no request file')),
+    );
   const idOf = (name: string) => name.slice(0, 36);
   const bodyOf = (result: Raw) => [result.contentType, result.body.toString()];
 
@@ -444,7 +483,11 @@ describe('a folder as a legacy system', () => {
   });
 
   it('says at start what is missing', async () => {
-    await expect(file.call!(callSettings({ requestFolder: '' }), folder)).rejects.toThrow('file: a step with `use: file` needs a requestFolder');
-    await expect(file.call!(callSettings({ replyFolder: 'nowhere' }), folder)).rejects.toThrow(/there is no folder .*nowhere: create it .* or set replyFolder/);
+    await expect(file.call!(callSettings({ requestFolder: '' }), folder)).rejects.toThrow(
+      'file: a step with `use: file` needs a requestFolder',
+    );
+    await expect(file.call!(callSettings({ replyFolder: 'nowhere' }), folder)).rejects.toThrow(
+      /there is no folder .*nowhere: create it .* or set replyFolder/,
+    );
   });
 });

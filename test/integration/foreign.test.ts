@@ -49,14 +49,22 @@ describe('a program in Python', () => {
 
   beforeAll(async () => {
     const found = spawnSync(python, ['-c', 'import pika'], { encoding: 'utf8' });
-    if (found.status !== 0) throw new Error(`these tests need Python with pika: apt-get install -y python3-pika (${found.error?.message ?? found.stderr.trim()})`);
+    if (found.status !== 0)
+      throw new Error(
+        `these tests need Python with pika: apt-get install -y python3-pika (${found.error?.message ?? found.stderr.trim()})`,
+      );
     hub = await realHub({
       flows: { echo: ['echo'], price: ['price'], priced: ['order', 'price', 'bill'], refuse: ['refuse'], other: ['other'] },
       steps: [
         worker({ name: 'echo', handle: (body) => (worked.push(body), body) }),
         worker({ name: 'order', handle: (body: unknown) => body }),
         worker({ name: 'bill', handle: (body: { price: number }) => ({ ...body, with: 'tax' }) }),
-        worker({ name: 'refuse', handle: () => { throw new Fault('rejected', 'not today'); } }),
+        worker({
+          name: 'refuse',
+          handle: () => {
+            throw new Fault('rejected', 'not today');
+          },
+        }),
         worker({ name: 'other', handle: (body) => void copied.push(body) }),
         foreign('price'),
       ],
@@ -99,23 +107,39 @@ describe('a program in Python', () => {
   }
 
   it('asks, and is answered on its own queue under its own correlation id', async () => {
-    const replies = await ask({ flow: 'echo', body: '{"a":1}', properties: { correlation_id: 'mine 1', content_type: 'application/json' } }, { flow: 'echo', body: '{"b":"ü"}', properties: { correlation_id: '☎' } });
-    expect(replies.get('mine 1')).toMatchObject({ body: '{"a":1}', properties: { type: 'reply', content_type: 'application/json', headers: { 'hub-state': 'replied' } } });
+    const replies = await ask(
+      { flow: 'echo', body: '{"a":1}', properties: { correlation_id: 'mine 1', content_type: 'application/json' } },
+      { flow: 'echo', body: '{"b":"ü"}', properties: { correlation_id: '☎' } },
+    );
+    expect(replies.get('mine 1')).toMatchObject({
+      body: '{"a":1}',
+      properties: { type: 'reply', content_type: 'application/json', headers: { 'hub-state': 'replied' } },
+    });
     expect(replies.get('☎')).toMatchObject({ body: '{"b":"ü"}' });
   });
 
   it('asks by direct reply-to', async () => {
-    const replies = await ask({ flow: 'echo', body: '[2]', direct: true, properties: { correlation_id: 'direct' } }, { flow: 'refuse', body: '1', direct: true, properties: { correlation_id: 'refused' } });
+    const replies = await ask(
+      { flow: 'echo', body: '[2]', direct: true, properties: { correlation_id: 'direct' } },
+      { flow: 'refuse', body: '1', direct: true, properties: { correlation_id: 'refused' } },
+    );
     expect(replies.get('direct')).toMatchObject({ body: '[2]', properties: { type: 'reply' } });
     expect(replies.get('refused')).toMatchObject({ properties: { type: 'fault', headers: { 'hub-state': 'faulted' } } });
   });
 
   it('hears a fault when it asks for a flow that is not there, by either kind of queue', async () => {
-    const replies = await ask({ flow: 'ehco', body: '1', properties: { correlation_id: 'own' } }, { flow: 'ehco', body: '1', direct: true, properties: { correlation_id: 'direct' } });
+    const replies = await ask(
+      { flow: 'ehco', body: '1', properties: { correlation_id: 'own' } },
+      { flow: 'ehco', body: '1', direct: true, properties: { correlation_id: 'direct' } },
+    );
     for (const name of ['own', 'direct']) {
       const { body, properties } = replies.get(name)!;
       expect(properties).toMatchObject({ type: 'fault', headers: { 'hub-error-code': 'invalid' } });
-      expect(JSON.parse(body)).toMatchObject({ code: 'invalid', reason: 'unknown-flow', message: expect.stringContaining('did you mean "echo"') });
+      expect(JSON.parse(body)).toMatchObject({
+        code: 'invalid',
+        reason: 'unknown-flow',
+        message: expect.stringContaining('did you mean "echo"'),
+      });
     }
   });
 
@@ -149,7 +173,8 @@ describe('a program in Python', () => {
     expect(await hub.reply('price', { n: 7 })).toEqual({ price: 70 });
     const answer = await hub.ask('price', {});
     expect(answer).toMatchObject({ kind: 'outcome', outcome: { kind: 'fault' } });
-    if (answer.kind === 'outcome') expect(JSON.parse(answer.outcome.body.toString())).toMatchObject({ code: 'rejected', message: 'we do not sell that' });
+    if (answer.kind === 'outcome')
+      expect(JSON.parse(answer.outcome.body.toString())).toMatchObject({ code: 'rejected', message: 'we do not sell that' });
     expect(received.length).toBe(2);
   });
 
@@ -164,8 +189,16 @@ describe('a program in Python', () => {
 
   it('is answered by another one', async () => {
     await serve('price');
-    const replies = await ask({ flow: 'price', body: '{"n":1}', properties: { correlation_id: 'a' } }, { flow: 'priced', body: '{"n":2}', direct: true, properties: { correlation_id: 'b' } });
-    expect([...replies].map(([id, { body }]) => [id, JSON.parse(body) as unknown])).toEqual(expect.arrayContaining([['a', { price: 10 }], ['b', { price: 20, with: 'tax' }]]));
+    const replies = await ask(
+      { flow: 'price', body: '{"n":1}', properties: { correlation_id: 'a' } },
+      { flow: 'priced', body: '{"n":2}', direct: true, properties: { correlation_id: 'b' } },
+    );
+    expect([...replies].map(([id, { body }]) => [id, JSON.parse(body) as unknown])).toEqual(
+      expect.arrayContaining([
+        ['a', { price: 10 }],
+        ['b', { price: 20, with: 'tax' }],
+      ]),
+    );
   });
 
   it('cannot smuggle anything past the entrance', async () => {
@@ -185,14 +218,33 @@ describe('a program in Python', () => {
       traceparent: '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01',
       tracestate: 'vendor=1',
     };
-    const properties = { correlation_id: 'smuggler', priority: 5, type: 'cancel', app_id: 'answerback/0', user_id: new URL(rabbitmqUrl()).username || 'guest', message_id: 'mine', timestamp: 1, expiration: '60000', cluster_id: 'c', delivery_mode: 1, content_type: 'application/json', headers: smuggled };
+    const properties = {
+      correlation_id: 'smuggler',
+      priority: 5,
+      type: 'cancel',
+      app_id: 'answerback/0',
+      user_id: new URL(rabbitmqUrl()).username || 'guest',
+      message_id: 'mine',
+      timestamp: 1,
+      expiration: '60000',
+      cluster_id: 'c',
+      delivery_mode: 1,
+      content_type: 'application/json',
+      headers: smuggled,
+    };
     const replies = await ask({ flow: 'price', body: '{"n":5}', properties });
     expect(replies.get('smuggler')).toMatchObject({ body: '{"price": 50}', properties: { type: 'reply' } });
     expect(received.length).toBe(1);
-    const { properties: { headers, ...seen }, exchange, routingKey } = received[0]!;
+    const {
+      properties: { headers, ...seen },
+      exchange,
+      routingKey,
+    } = received[0]!;
     expect([exchange, routingKey]).toEqual([hub.hub.names.work, 'price']);
     expect(Object.keys(headers!).sort()).toEqual(['hub', 'traceparent', 'tracestate']);
-    expect(headers!['hub']).toMatch(/^flow=price, slip=\(price\), step=1, attempt=1, at=\d+, principal="anonymous", recorded, deadline=@\d{10}$/);
+    expect(headers!['hub']).toMatch(
+      /^flow=price, slip=\(price\), step=1, attempt=1, at=\d+, principal="anonymous", recorded, deadline=@\d{10}$/,
+    );
     expect(seen).toEqual({
       content_type: 'application/json',
       delivery_mode: 2,

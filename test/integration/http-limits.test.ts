@@ -17,7 +17,14 @@ const close = 'Connection: close';
 describe('limits, before anything is published', () => {
   let served: Served;
   beforeAll(async () => {
-    served = await serve({ bodyLimit: 100_000, maxHeaderSize: 8_192, headersTimeout: 1_000, requestTimeout: 1_500, maxInFlight: 3, maxInFlightPerPrincipal: 2 });
+    served = await serve({
+      bodyLimit: 100_000,
+      maxHeaderSize: 8_192,
+      headersTimeout: 1_000,
+      requestTimeout: 1_500,
+      maxInFlight: 3,
+      maxInFlightPerPrincipal: 2,
+    });
   });
   afterAll(() => served.close());
   const published = () => served.hub.events.filter(({ event }) => event === 'request.accepted').length;
@@ -36,8 +43,14 @@ describe('limits, before anything is published', () => {
   });
 
   it('answers 431 to headers that are too large', async () => {
-    expect(told(await rawly(served.port, head('GET / HTTP/1.1', `X-Long: ${'x'.repeat(9_000)}`)))).toEqual({ statuses: [431], code: 'header-too-large' });
-    expect(told(await rawly(served.port, `GET /${'x'.repeat(9_000)} HTTP/1.1\r\nHost: localhost\r\n\r\n`))).toEqual({ statuses: [431], code: 'header-too-large' });
+    expect(told(await rawly(served.port, head('GET / HTTP/1.1', `X-Long: ${'x'.repeat(9_000)}`)))).toEqual({
+      statuses: [431],
+      code: 'header-too-large',
+    });
+    expect(told(await rawly(served.port, `GET /${'x'.repeat(9_000)} HTTP/1.1\r\nHost: localhost\r\n\r\n`))).toEqual({
+      statuses: [431],
+      code: 'header-too-large',
+    });
   });
 
   it('answers 408 to headers and bodies that do not come, and closes', async () => {
@@ -63,18 +76,29 @@ describe('limits, before anything is published', () => {
     const principals = [ann, bob].map(({ line }, n) => ({ name: `p${n}`, flows: ['*'], topics: ['*'], keys: [line] }));
     const shared = await serve({ maxInFlight: 3, maxInFlightPerPrincipal: 2 }, { principals });
     try {
-      const ask = (flow: string, { key }: { key: string }) => shared.fetch(`/requests/${flow}`, { json: {}, headers: { 'x-api-key': key } });
+      const ask = (flow: string, { key }: { key: string }) =>
+        shared.fetch(`/requests/${flow}`, { json: {}, headers: { 'x-api-key': key } });
       const held = [ask('slow', ann), ask('slow', ann)];
       await eventually(() => expect(shared.hub.hub.holding()).toBe(2));
       const before = shared.hub.events.length;
       const tooMany = await ask('echo', ann);
-      expect([tooMany.status, tooMany.headers.get('retry-after'), await tooMany.json()]).toEqual([429, '1', expect.objectContaining({ code: 'too-many' })]);
+      expect([tooMany.status, tooMany.headers.get('retry-after'), await tooMany.json()]).toEqual([
+        429,
+        '1',
+        expect.objectContaining({ code: 'too-many' }),
+      ]);
       expect((await ask('echo', bob)).status).toBe(200);
       held.push(ask('slow', bob));
       await eventually(() => expect(shared.hub.hub.holding()).toBe(3));
       const busy = await ask('echo', bob);
-      expect([busy.status, busy.headers.get('retry-after'), await busy.json()]).toEqual([503, '5', expect.objectContaining({ code: 'overloaded' })]);
-      expect(shared.hub.events.slice(before).filter(({ event, fields }) => event === 'request.accepted' && fields['flow'] === 'echo')).toHaveLength(1);
+      expect([busy.status, busy.headers.get('retry-after'), await busy.json()]).toEqual([
+        503,
+        '5',
+        expect.objectContaining({ code: 'overloaded' }),
+      ]);
+      expect(
+        shared.hub.events.slice(before).filter(({ event, fields }) => event === 'request.accepted' && fields['flow'] === 'echo'),
+      ).toHaveLength(1);
       // What is answered at once is not refused: a client can still ask where its request is.
       expect((await shared.fetch('/health/ready')).status).toBe(200);
       expect((await shared.fetch('/openapi.json', { headers: { 'x-api-key': ann.key } })).status).toBe(200);
@@ -89,7 +113,8 @@ describe('limits, before anything is published', () => {
   it('frees the places of clients that hang up', async () => {
     for (let round = 0; round < 5; round++) {
       const sockets = [1, 2].map(() => connect(served.port, '127.0.0.1'));
-      for (const socket of sockets) socket.write(head('POST /requests/slow HTTP/1.1', 'Content-Type: application/json', 'Content-Length: 2') + '{}');
+      for (const socket of sockets)
+        socket.write(head('POST /requests/slow HTTP/1.1', 'Content-Type: application/json', 'Content-Length: 2') + '{}');
       await eventually(() => expect(served.hub.hub.holding()).toBe(2));
       for (const socket of sockets) socket.destroy();
       await eventually(() => expect(served.hub.hub.holding()).toBe(0));
@@ -131,12 +156,27 @@ describe('what is not quite HTTP', () => {
     [400, 'a NUL in a header', head('GET / HTTP/1.1', 'X: a\0b', close), 'bad-request'],
     [400, 'a space before the colon', head('GET / HTTP/1.1', 'X : a', close), 'bad-request'],
     [400, 'two lengths', head('POST /requests/echo HTTP/1.1', 'Content-Length: 1', 'Content-Length: 2', close) + 'ab', 'bad-request'],
-    [400, 'a length and chunks', head('POST /requests/echo HTTP/1.1', 'Content-Length: 4', 'Transfer-Encoding: chunked', close) + '0\r\n\r\n', 'bad-request'],
+    [
+      400,
+      'a length and chunks',
+      head('POST /requests/echo HTTP/1.1', 'Content-Length: 4', 'Transfer-Encoding: chunked', close) + '0\r\n\r\n',
+      'bad-request',
+    ],
     [400, 'a negative length', head('POST /requests/echo HTTP/1.1', 'Content-Length: -1', close), 'bad-request'],
     [400, 'a broken chunk', head('POST /requests/echo HTTP/1.1', 'Transfer-Encoding: chunked', close) + 'zz\r\n', 'bad-request'],
     [400, 'an unknown transfer coding', head('POST /requests/echo HTTP/1.1', 'Transfer-Encoding: zip', close), 'bad-request'],
-    [415, 'a content type that is none', head('POST /requests/echo HTTP/1.1', 'Content-Type: garbage', 'Content-Length: 1', close) + 'a', 'unsupported-media-type'],
-    [417, 'an expectation that cannot be met', head('POST /requests/echo HTTP/1.1', 'Expect: a miracle', 'Content-Length: 0', close), 'expectation-failed'],
+    [
+      415,
+      'a content type that is none',
+      head('POST /requests/echo HTTP/1.1', 'Content-Type: garbage', 'Content-Length: 1', close) + 'a',
+      'unsupported-media-type',
+    ],
+    [
+      417,
+      'an expectation that cannot be met',
+      head('POST /requests/echo HTTP/1.1', 'Expect: a miracle', 'Content-Length: 0', close),
+      'expectation-failed',
+    ],
   ])('answers %s to %s', async (status, _what, bytes, code) => {
     const text = await rawly(served.port, bytes);
     expect(told(text)).toEqual({ statuses: [status], code });
@@ -146,7 +186,11 @@ describe('what is not quite HTTP', () => {
 
   it('answers 405 with Allow, and tells OPTIONS what there is', async () => {
     const put = await served.fetch('/requests/echo', { method: 'PUT', body: 'x' });
-    expect([put.status, put.headers.get('allow'), ((await put.json()) as { code: string }).code]).toEqual([405, 'POST, GET, HEAD, DELETE', 'method-not-allowed']);
+    expect([put.status, put.headers.get('allow'), ((await put.json()) as { code: string }).code]).toEqual([
+      405,
+      'POST, GET, HEAD, DELETE',
+      'method-not-allowed',
+    ]);
     const options = await served.fetch('/requests/x/events', { method: 'OPTIONS' });
     expect([options.status, options.headers.get('allow')]).toEqual([204, 'GET']);
     expect((await served.fetch('/health/live', { method: 'HEAD' })).status).toBe(200);
@@ -154,16 +198,23 @@ describe('what is not quite HTTP', () => {
   });
 
   it('answers Expect: 100-continue and HTTP/1.0', async () => {
-    expect(told(await rawly(served.port, head('POST /requests/echo HTTP/1.1', 'Expect: 100-continue', 'Content-Length: 2', close) + 'hi')).statuses).toEqual([100, 200]);
+    expect(
+      told(await rawly(served.port, head('POST /requests/echo HTTP/1.1', 'Expect: 100-continue', 'Content-Length: 2', close) + 'hi'))
+        .statuses,
+    ).toEqual([100, 200]);
     expect(await rawly(served.port, 'GET /health/live HTTP/1.0\r\n\r\n')).toMatch(/^HTTP\/1\.1 200/);
   });
 
   it('answers pipelined requests in order', async () => {
     const bodies = ['one', 'two', 'three'];
-    const bytes = bodies.map((body, n) => head('POST /requests/echo HTTP/1.1', `Content-Length: ${body.length}`, ...(n === 2 ? [close] : [])) + body).join('');
+    const bytes = bodies
+      .map((body, n) => head('POST /requests/echo HTTP/1.1', `Content-Length: ${body.length}`, ...(n === 2 ? [close] : [])) + body)
+      .join('');
     const text = await rawly(served.port, bytes);
     expect(told(text).statuses).toEqual([200, 200, 200]);
-    expect(bodies.map((body) => text.indexOf(`\r\n\r\n${body}`))).toEqual([...bodies.map((body) => text.indexOf(`\r\n\r\n${body}`))].sort((a, b) => a - b));
+    expect(bodies.map((body) => text.indexOf(`\r\n\r\n${body}`))).toEqual(
+      [...bodies.map((body) => text.indexOf(`\r\n\r\n${body}`))].sort((a, b) => a - b),
+    );
   });
 
   it('says nothing on a socket whose request the hub acts on: it would pass for its answer', async () => {
@@ -180,10 +231,18 @@ describe('what is not quite HTTP', () => {
 
   it('does nothing for a request that it refused together with the garbage behind it', async () => {
     const before = served.hub.events.length;
-    const text = await rawly(served.port, head('POST /requests/slow HTTP/1.1', 'Content-Type: application/json', 'Content-Length: 2') + '{}' + 'garbage\r\n\r\n');
+    const text = await rawly(
+      served.port,
+      head('POST /requests/slow HTTP/1.1', 'Content-Type: application/json', 'Content-Length: 2') + '{}' + 'garbage\r\n\r\n',
+    );
     expect(told(text)).toEqual({ statuses: [400], code: 'bad-request' });
     expect((await served.fetch('/requests/double', { json: { n: 1 } })).status).toBe(200);
-    expect(served.hub.events.slice(before).filter(({ event }) => event === 'request.accepted').map(({ fields }) => fields['flow'])).toEqual(['double']);
+    expect(
+      served.hub.events
+        .slice(before)
+        .filter(({ event }) => event === 'request.accepted')
+        .map(({ fields }) => fields['flow']),
+    ).toEqual(['double']);
   });
 
   it('lives through hundreds of malformed inputs, each of which gets a 4xx, a 5xx of its own making, or a closed socket', async () => {
@@ -195,7 +254,8 @@ describe('what is not quite HTTP', () => {
         inputs.slice(i, i + 200).map(async (input) => {
           const { statuses } = told(await rawly(served.port, input, { endAfterMs: 5_000 }));
           // A mutation may leave a valid request, and the second half of a cut one is a request of its own.
-          if (statuses.some((status) => status >= 500 && status !== 501)) wrong.push(`${statuses.join()} ${JSON.stringify(input.toString('latin1'))}`);
+          if (statuses.some((status) => status >= 500 && status !== 501))
+            wrong.push(`${statuses.join()} ${JSON.stringify(input.toString('latin1'))}`);
         }),
       );
     }
@@ -222,7 +282,8 @@ function malformed(random: () => number): Buffer {
   const noise = (length: number) => Buffer.from(Array.from({ length }, () => Math.floor(random() * 256)));
   const valid = pick([
     head('POST /requests/echo HTTP/1.1', 'Content-Type: application/json', 'Content-Length: 7', close) + '{"a":1}',
-    head('POST /requests/double HTTP/1.1', 'Content-Type: application/json', 'Transfer-Encoding: chunked', close) + '7\r\n{"n":1}\r\n0\r\n\r\n',
+    head('POST /requests/double HTTP/1.1', 'Content-Type: application/json', 'Transfer-Encoding: chunked', close) +
+      '7\r\n{"n":1}\r\n0\r\n\r\n',
     head('GET /requests/01890000-0000-7000-8000-000000000000/reply HTTP/1.1', 'Prefer: wait=1', close),
     head('POST /events/a.b HTTP/1.1', 'Content-Length: 1', close) + 'x',
     head('GET /openapi.json HTTP/1.1', 'Accept: */*', close),
@@ -242,8 +303,17 @@ function malformed(random: () => number): Buffer {
     case 'repeat':
       return Buffer.concat([bytes.subarray(0, at), bytes]);
     case 'swap':
-      return Buffer.from(valid.replace(pick(['\r\n', ':', ' ', 'HTTP/1.1', '/', 'Host']), pick(['\n', '\0', '', 'HTTP/9.9', '\r', '%', '//', '::'])), 'latin1');
+      return Buffer.from(
+        valid.replace(pick(['\r\n', ':', ' ', 'HTTP/1.1', '/', 'Host']), pick(['\n', '\0', '', 'HTTP/9.9', '\r', '%', '//', '::'])),
+        'latin1',
+      );
     case 'line':
-      return Buffer.from(valid.replace('\r\n', `\r\n${pick(['Content-Length: x', 'Content-Length: 99999999999999999999', 'Transfer-Encoding: chunked, chunked', 'Connection: upgrade\r\nUpgrade: websocket', 'Idempotency-Key: "', 'Authorization: Bearer', 'Prefer: wait=99999999999999999', 'Host: evil.example', ' folded', 'Expect: x', 'Hub-Deadline: NaN'])}\r\n`), 'latin1');
+      return Buffer.from(
+        valid.replace(
+          '\r\n',
+          `\r\n${pick(['Content-Length: x', 'Content-Length: 99999999999999999999', 'Transfer-Encoding: chunked, chunked', 'Connection: upgrade\r\nUpgrade: websocket', 'Idempotency-Key: "', 'Authorization: Bearer', 'Prefer: wait=99999999999999999', 'Host: evil.example', ' folded', 'Expect: x', 'Hub-Deadline: NaN'])}\r\n`,
+        ),
+        'latin1',
+      );
   }
 }

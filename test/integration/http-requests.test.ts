@@ -49,7 +49,11 @@ describe('POST /requests/{flow}', () => {
 
   it('passes a compressed body and its encoding through', async () => {
     const body = gzipSync('hello');
-    const response = await served.fetch('/requests/echo', { method: 'POST', headers: { 'content-type': 'text/plain', 'content-encoding': 'gzip' }, body: body });
+    const response = await served.fetch('/requests/echo', {
+      method: 'POST',
+      headers: { 'content-type': 'text/plain', 'content-encoding': 'gzip' },
+      body: body,
+    });
     expect(response.headers.get('content-encoding')).toBe('gzip');
     expect(await response.text()).toBe('hello');
   });
@@ -62,7 +66,11 @@ describe('POST /requests/{flow}', () => {
     const id = response.headers.get('hub-request-id')!;
     expect(response.headers.get('location')).toBe(`/requests/${id}`);
     const status = (await response.json()) as { links: Record<string, string> };
-    expect(status).toMatchObject({ id, flow: 'double', links: { self: `/requests/${id}`, reply: `/requests/${id}/reply`, events: `/requests/${id}/events`, cancel: `/requests/${id}` } });
+    expect(status).toMatchObject({
+      id,
+      flow: 'double',
+      links: { self: `/requests/${id}`, reply: `/requests/${id}/reply`, events: `/requests/${id}/events`, cancel: `/requests/${id}` },
+    });
     const reply = await served.fetch(status.links['reply']!, { headers: { prefer: 'wait=5' } });
     expect([reply.status, await reply.json()]).toEqual([200, { n: 2 }]);
   });
@@ -107,13 +115,20 @@ describe('POST /requests/{flow}', () => {
   });
 
   it('refuses JSON that is none', async () => {
-    const response = await served.fetch('/requests/double', { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"n":' });
+    const response = await served.fetch('/requests/double', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"n":',
+    });
     expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([400, 'invalid']);
   });
 
   it('answers 404 to an unknown flow, and says what was perhaps meant', async () => {
     const response = await post('duoble', {});
-    expect([response.status, await response.json()]).toEqual([404, expect.objectContaining({ code: 'not-found', reason: 'unknown-flow', detail: expect.stringContaining('did you mean "double"') })]);
+    expect([response.status, await response.json()]).toEqual([
+      404,
+      expect.objectContaining({ code: 'not-found', reason: 'unknown-flow', detail: expect.stringContaining('did you mean "double"') }),
+    ]);
   });
 
   it.each([
@@ -127,7 +142,15 @@ describe('POST /requests/{flow}', () => {
     expect(response.status).toBe(status);
     const problem = await response.json();
     const requestId = response.headers.get('hub-request-id');
-    expect(problem).toMatchObject({ code, status, requestId, instance: `/requests/${requestId}`, reason: 'because', detail: `it is ${code}`, step: 'fail' });
+    expect(problem).toMatchObject({
+      code,
+      status,
+      requestId,
+      instance: `/requests/${requestId}`,
+      reason: 'because',
+      detail: `it is ${code}`,
+      step: 'fail',
+    });
   });
 
   it('answers 504 when the deadline passes first', async () => {
@@ -136,7 +159,13 @@ describe('POST /requests/{flow}', () => {
     letSlowGo();
   });
 
-  it.each([{ 'hub-deadline': '-1' }, { 'hub-deadline': 'soon' }, { 'hub-key': 'x'.repeat(256) }, { 'idempotency-key': 'a b' }, { 'idempotency-key': 'x'.repeat(256) }] as Record<string, string>[])('refuses %j before anything happens', async (headers) => {
+  it.each([
+    { 'hub-deadline': '-1' },
+    { 'hub-deadline': 'soon' },
+    { 'hub-key': 'x'.repeat(256) },
+    { 'idempotency-key': 'a b' },
+    { 'idempotency-key': 'x'.repeat(256) },
+  ] as Record<string, string>[])('refuses %j before anything happens', async (headers) => {
     const response = await post('double', { n: 1 }, headers);
     expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([400, 'invalid']);
   });
@@ -162,7 +191,10 @@ describe('Idempotency-Key', () => {
     const headers = { 'idempotency-key': v7() };
     await post('double', { n: 3 }, headers);
     const response = await post('double', { n: 4 }, headers);
-    expect([response.status, await response.json()]).toEqual([422, expect.objectContaining({ code: 'invalid', reason: 'idempotency-mismatch' })]);
+    expect([response.status, await response.json()]).toEqual([
+      422,
+      expect.objectContaining({ code: 'invalid', reason: 'idempotency-mismatch' }),
+    ]);
   });
 
   it('joins a request that still runs', async () => {
@@ -193,7 +225,9 @@ describe('a request that takes longer', () => {
     });
     const before = (await served.fetch(`/requests/${id}`)).headers.get('etag')!;
     letSlowGo();
-    await eventually(async () => expect(await (await served.fetch(`/requests/${id}`)).json()).toMatchObject({ state: 'replied', endedAt: expect.any(String) }));
+    await eventually(async () =>
+      expect(await (await served.fetch(`/requests/${id}`)).json()).toMatchObject({ state: 'replied', endedAt: expect.any(String) }),
+    );
     expect((await served.fetch(`/requests/${id}`, { headers: { 'if-none-match': before } })).status).toBe(200);
   });
 
@@ -247,7 +281,8 @@ describe('a request that this hub does not have', () => {
 
   it('answers 404 to its cancellation, and to ids of any other shape', async () => {
     expect((await served.fetch(`/requests/${v7()}`, { method: 'DELETE' })).status).toBe(404);
-    for (const id of ['x', '%00', '..%2f..', 'a'.repeat(255), '🙂', '00000000-0000-0000-0000-000000000000']) expect((await served.fetch(`/requests/${id}`)).status).toBe(404);
+    for (const id of ['x', '%00', '..%2f..', 'a'.repeat(255), '🙂', '00000000-0000-0000-0000-000000000000'])
+      expect((await served.fetch(`/requests/${id}`)).status).toBe(404);
     expect((await served.fetch(`/requests/${'a'.repeat(256)}`)).status).toBe(414);
   });
 
@@ -267,8 +302,15 @@ describe('a request that this hub does not have', () => {
       const id = made.headers.get('hub-request-id')!;
       const none = v7();
       expect((await shared.fetch(`/requests/${id}`, { headers: as(ann) })).status).toBe(200);
-      for (const [method, rest] of [['GET', ''], ['GET', '/reply'], ['GET', '/events'], ['DELETE', '']] as const) {
-        const [foreign, unknown] = await Promise.all([id, none].map((each) => shared.fetch(`/requests/${each}${rest}`, { method, headers: { ...as(bob), prefer: 'wait=10' } })));
+      for (const [method, rest] of [
+        ['GET', ''],
+        ['GET', '/reply'],
+        ['GET', '/events'],
+        ['DELETE', ''],
+      ] as const) {
+        const [foreign, unknown] = await Promise.all(
+          [id, none].map((each) => shared.fetch(`/requests/${each}${rest}`, { method, headers: { ...as(bob), prefer: 'wait=10' } })),
+        );
         expect(foreign!.status).toBe(404);
         expect((await foreign!.text()).replaceAll(id, '')).toBe((await unknown!.text()).replaceAll(none, ''));
         const names = (response: Response) => [...response.headers.keys()].filter((name) => name !== 'date').sort();
@@ -320,9 +362,13 @@ describe('POST /messages/{flow}', () => {
 
 describe('a body that curl -d calls a form', () => {
   it('is JSON when it is JSON, so that the schema sees it', async () => {
-    const hub = await memoryHub({ flows: { n: { steps: ['double'], request: { type: 'object', required: ['n'], properties: { n: { type: 'number' } } } } }, steps });
+    const hub = await memoryHub({
+      flows: { n: { steps: ['double'], request: { type: 'object', required: ['n'], properties: { n: { type: 'number' } } } } },
+      steps,
+    });
     const { urls } = await hub.open(http, settings);
-    const post = (body: string) => fetch(`${urls[0]}/requests/n`, { method: 'POST', headers: { 'content-type': 'application/x-www-form-urlencoded' }, body });
+    const post = (body: string) =>
+      fetch(`${urls[0]}/requests/n`, { method: 'POST', headers: { 'content-type': 'application/x-www-form-urlencoded' }, body });
     expect(await (await post('{"n":2}')).json()).toEqual({ n: 4 });
     expect((await post('{"m":2}')).status).toBe(400);
     await hub.close();

@@ -35,7 +35,11 @@ export function letSlowGo(): void {
 }
 
 export const steps: readonly Step[] = [
-  worker<Buffer>({ name: 'echo', handle: (body, { contentType, contentEncoding, body: bytes }) => raw(contentType === 'application/json' ? bytes : body, contentType, contentEncoding) }),
+  worker<Buffer>({
+    name: 'echo',
+    handle: (body, { contentType, contentEncoding, body: bytes }) =>
+      raw(contentType === 'application/json' ? bytes : body, contentType, contentEncoding),
+  }),
   worker<{ n: number }>({ name: 'double', handle: ({ n }) => ({ n: n * 2 }) }),
   worker<{ code: FaultCode }>({
     name: 'fail',
@@ -47,7 +51,10 @@ export const steps: readonly Step[] = [
     name: 'slow',
     async handle(_body, _envelope, { signal, progress }) {
       progress({ percent: 50, message: 'half' });
-      await Promise.race([release.opened, new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('aborted')), { once: true }))]);
+      await Promise.race([
+        release.opened,
+        new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('aborted')), { once: true })),
+      ]);
       return { slow: true };
     },
   }),
@@ -59,7 +66,12 @@ export const flows: TestHubOptions['flows'] = {
   double: {
     steps: ['double'],
     summary: 'Twice as much.',
-    request: { type: 'object', required: ['n'], additionalProperties: false, properties: { n: { type: 'integer' }, note: { type: 'string' } } },
+    request: {
+      type: 'object',
+      required: ['n'],
+      additionalProperties: false,
+      properties: { n: { type: 'integer' }, note: { type: 'string' } },
+    },
     reply: { type: 'object', required: ['n'], properties: { n: { type: 'integer' } } },
     example: { n: 21 },
   },
@@ -90,7 +102,12 @@ export async function serve(more: Partial<HttpSettings> = {}, options: Partial<T
     url,
     port: Number(new URL(url).port),
     fetch: (path, { json, headers, ...init } = {}) =>
-      fetch(url + path, json === undefined ? { ...init, ...(headers === undefined ? {} : { headers }) } : { method: 'POST', ...init, headers: { 'content-type': 'application/json', ...headers }, body: JSON.stringify(json) }),
+      fetch(
+        url + path,
+        json === undefined
+          ? { ...init, ...(headers === undefined ? {} : { headers }) }
+          : { method: 'POST', ...init, headers: { 'content-type': 'application/json', ...headers }, body: JSON.stringify(json) },
+      ),
     close: () => hub.close(),
   };
 }
@@ -118,7 +135,10 @@ export interface SentEvent {
 }
 
 /** Reads server-sent events until the stream ends, or until `enough` says so. */
-export async function readEvents(response: Response, enough: (events: readonly SentEvent[]) => boolean = () => false): Promise<readonly SentEvent[]> {
+export async function readEvents(
+  response: Response,
+  enough: (events: readonly SentEvent[]) => boolean = () => false,
+): Promise<readonly SentEvent[]> {
   const events: SentEvent[] = [];
   let text = '';
   for await (const chunk of response.body!) {
@@ -126,8 +146,18 @@ export async function readEvents(response: Response, enough: (events: readonly S
     const blocks = text.split('\n\n');
     text = blocks.pop() ?? '';
     for (const block of blocks) {
-      const fields = new Map(block.split('\n').filter((line) => !line.startsWith(':')).map((line) => [line.slice(0, line.indexOf(': ')), line.slice(line.indexOf(': ') + 2)] as const));
-      if (fields.has('data')) events.push({ id: Number(fields.get('id')), event: fields.get('event') ?? '', data: JSON.parse(fields.get('data')!) as SentEvent['data'] });
+      const fields = new Map(
+        block
+          .split('\n')
+          .filter((line) => !line.startsWith(':'))
+          .map((line) => [line.slice(0, line.indexOf(': ')), line.slice(line.indexOf(': ') + 2)] as const),
+      );
+      if (fields.has('data'))
+        events.push({
+          id: Number(fields.get('id')),
+          event: fields.get('event') ?? '',
+          data: JSON.parse(fields.get('data')!) as SentEvent['data'],
+        });
     }
     if (enough(events)) break;
   }

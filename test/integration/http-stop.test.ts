@@ -36,7 +36,12 @@ describe('a hub that stops', () => {
     const agent = new Agent({ connections: 1, keepAliveTimeout: 10_000 });
     expect((await fetchBy(`${served.url}/health/ready`, { dispatcher: agent })).status).toBe(200);
     served.hub.hub.letGo();
-    const refused = await fetchBy(`${served.url}/requests/double`, { dispatcher: agent, method: 'POST', body: '{"n":1}', headers: { 'content-type': 'application/json' } });
+    const refused = await fetchBy(`${served.url}/requests/double`, {
+      dispatcher: agent,
+      method: 'POST',
+      body: '{"n":1}',
+      headers: { 'content-type': 'application/json' },
+    });
     expect([refused.status, refused.headers.get('retry-after'), refused.headers.get('connection')]).toEqual([503, '5', 'close']);
     expect(await refused.json()).toMatchObject({ code: 'stopping' });
     const ready = await fetchBy(`${served.url}/health/ready`, { dispatcher: agent });
@@ -50,7 +55,9 @@ describe('a hub that stops', () => {
     const bytes = 30_000_000;
     const socket = connect(served.port, '127.0.0.1');
     const body = JSON.stringify({ bytes });
-    socket.write(`POST /requests/fill HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    socket.write(
+      `POST /requests/fill HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    );
     await once(socket, 'readable');
     let received = 0;
     const closing = served.close();

@@ -9,7 +9,8 @@ beforeAll(async () => {
 });
 afterAll(() => served.close());
 
-const publish = (topic: string, body: string | Buffer, contentType: string) => served.fetch(`/events/${topic}`, { method: 'POST', headers: { 'content-type': contentType }, body: body });
+const publish = (topic: string, body: string | Buffer, contentType: string) =>
+  served.fetch(`/events/${topic}`, { method: 'POST', headers: { 'content-type': contentType }, body: body });
 
 describe('events', () => {
   it('reach who watches a pattern: JSON parsed, text as text, anything else in base64', async () => {
@@ -27,7 +28,12 @@ describe('events', () => {
       expect([response.status, await response.text()]).toEqual([202, '']);
     }
     const events = await readEvents(watching, (soFar) => soFar.length === 4);
-    expect(events.map(({ id, event }) => [id, event])).toEqual([[1, 'message'], [2, 'message'], [3, 'message'], [4, 'message']]);
+    expect(events.map(({ id, event }) => [id, event])).toEqual([
+      [1, 'message'],
+      [2, 'message'],
+      [3, 'message'],
+      [4, 'message'],
+    ]);
     expect(events.map(({ data }) => data)).toEqual([
       { topic: 'plant.a.temperature', contentType: 'application/json', at: expect.stringMatching(/Z$/), data: { celsius: 21.5 } },
       { topic: 'plant.b.temperature', contentType: 'text/plain', at: expect.any(String), data: 'wärm\r\n\nwarm' },

@@ -13,14 +13,35 @@ adapterContract<HttpSettings>({
   adapter: http,
   repeats: true,
   settings: async () => ({
-    port: await freePort(), host: '127.0.0.1', open: false, bodyLimit: 10_000, maxHeaderSize: 16_384, maxConnections: 100, maxInFlight: 100, maxInFlightPerPrincipal: 100,
-    headersTimeout: 10_000, requestTimeout: 30_000, ping: 15_000, retention: 60_000, namespace: 'hub',
+    port: await freePort(),
+    host: '127.0.0.1',
+    open: false,
+    bodyLimit: 10_000,
+    maxHeaderSize: 16_384,
+    maxConnections: 100,
+    maxInFlight: 100,
+    maxInFlightPerPrincipal: 100,
+    headersTimeout: 10_000,
+    requestTimeout: 30_000,
+    ping: 15_000,
+    retention: 60_000,
+    namespace: 'hub',
   }),
   async connect(_open, { port }) {
     const origin = `http://127.0.0.1:${port}`;
     const path = `/requests/${contractFlow}`;
-    async function heard(method: 'GET' | 'POST', url: string, body?: string | Buffer, headers: Record<string, string> = {}): Promise<Heard> {
-      const response = await request(`${origin}${url}`, { dispatcher: agent, method, headers: { 'content-type': 'application/json', ...headers }, ...(body === undefined ? {} : { body }) });
+    async function heard(
+      method: 'GET' | 'POST',
+      url: string,
+      body?: string | Buffer,
+      headers: Record<string, string> = {},
+    ): Promise<Heard> {
+      const response = await request(`${origin}${url}`, {
+        dispatcher: agent,
+        method,
+        headers: { 'content-type': 'application/json', ...headers },
+        ...(body === undefined ? {} : { body }),
+      });
       const said = JSON.parse(await response.body.text()) as { code: string };
       if (response.statusCode === 202) return { kind: 'accepted', later: () => later(String(response.headers['location'])) };
       return response.statusCode === 200 ? { kind: 'reply', body: said } : { kind: 'fault', code: said.code };
@@ -34,7 +55,9 @@ adapterContract<HttpSettings>({
     const raw = async (body: string, length: number) => {
       const socket = connect(port, '127.0.0.1').on('error', () => undefined);
       await once(socket, 'connect');
-      socket.write(`POST ${path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${length}\r\n\r\n${body}`);
+      socket.write(
+        `POST ${path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${length}\r\n\r\n${body}`,
+      );
       return async () => void socket.destroy();
     };
     return {
@@ -56,6 +79,10 @@ adapterContract<HttpSettings>({
         return { settings: { ...good, port }, release };
       },
     },
-    { what: 'a public address without keys', says: /without principals everybody who reaches 0\.0\.0\.0 could use this hub/, settings: async (good) => ({ settings: { ...good, host: '0.0.0.0' } }) },
+    {
+      what: 'a public address without keys',
+      says: /without principals everybody who reaches 0\.0\.0\.0 could use this hub/,
+      settings: async (good) => ({ settings: { ...good, host: '0.0.0.0' } }),
+    },
   ],
 });

@@ -61,7 +61,9 @@ describe.each([
     const gate = gated('slow');
     await open({ flows: { slow: ['echo', 'slow'] }, steps: [echo, gate.step] });
     const { id } = await hub.ask('slow', 1, { waitMs: 100 });
-    await eventually(async () => expect(await hub.gateway.status(id, anonymous)).toMatchObject({ state: 'running', step: 'slow', attempt: 1 }));
+    await eventually(async () =>
+      expect(await hub.gateway.status(id, anonymous)).toMatchObject({ state: 'running', step: 'slow', attempt: 1 }),
+    );
     gate.open(1);
   });
 
@@ -82,24 +84,63 @@ describe.each([
   });
 
   it('hands the fault of a step to the requestor', async () => {
-    await open({ flows: { no: ['no'] }, steps: [worker({ name: 'no', handle: () => { throw new Fault('rejected', 'we do not do that'); } })] });
+    await open({
+      flows: { no: ['no'] },
+      steps: [
+        worker({
+          name: 'no',
+          handle: () => {
+            throw new Fault('rejected', 'we do not do that');
+          },
+        }),
+      ],
+    });
     const answer = await hub.ask('no', 1);
     expect(answer).toMatchObject({ kind: 'outcome', outcome: { kind: 'fault' } });
-    if (answer.kind === 'outcome') expect(JSON.parse(answer.outcome.body.toString())).toMatchObject({ code: 'rejected', message: 'we do not do that', step: 'no' });
+    if (answer.kind === 'outcome')
+      expect(JSON.parse(answer.outcome.body.toString())).toMatchObject({ code: 'rejected', message: 'we do not do that', step: 'no' });
   });
 
   it('tries an error again with the attempt counted, and gives up into the dead letter queue and an internal fault', async () => {
     const attempts: number[] = [];
     const ids = new Set<string>();
-    await open({ flows: { bad: ['bad'] }, steps: [worker({ name: 'bad', retry: ['50ms', '100ms'], handle: (_b, { attempt, id }) => { attempts.push(attempt); ids.add(id); throw new Error('secret detail'); } })] });
+    await open({
+      flows: { bad: ['bad'] },
+      steps: [
+        worker({
+          name: 'bad',
+          retry: ['50ms', '100ms'],
+          handle: (_b, { attempt, id }) => {
+            attempts.push(attempt);
+            ids.add(id);
+            throw new Error('secret detail');
+          },
+        }),
+      ],
+    });
     const answer = await hub.ask('bad', { a: 1 });
     expect(attempts).toEqual([1, 2, 3]);
     expect(ids.size).toBe(1); // the key for effects outside
-    expect(answer.kind === 'outcome' && JSON.parse(answer.outcome.body.toString())).toEqual({ code: 'internal', message: 'step bad failed after its last attempt', step: 'bad' });
+    expect(answer.kind === 'outcome' && JSON.parse(answer.outcome.body.toString())).toEqual({
+      code: 'internal',
+      message: 'step bad failed after its last attempt',
+      step: 'bad',
+    });
     await eventually(async () => expect(await hub.ports.transport.inspect(hub.hub.names.deadQueue('bad'))).toMatchObject({ ready: 1 }));
     let headers: unknown;
-    const consumer = await hub.ports.transport.consume(hub.hub.names.deadQueue('bad'), { prefetch: 1, tag: 'operator' }, async (delivery) => void (headers = delivery.headers));
-    await eventually(() => expect(headers).toMatchObject({ 'hub-error': 'secret detail', 'hub-error-step': 'bad', 'hub-error-code': 'internal', 'hub-origin-queue': hub.hub.names.workQueue('bad') }));
+    const consumer = await hub.ports.transport.consume(
+      hub.hub.names.deadQueue('bad'),
+      { prefetch: 1, tag: 'operator' },
+      async (delivery) => void (headers = delivery.headers),
+    );
+    await eventually(() =>
+      expect(headers).toMatchObject({
+        'hub-error': 'secret detail',
+        'hub-error-step': 'bad',
+        'hub-error-code': 'internal',
+        'hub-origin-queue': hub.hub.names.workQueue('bad'),
+      }),
+    );
     await consumer.close();
   });
 
@@ -177,20 +218,46 @@ describe.each([
   });
 
   it('collects the parts of a split, in groups within groups', async () => {
-    const halves = worker({ name: 'halves', handle: (list: number[]) => split([{ body: list.slice(0, 2), name: 'left' }, { body: list.slice(2), name: 'right' }], { into: 'outer' }) });
+    const halves = worker({
+      name: 'halves',
+      handle: (list: number[]) =>
+        split(
+          [
+            { body: list.slice(0, 2), name: 'left' },
+            { body: list.slice(2), name: 'right' },
+          ],
+          { into: 'outer' },
+        ),
+    });
     const ones = worker({ name: 'ones', handle: (list: number[]) => split(list.map((n) => ({ body: n }))) });
     const double = worker({ name: 'double', handle: (n: number) => n * 2 });
     const inner = aggregator<number>({ name: 'inner', combine: (answers) => answers.map(({ body }) => body) });
-    const outer = aggregator<number[]>({ name: 'outer', combine: (answers, { completedBy }) => ({ all: answers.map(({ from, body }) => [from, body]), completedBy }) });
+    const outer = aggregator<number[]>({
+      name: 'outer',
+      combine: (answers, { completedBy }) => ({ all: answers.map(({ from, body }) => [from, body]), completedBy }),
+    });
     await open({ flows: { nested: ['halves', 'ones', 'double', 'inner', 'outer'] }, steps: [halves, ones, double, inner, outer] });
-    expect(await hub.reply('nested', [1, 2, 3, 4])).toEqual({ all: [['left', [2, 4]], ['right', [6, 8]]], completedBy: 'all' });
+    expect(await hub.reply('nested', [1, 2, 3, 4])).toEqual({
+      all: [
+        ['left', [2, 4]],
+        ['right', [6, 8]],
+      ],
+      completedBy: 'all',
+    });
   });
 
   it('completes a group at the number that is enough, by a predicate, after a quiet period, and without any part', async () => {
     const spread = worker({ name: 'spread', handle: (names: string[]) => split(names.map((name) => ({ body: name, steps: [name] }))) });
     const fast = ['a', 'b'].map((name) => worker({ name, handle: () => name }));
-    const never = worker({ name: 'never', handle: (_b, _e, { signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error))) });
-    const tell = (answers: readonly { from: string }[], { completedBy, missing }: { completedBy: string; missing: readonly string[] }) => ({ completedBy, missing, answered: answers.map(({ from }) => from).sort() });
+    const never = worker({
+      name: 'never',
+      handle: (_b, _e, { signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error))),
+    });
+    const tell = (answers: readonly { from: string }[], { completedBy, missing }: { completedBy: string; missing: readonly string[] }) => ({
+      completedBy,
+      missing,
+      answered: answers.map(({ from }) => from).sort(),
+    });
     const two = aggregator({ name: 'two', atLeast: 2, combine: tell });
     const when = aggregator<string>({ name: 'when', completeWhen: (answers) => answers.some(({ from }) => from === 'a'), combine: tell });
     const quiet = aggregator({ name: 'quiet', quiet: '300ms', combine: tell });
@@ -204,14 +271,23 @@ describe.each([
 
   it('follows a route that a step chooses', async () => {
     const choose = worker({ name: 'choose', handle: (n: number) => route(n, n > 10 ? ['big'] : ['small']) });
-    await open({ flows: { sized: ['choose', 'small'] }, steps: [choose, worker({ name: 'big', handle: () => 'big' }), worker({ name: 'small', handle: () => 'small' })] });
+    await open({
+      flows: { sized: ['choose', 'small'] },
+      steps: [choose, worker({ name: 'big', handle: () => 'big' }), worker({ name: 'small', handle: () => 'small' })],
+    });
     expect((await hub.ask('sized', 50)) as unknown).toMatchObject({ outcome: { body: Buffer.from('big') } });
     expect((await hub.ask('sized', 5)) as unknown).toMatchObject({ outcome: { body: Buffer.from('small') } });
   });
 
   it('shows the values of a generator as parts while they come, and answers with all of them', async () => {
     const gate = gated('wait');
-    const stream = worker({ name: 'stream', async *handle() { yield 'one'; yield 'two'; } });
+    const stream = worker({
+      name: 'stream',
+      async *handle() {
+        yield 'one';
+        yield 'two';
+      },
+    });
     await open({ flows: { stream: ['wait', 'stream'] }, steps: [gate.step, stream] });
     const { id } = await hub.ask('stream', 1, { waitMs: 0 });
     const seen: RequestEvent[] = [];
@@ -226,7 +302,14 @@ describe.each([
   it('takes a one-way message, once per key, and carries it to the end of its slip', async () => {
     const done: unknown[] = [];
     await open({ flows: { note: ['note'] }, steps: [worker({ name: 'note', handle: (body) => void done.push(body) })] });
-    const send = (n: number, idempotencyKey?: string) => hub.gateway.send({ flow: 'note', principal: anonymous, body: Buffer.from(String(n)), contentType: 'application/json', ...(idempotencyKey === undefined ? {} : { idempotencyKey }) });
+    const send = (n: number, idempotencyKey?: string) =>
+      hub.gateway.send({
+        flow: 'note',
+        principal: anonymous,
+        body: Buffer.from(String(n)),
+        contentType: 'application/json',
+        ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
+      });
     await send(1);
     const ids = [await send(2, 'k'), await send(2, 'k')];
     expect(ids[0]).toBe(ids[1]);
@@ -237,8 +320,11 @@ describe.each([
   it('publishes events to whoever listens, and remembers the last of a topic', async () => {
     await open({ flows: { echo: ['echo'] }, steps: [echo] });
     const heard: string[] = [];
-    const stop = await hub.gateway.subscribe('plant.*.temperature', anonymous, ({ topic, body }) => heard.push(`${topic}=${body.toString()}`));
-    const publish = (topic: string, value: number) => hub.gateway.publish(topic, anonymous, { body: Buffer.from(String(value)), contentType: 'application/json' });
+    const stop = await hub.gateway.subscribe('plant.*.temperature', anonymous, ({ topic, body }) =>
+      heard.push(`${topic}=${body.toString()}`),
+    );
+    const publish = (topic: string, value: number) =>
+      hub.gateway.publish(topic, anonymous, { body: Buffer.from(String(value)), contentType: 'application/json' });
     await publish('plant.a.temperature', 20);
     await publish('plant.a.pressure', 1);
     await publish('plant.b.temperature', 30);
@@ -250,7 +336,10 @@ describe.each([
 
   it('answers a volatile flow at once, and never with accepted', async () => {
     const gate = gated('never');
-    await open({ flows: { quick: { steps: ['echo'], durable: false }, stuck: { steps: ['never'], durable: false } }, steps: [echo, gate.step] });
+    await open({
+      flows: { quick: { steps: ['echo'], durable: false }, stuck: { steps: ['never'], durable: false } },
+      steps: [echo, gate.step],
+    });
     expect(await hub.reply('quick', { a: 1 })).toEqual({ a: 1 });
     expect(await hub.ask('stuck', 1, { waitMs: 200 })).toMatchObject({ kind: 'outcome', outcome: { kind: 'timeout' } });
     await expect(hub.ask('stuck', 1, { waitMs: 0 })).rejects.toMatchObject({ code: 'invalid', reason: 'volatile' });
@@ -263,8 +352,14 @@ describe.each([
     const { foreign } = await import('../../index.js');
     await open({ flows: { priced: ['spread', 'legacy.price', 'sum'] }, steps: [spread, foreign('legacy.price'), sum] });
     const { transport } = hub.ports;
-    const program = await transport.consume(hub.hub.names.workQueue('legacy.price'), { prefetch: 10, tag: 'foreign' }, async ({ replyTo, correlationId, body }) =>
-      transport.publish({ exchange: '', routingKey: replyTo! }, { body: Buffer.from(String(Number(body.toString()) * 10)), correlationId: correlationId!, contentType: 'application/json' }),
+    const program = await transport.consume(
+      hub.hub.names.workQueue('legacy.price'),
+      { prefetch: 10, tag: 'foreign' },
+      async ({ replyTo, correlationId, body }) =>
+        transport.publish(
+          { exchange: '', routingKey: replyTo! },
+          { body: Buffer.from(String(Number(body.toString()) * 10)), correlationId: correlationId!, contentType: 'application/json' },
+        ),
     );
     expect(await hub.reply('priced', 0)).toBe(30);
     await program.close();
@@ -276,8 +371,13 @@ describe.each([
     const queue = `${hub.namespace}.foreign`;
     await transport.declare({ exchanges: [], queues: [{ name: queue, type: 'quorum', about: 'a foreign requestor' }], bindings: [] });
     const heard: unknown[] = [];
-    const consumer = await transport.consume(queue, { prefetch: 1, tag: 'foreign' }, async ({ body, correlationId, type }) => void heard.push([type, correlationId, body.toString()]));
-    const call = (flow: string, correlationId: string, body: string) => transport.publish({ exchange: hub.hub.names.requests, routingKey: flow }, { body: Buffer.from(body), replyTo: queue, correlationId });
+    const consumer = await transport.consume(
+      queue,
+      { prefetch: 1, tag: 'foreign' },
+      async ({ body, correlationId, type }) => void heard.push([type, correlationId, body.toString()]),
+    );
+    const call = (flow: string, correlationId: string, body: string) =>
+      transport.publish({ exchange: hub.hub.names.requests, routingKey: flow }, { body: Buffer.from(body), replyTo: queue, correlationId });
     await call('echo', 'mine-1', '{"a":1}');
     await eventually(() => expect(heard).toEqual([['reply', 'mine-1', '{"a":1}']]));
     await call('ehco', 'mine-2', '1');

@@ -27,7 +27,14 @@ const odd: readonly Flow[] = flowsOf({
       $id: 'https://example.com/loan.json',
       type: 'object',
       required: ['customer', 'amount'],
-      properties: { customer: { $ref: '#/$defs/id' }, amount: { type: 'number', exclusiveMinimum: 0 }, termMonths: { type: ['integer', 'null'] }, guarantor: { $ref: 'https://example.com/loan.json#/$defs/id' }, previous: { $ref: '#' }, pair: { type: 'array', prefixItems: [{ type: 'string' }], items: false } },
+      properties: {
+        customer: { $ref: '#/$defs/id' },
+        amount: { type: 'number', exclusiveMinimum: 0 },
+        termMonths: { type: ['integer', 'null'] },
+        guarantor: { $ref: 'https://example.com/loan.json#/$defs/id' },
+        previous: { $ref: '#' },
+        pair: { type: 'array', prefixItems: [{ type: 'string' }], items: false },
+      },
       unevaluatedProperties: false,
       $defs: { id: { type: 'string', pattern: '^C-\\d+$' } },
     },
@@ -51,8 +58,13 @@ async function lint(name: string, document: unknown): Promise<void> {
   const path = join(folder, name);
   await writeFile(path, JSON.stringify(document));
   const env = { ...process.env, REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true', NO_COLOR: '1', NODE_OPTIONS: '' };
-  const { stdout } = await run(process.execPath, ['node_modules/@redocly/cli/bin/cli.js', 'lint', '--format=json', path], { env }).catch((error: { stdout: string }) => error);
-  const { totals, problems } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { totals: { errors: number; warnings: number }; problems: { message: string }[] };
+  const { stdout } = await run(process.execPath, ['node_modules/@redocly/cli/bin/cli.js', 'lint', '--format=json', path], { env }).catch(
+    (error: { stdout: string }) => error,
+  );
+  const { totals, problems } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as {
+    totals: { errors: number; warnings: number };
+    problems: { message: string }[];
+  };
   expect({ ...totals, problems: problems.map(({ message }) => message) }).toMatchObject({ errors: 0, warnings: 0, problems: [] });
 }
 
@@ -65,7 +77,9 @@ async function parse(name: string, document: unknown): Promise<void> {
     const { document, diagnostics } = await new parser.Parser().parse(readFileSync(process.argv[1], 'utf8'));
     const operations = document?.operations().all().map((operation) => [operation.id(), operation.reply()?.address()?.location() ?? null]);
     console.log(JSON.stringify({ errors: diagnostics.filter(({ severity }) => severity === 0).map(({ message, path }) => path.join('/') + ': ' + message), operations }));`;
-  const { stdout } = await run(process.execPath, ['--input-type=module', '-e', script, path], { env: { ...process.env, NODE_OPTIONS: '' } });
+  const { stdout } = await run(process.execPath, ['--input-type=module', '-e', script, path], {
+    env: { ...process.env, NODE_OPTIONS: '' },
+  });
   const { errors, operations } = JSON.parse(stdout) as { errors: string[]; operations: [string, string | null][] };
   expect(errors).toEqual([]);
   for (const [id, location] of operations) expect(location).toBe(id.startsWith('request.') ? '$message.header#/replyTo' : null);
@@ -83,17 +97,29 @@ describe('the OpenAPI document', () => {
   }, 60_000);
 
   it('has a path per flow with its schemas, example and limits', async () => {
-    const document = (await (await served.fetch('/openapi.json')).json()) as { openapi: string; paths: Record<string, { post?: { requestBody: object; description: string; responses: object } }>; components: { schemas: object } };
+    const document = (await (await served.fetch('/openapi.json')).json()) as {
+      openapi: string;
+      paths: Record<string, { post?: { requestBody: object; description: string; responses: object } }>;
+      components: { schemas: object };
+    };
     expect(document.openapi).toBe('3.1.0');
     const { post } = document.paths['/requests/double']!;
-    expect(post!.requestBody).toEqual({ required: true, content: { 'application/json': { schema: { $ref: '#/components/schemas/double.request' }, examples: { example: { value: { n: 21 } } } } } });
+    expect(post!.requestBody).toEqual({
+      required: true,
+      content: {
+        'application/json': { schema: { $ref: '#/components/schemas/double.request' }, examples: { example: { value: { n: 21 } } } },
+      },
+    });
     expect(post!.description).toContain('Held for 10 s');
-    for (const status of ['200', '202', '400', '404', '413', '422', '429', '431', '502', '503', '504']) expect(post!.responses).toHaveProperty(status);
+    for (const status of ['200', '202', '400', '404', '413', '422', '429', '431', '502', '503', '504'])
+      expect(post!.responses).toHaveProperty(status);
     expect(document.components.schemas).toHaveProperty(['double.request', 'properties', 'n'], { type: 'integer' });
   });
 
   it('keeps the references inside of a schema working', () => {
-    const { components } = openApi(odd, { version: '1', authenticated: false }) as { components: { schemas: Record<string, { properties: object }> } };
+    const { components } = openApi(odd, { version: '1', authenticated: false }) as {
+      components: { schemas: Record<string, { properties: object }> };
+    };
     expect(components.schemas['loan.quote.request']!.properties).toMatchObject({
       customer: { $ref: '#/components/schemas/loan.quote.request/$defs/id' },
       guarantor: { $ref: '#/components/schemas/loan.quote.request/$defs/id' },
@@ -136,9 +162,16 @@ describe('the AsyncAPI document', () => {
   it('says where requests go, and how their answers come back', async () => {
     const document = (await (await served.fetch('/asyncapi.json')).json()) as { asyncapi: string; channels: object; operations: object };
     expect(document.asyncapi).toBe('3.0.0');
-    expect(document.channels).toHaveProperty(['request.double', 'bindings', 'amqp'], { is: 'routingKey', exchange: { name: `${served.hub.namespace}.requests`, type: 'topic', durable: true, autoDelete: false }, bindingVersion: '0.3.0' });
+    expect(document.channels).toHaveProperty(['request.double', 'bindings', 'amqp'], {
+      is: 'routingKey',
+      exchange: { name: `${served.hub.namespace}.requests`, type: 'topic', durable: true, autoDelete: false },
+      bindingVersion: '0.3.0',
+    });
     expect(document.channels).toHaveProperty(['reply.double', 'address'], null);
-    expect(document.channels).toHaveProperty(['request.double', 'messages', 'request', 'correlationId', 'location'], '$message.header#/correlationId');
+    expect(document.channels).toHaveProperty(
+      ['request.double', 'messages', 'request', 'correlationId', 'location'],
+      '$message.header#/correlationId',
+    );
     expect(document.operations).toHaveProperty(['request.double', 'action'], 'receive');
   });
 });
@@ -150,7 +183,9 @@ describe('the page at /', () => {
     expect(response.headers.get('content-type')).toBe('text/html; charset=utf-8');
     expect(response.headers.get('content-security-policy')).toMatch(/^default-src 'none'; style-src 'sha256-[^']+'/);
     expect(html).not.toMatch(/<script|src=|url\(|@import|href="http/);
-    const curl = /<pre>(curl [^<]*double[^<]*)<\/pre>/.exec(html)![1]!.replace(/&#(\d+);/g, (_, code: string) => String.fromCharCode(Number(code)));
+    const curl = /<pre>(curl [^<]*double[^<]*)<\/pre>/
+      .exec(html)![1]!
+      .replace(/&#(\d+);/g, (_, code: string) => String.fromCharCode(Number(code)));
     expect(curl).toBe(`curl -i ${served.url}/requests/double -H 'content-type: application/json' -d '{"n":21}'`);
   });
 
@@ -160,7 +195,11 @@ describe('the page at /', () => {
   });
 
   it('tells programs the same as JSON', async () => {
-    expect(await (await served.fetch('/')).json()).toMatchObject({ name: 'answerback', links: { openapi: '/openapi.json' }, flows: expect.arrayContaining([{ name: 'double', summary: 'Twice as much.', href: '/requests/double' }]) });
+    expect(await (await served.fetch('/')).json()).toMatchObject({
+      name: 'answerback',
+      links: { openapi: '/openapi.json' },
+      flows: expect.arrayContaining([{ name: 'double', summary: 'Twice as much.', href: '/requests/double' }]),
+    });
   });
 });
 

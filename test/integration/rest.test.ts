@@ -20,9 +20,23 @@ let received: Received[];
 let answer: (response: ServerResponse, nth: number) => void;
 let closing: (() => Promise<void>)[];
 
-const settings = (more: Partial<RestCallSettings> = {}): RestCallSettings => ({ url: `${origin}/price`, method: 'POST', headers: {}, bearerEnv: '', timeout: 5_000, retry: true, maxSize: 10_000, connections: 5, ...more });
+const settings = (more: Partial<RestCallSettings> = {}): RestCallSettings => ({
+  url: `${origin}/price`,
+  method: 'POST',
+  headers: {},
+  bearerEnv: '',
+  timeout: 5_000,
+  retry: true,
+  maxSize: 10_000,
+  connections: 5,
+  ...more,
+});
 
-const outgoing = (body: unknown = { id: 7 }, more: Partial<OutgoingCall['context']> = {}, envelope: Partial<Envelope> = {}): OutgoingCall => ({
+const outgoing = (
+  body: unknown = { id: 7 },
+  more: Partial<OutgoingCall['context']> = {},
+  envelope: Partial<Envelope> = {},
+): OutgoingCall => ({
   body: Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body)),
   contentType: 'application/json',
   envelope: { id: newId(), requestId: newId(), step: 2, slip: ['price'], groups: [], ...envelope } as Envelope,
@@ -39,7 +53,10 @@ async function client(more: Partial<RestCallSettings> = {}) {
   };
 }
 
-const says = (status: number, body = '', headers: Record<string, string> = {}) => (response: ServerResponse) => void response.writeHead(status, headers).end(body);
+const says =
+  (status: number, body = '', headers: Record<string, string> = {}) =>
+  (response: ServerResponse) =>
+    void response.writeHead(status, headers).end(body);
 
 beforeEach(async () => {
   [received, closing] = [[], []];
@@ -72,7 +89,11 @@ describe('a step that calls a REST service', () => {
   it('sends no body with GET, and fills the address from the body, encoded', async () => {
     const call = await client({ method: 'GET', url: `${origin}/customers/{customer.id}/offers?sure={sure}&q={text}` });
     await call(outgoing({ customer: { id: 'a/b?c#d&e ü%' }, sure: false, text: 'x=y' }));
-    expect(received[0]).toMatchObject({ method: 'GET', url: '/customers/a%2Fb%3Fc%23d%26e%20%C3%BC%25/offers?sure=false&q=x%3Dy', body: '' });
+    expect(received[0]).toMatchObject({
+      method: 'GET',
+      url: '/customers/a%2Fb%3Fc%23d%26e%20%C3%BC%25/offers?sure=false&q=x%3Dy',
+      body: '',
+    });
     expect(received[0]!.headers['content-type']).toBeUndefined();
   });
 
@@ -98,7 +119,11 @@ describe('a step that calls a REST service', () => {
     const keys = received.map(({ headers }) => headers['idempotency-key']);
     expect(keys[0]).toBe(keys[1]);
     expect(keys[2]).not.toBe(keys[0]);
-    expect(received[0]!.headers).toMatchObject({ 'x-tenant': 'north', authorization: 'Bearer t0ken', traceparent: '00-11111111111111111111111111111111-2222222222222222-01' });
+    expect(received[0]!.headers).toMatchObject({
+      'x-tenant': 'north',
+      authorization: 'Bearer t0ken',
+      traceparent: '00-11111111111111111111111111111111-2222222222222222-01',
+    });
   });
 
   it('gives back bytes of any kind, and nothing at all', async () => {
@@ -135,7 +160,12 @@ describe('what a REST service may say instead', () => {
     ['a broken connection', (response: ServerResponse) => void response.destroy(), 'other side closed'],
   ])('%s is an error, to be tried again', async (_what, says, message) => {
     answer = says;
-    const error = await (await client())().then(() => undefined, (thrown: unknown) => thrown);
+    const error = await (
+      await client()
+    )().then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    );
     expect(error).toBeInstanceOf(Error);
     expect(error).not.toBeInstanceOf(Fault);
     expect((error as Error).message).toContain(message);
@@ -143,7 +173,8 @@ describe('what a REST service may say instead', () => {
   });
 
   it.each([429, 503, 425, 408])('%i with Retry-After: waits and asks again with the same key', async (status) => {
-    answer = (response, nth) => (nth === 1 ? says(status, '', { 'retry-after': '0' })(response) : says(200, 'ok', { 'content-type': 'text/plain' })(response));
+    answer = (response, nth) =>
+      nth === 1 ? says(status, '', { 'retry-after': '0' })(response) : says(200, 'ok', { 'content-type': 'text/plain' })(response);
     expect(await (await client())()).toEqual(['text/plain', 'ok']);
     expect(new Set(received.map(({ headers }) => headers['idempotency-key'])).size).toBe(1);
   });

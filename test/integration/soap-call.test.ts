@@ -30,7 +30,19 @@ let answer: (response: ServerResponse, body: string) => void;
 let closing: (() => Promise<void>)[];
 
 const settings = (more: Partial<SoapCallSettings> = {}): SoapCallSettings => ({
-  wsdl: harbour, operation: 'Quote', service: '', port: '', endpoint: url, version: '1.1', timeout: 5_000, user: '', passwordEnv: '', bearerEnv: '', maxSize: 20_000, connections: 5, ...more,
+  wsdl: harbour,
+  operation: 'Quote',
+  service: '',
+  port: '',
+  endpoint: url,
+  version: '1.1',
+  timeout: 5_000,
+  user: '',
+  passwordEnv: '',
+  bearerEnv: '',
+  maxSize: 20_000,
+  connections: 5,
+  ...more,
 });
 
 const outgoing = (body: unknown = quote, more: Partial<OutgoingCall['context']> = {}, envelope: Partial<Envelope> = {}): OutgoingCall => ({
@@ -47,9 +59,15 @@ async function client(more: Partial<SoapCallSettings> = {}) {
   return async (call: OutgoingCall = outgoing()): Promise<unknown> => JSON.parse((await opened.call(call)).body.toString()) as unknown;
 }
 
-const envelope = (body: string, version = 'http://schemas.xmlsoap.org/soap/envelope/') => `<e:Envelope xmlns:e="${version}"><e:Body>${body}</e:Body></e:Envelope>`;
-const reply = envelope('<h:QuoteResponse xmlns:h="urn:harbour-bank:quotes"><h:bank>harbour</h:bank><h:rate>4.25</h:rate></h:QuoteResponse>');
-const says = (status: number, body: string, type = 'text/xml; charset=utf-8') => (response: ServerResponse) => void response.writeHead(status, { 'content-type': type }).end(body);
+const envelope = (body: string, version = 'http://schemas.xmlsoap.org/soap/envelope/') =>
+  `<e:Envelope xmlns:e="${version}"><e:Body>${body}</e:Body></e:Envelope>`;
+const reply = envelope(
+  '<h:QuoteResponse xmlns:h="urn:harbour-bank:quotes"><h:bank>harbour</h:bank><h:rate>4.25</h:rate></h:QuoteResponse>',
+);
+const says =
+  (status: number, body: string, type = 'text/xml; charset=utf-8') =>
+  (response: ServerResponse) =>
+    void response.writeHead(status, { 'content-type': type }).end(body);
 
 beforeEach(async () => {
   [received, closing] = [[], []];
@@ -79,22 +97,36 @@ describe('a step that calls a SOAP service', () => {
     const call = await client();
     const { historyMonths, score, ...rest } = quote;
     expect(await call(outgoing({ historyMonths, score, ...rest }))).toEqual({ bank: 'harbour', rate: 4.25 });
-    expect(received[0]!.body.match(/<(?:\w+:)?(customer|amount|termMonths|score|historyMonths)>/g)?.map((tag) => tag.replace(/\w+:/, ''))).toEqual(['<customer>', '<amount>', '<termMonths>', '<score>', '<historyMonths>']);
-    expect(received[0]!.headers).toMatchObject({ soapaction: '"urn:harbour-bank:quotes#Quote"', 'content-type': 'text/xml; charset=utf-8' });
+    expect(
+      received[0]!.body.match(/<(?:\w+:)?(customer|amount|termMonths|score|historyMonths)>/g)?.map((tag) => tag.replace(/\w+:/, '')),
+    ).toEqual(['<customer>', '<amount>', '<termMonths>', '<score>', '<historyMonths>']);
+    expect(received[0]!.headers).toMatchObject({
+      soapaction: '"urn:harbour-bank:quotes#Quote"',
+      'content-type': 'text/xml; charset=utf-8',
+    });
   });
 
   it('calls a service that npm soap serves', async () => {
     const real = createServer((_request, response) => response.writeHead(404).end()).listen(0, '127.0.0.1');
     await once(real, 'listening');
     const { readFileSync } = await import('node:fs');
-    listen(real, '/quotes', { HarbourBank: { Quotes: { Quote: ({ amount }: { amount: number }) => ({ bank: 'harbour', rate: amount / 2 }) } } }, readFileSync(harbour, 'utf8'));
+    listen(
+      real,
+      '/quotes',
+      { HarbourBank: { Quotes: { Quote: ({ amount }: { amount: number }) => ({ bank: 'harbour', rate: amount / 2 }) } } },
+      readFileSync(harbour, 'utf8'),
+    );
     const call = await client({ endpoint: `http://127.0.0.1:${(real.address() as AddressInfo).port}/quotes` });
     closing.push(async () => void (real.close(), real.closeAllConnections()));
     expect(await call()).toEqual({ bank: 'harbour', rate: 500.25 });
   });
 
   it('speaks SOAP 1.2 when it is told to', async () => {
-    answer = says(200, reply.replace('http://schemas.xmlsoap.org/soap/envelope/', 'http://www.w3.org/2003/05/soap-envelope'), 'application/soap+xml');
+    answer = says(
+      200,
+      reply.replace('http://schemas.xmlsoap.org/soap/envelope/', 'http://www.w3.org/2003/05/soap-envelope'),
+      'application/soap+xml',
+    );
     const call = await client({ version: '1.2' });
     expect(await call()).toEqual({ bank: 'harbour', rate: 4.25 });
     expect(received[0]!.headers['content-type']).toMatch(/^application\/soap\+xml/);
@@ -102,7 +134,15 @@ describe('a step that calls a SOAP service', () => {
   });
 
   it.each(['1.1', '1.2'] as const)('calls another hub, with the WSDL that this one shows (SOAP %s)', async (version) => {
-    const schema = { type: 'object', required: ['text'], properties: { text: { type: 'string' }, list: { type: 'array', items: { type: 'integer' } }, inner: { type: 'object', properties: { sure: { type: 'boolean' } } } } };
+    const schema = {
+      type: 'object',
+      required: ['text'],
+      properties: {
+        text: { type: 'string' },
+        list: { type: 'array', items: { type: 'integer' } },
+        inner: { type: 'object', properties: { sure: { type: 'boolean' } } },
+      },
+    };
     const echo = worker({
       name: 'echo',
       handle(body: { text: string }) {
@@ -111,8 +151,26 @@ describe('a step that calls a SOAP service', () => {
       },
     });
     const hub = await memoryHub({ flows: { 'say.it': { steps: ['echo'], request: schema, reply: schema } }, steps: [echo] });
-    const { urls } = await hub.open(soap, { port: 0, host: '127.0.0.1', path: '/soap', flows: [], principal: '', open: false, wait: 0, maxSize: 100_000, maxInFlight: 10, namespace: 'urn:answerback:flows', address: '' });
-    const call = await client({ wsdl: urls[0]!, operation: 'SayIt', port: version === '1.1' ? 'HubSoap11' : 'HubSoap12', endpoint: '', version });
+    const { urls } = await hub.open(soap, {
+      port: 0,
+      host: '127.0.0.1',
+      path: '/soap',
+      flows: [],
+      principal: '',
+      open: false,
+      wait: 0,
+      maxSize: 100_000,
+      maxInFlight: 10,
+      namespace: 'urn:answerback:flows',
+      address: '',
+    });
+    const call = await client({
+      wsdl: urls[0]!,
+      operation: 'SayIt',
+      port: version === '1.1' ? 'HubSoap11' : 'HubSoap12',
+      endpoint: '',
+      version,
+    });
     const body = { text: 'a < b & ü', list: [7], inner: { sure: false } };
     expect(await call(outgoing(body))).toEqual(body);
     await expect(call(outgoing({ text: 'no' }))).rejects.toMatchObject({ code: 'rejected', message: 'not today' });
@@ -133,19 +191,35 @@ describe('a step that calls a SOAP service', () => {
 
   it('sends the credentials that the environment holds', async () => {
     process.env['TEST_SOAP_SECRET'] = 's3cret';
-    await (await client({ user: 'hub', passwordEnv: 'TEST_SOAP_SECRET' }))();
-    await (await client({ bearerEnv: 'TEST_SOAP_SECRET' }))();
-    expect(received.map(({ headers }) => headers.authorization)).toEqual([`Basic ${Buffer.from('hub:s3cret').toString('base64')}`, 'Bearer s3cret']);
+    await (
+      await client({ user: 'hub', passwordEnv: 'TEST_SOAP_SECRET' })
+    )();
+    await (
+      await client({ bearerEnv: 'TEST_SOAP_SECRET' })
+    )();
+    expect(received.map(({ headers }) => headers.authorization)).toEqual([
+      `Basic ${Buffer.from('hub:s3cret').toString('base64')}`,
+      'Bearer s3cret',
+    ]);
     delete process.env['TEST_SOAP_SECRET'];
     await expect(client({ bearerEnv: 'TEST_SOAP_SECRET' })).rejects.toThrow('soap: the environment variable TEST_SOAP_SECRET is not set');
   });
 });
 
 describe('what a SOAP service may say instead of a reply', () => {
-  const fault11 = (code: string) => envelope(`<e:Fault><faultcode>e:${code}</faultcode><faultstring>limit exceeded</faultstring></e:Fault>`);
-  const fault12 = (code: string) => envelope(`<e:Fault><e:Code><e:Value>e:${code}</e:Value></e:Code><e:Reason><e:Text xml:lang="en">limit exceeded</e:Text></e:Reason></e:Fault>`, 'http://www.w3.org/2003/05/soap-envelope');
+  const fault11 = (code: string) =>
+    envelope(`<e:Fault><faultcode>e:${code}</faultcode><faultstring>limit exceeded</faultstring></e:Fault>`);
+  const fault12 = (code: string) =>
+    envelope(
+      `<e:Fault><e:Code><e:Value>e:${code}</e:Value></e:Code><e:Reason><e:Text xml:lang="en">limit exceeded</e:Text></e:Reason></e:Fault>`,
+      'http://www.w3.org/2003/05/soap-envelope',
+    );
 
-  it.each([['Client', fault11('Client')], ['Client.Limit', fault11('Client.Limit')], ['Sender', fault12('Sender')]])('a fault %s is the fault rejected', async (_code, body) => {
+  it.each([
+    ['Client', fault11('Client')],
+    ['Client.Limit', fault11('Client.Limit')],
+    ['Sender', fault12('Sender')],
+  ])('a fault %s is the fault rejected', async (_code, body) => {
     answer = says(500, body);
     await expect((await client())()).rejects.toMatchObject({ code: 'rejected', message: 'limit exceeded', reason: 'soap-fault' });
   });
@@ -159,12 +233,21 @@ describe('what a SOAP service may say instead of a reply', () => {
     ['a page', says(200, '<html>hello</html>', 'text/html'), 'answered 200 without an envelope'],
     ['XML that breaks off', says(200, reply.slice(0, -20)), 'not well-formed'],
     ['a DOCTYPE', says(200, `<!DOCTYPE a [<!ENTITY b "c">]>${reply}`), 'a DOCTYPE is not accepted'],
-    ['an id that would write into every object', says(200, reply.replace('<h:bank>', '<h:bank id="__proto__">')), 'means something else to JavaScript'],
+    [
+      'an id that would write into every object',
+      says(200, reply.replace('<h:bank>', '<h:bank id="__proto__">')),
+      'means something else to JavaScript',
+    ],
     ['more than is read', says(200, `${reply}${' '.repeat(30_000)}`), 'the answer is larger than 20000 bytes'],
     ['a broken connection', (response: ServerResponse) => void response.destroy(), 'other side closed'],
   ])('%s is an error, to be tried again', async (_what, says, message) => {
     answer = says;
-    const error = await (await client())().then(() => undefined, (thrown: unknown) => thrown);
+    const error = await (
+      await client()
+    )().then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    );
     expect(error).toBeInstanceOf(Error);
     expect(error).not.toBeInstanceOf(Fault);
     expect((error as Error).message).toContain(message);
@@ -205,11 +288,17 @@ describe('what a requestor may put into the body', () => {
   });
 
   it('is escaped where it is text or an attribute', async () => {
-    await (await client())(outgoing({ customer: { $attributes: { kind: '"<&' }, $value: '</customer>\u0000&' } }));
+    await (
+      await client()
+    )(outgoing({ customer: { $attributes: { kind: '"<&' }, $value: '</customer>\u0000&' } }));
     expect(received[0]!.body).toMatch(/<(\w+:)?customer kind="&quot;&lt;&amp;">&lt;\/customer&gt;\ufffd&amp;<\//);
   });
 
-  it.each([['text', 'hello'], ['a list', [1]], ['nothing', null]])('must be an object: not %s', async (_what, body) => {
+  it.each([
+    ['text', 'hello'],
+    ['a list', [1]],
+    ['nothing', null],
+  ])('must be an object: not %s', async (_what, body) => {
     await expect((await client())(outgoing(JSON.stringify(body)))).rejects.toMatchObject({ code: 'invalid' });
     await expect((await client())(outgoing('no json'))).rejects.toMatchObject({ code: 'invalid' });
   });

@@ -13,18 +13,38 @@ const agent = new Agent();
 afterAll(() => agent.close());
 const namespace = 'urn:answerback:flows';
 
-const envelope = (body: string): string => `<?xml version="1.0"?><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>${body}</e:Body></e:Envelope>`;
-const operation = ({ do: what, text }: Work): string => envelope(`<f:ContractWork xmlns:f="${namespace}"><f:do>${what}</f:do><f:text>${escapeText(text)}</f:text></f:ContractWork>`);
-const at = (element: Element | undefined, ...path: string[]): Element | undefined => path.reduce<Element | undefined>((node, name) => node?.children.find((child) => child.name === name), element);
+const envelope = (body: string): string =>
+  `<?xml version="1.0"?><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>${body}</e:Body></e:Envelope>`;
+const operation = ({ do: what, text }: Work): string =>
+  envelope(`<f:ContractWork xmlns:f="${namespace}"><f:do>${what}</f:do><f:text>${escapeText(text)}</f:text></f:ContractWork>`);
+const at = (element: Element | undefined, ...path: string[]): Element | undefined =>
+  path.reduce<Element | undefined>((node, name) => node?.children.find((child) => child.name === name), element);
 
 const driver: Driver<SoapSettings> = {
   adapter: soap,
   repeats: true,
-  settings: async () => ({ port: await freePort(), host: '127.0.0.1', path: '/soap', flows: [], principal: '', open: false, wait: 0, maxSize, maxInFlight: 100, namespace, address: '' }),
+  settings: async () => ({
+    port: await freePort(),
+    host: '127.0.0.1',
+    path: '/soap',
+    flows: [],
+    principal: '',
+    open: false,
+    wait: 0,
+    maxSize,
+    maxInFlight: 100,
+    namespace,
+    address: '',
+  }),
   async connect(open) {
     const url = new URL(open.urls[0]!.replace('?wsdl', ''));
     async function post(body: string | Buffer, headers: Record<string, string> = {}): Promise<Element> {
-      const response = await request(url, { dispatcher: agent, method: 'POST', body, headers: { 'content-type': 'text/xml; charset=utf-8', soapaction: '""', ...headers } });
+      const response = await request(url, {
+        dispatcher: agent,
+        method: 'POST',
+        body,
+        headers: { 'content-type': 'text/xml; charset=utf-8', soapaction: '""', ...headers },
+      });
       return at(parseXml(await response.body.text()), 'Body')!.children[0]!;
     }
     function heard(said: Element, reply = at(said, 'text')): Heard {
@@ -48,7 +68,8 @@ const driver: Driver<SoapSettings> = {
       socket.write(text);
       return socket;
     };
-    const head = (length: number) => `POST /soap HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/xml\r\ncontent-length: ${length}\r\n\r\n`;
+    const head = (length: number) =>
+      `POST /soap HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/xml\r\ncontent-length: ${length}\r\n\r\n`;
     return {
       send: async (_name, work) => heard(await post(operation(work))),
       async sendTwice(name, work) {
@@ -79,10 +100,26 @@ const driver: Driver<SoapSettings> = {
         return { settings: { ...good, port }, release };
       },
     },
-    { what: 'a public address without keys', says: /without principals everybody who reaches 0\.0\.0\.0 could use this hub.*HUB_SOAP_OPEN=true/, settings: async (good) => ({ settings: { ...good, host: '0.0.0.0' } }) },
-    { what: 'an address of another machine', says: /this machine has no address 192\.0\.2\.1/, settings: async (good) => ({ settings: { ...good, host: '192.0.2.1', open: true } }) },
-    { what: 'a flow that is not there', says: /names "contract\.wrok", and there is no such flow; did you mean "contract\.work"\?/, settings: async (good) => ({ settings: { ...good, flows: ['contract.wrok'] } }) },
-    { what: 'an unknown principal', says: /there is no principal "nobody" in hub\.yaml/, settings: async (good) => ({ settings: { ...good, principal: 'nobody' } }) },
+    {
+      what: 'a public address without keys',
+      says: /without principals everybody who reaches 0\.0\.0\.0 could use this hub.*HUB_SOAP_OPEN=true/,
+      settings: async (good) => ({ settings: { ...good, host: '0.0.0.0' } }),
+    },
+    {
+      what: 'an address of another machine',
+      says: /this machine has no address 192\.0\.2\.1/,
+      settings: async (good) => ({ settings: { ...good, host: '192.0.2.1', open: true } }),
+    },
+    {
+      what: 'a flow that is not there',
+      says: /names "contract\.wrok", and there is no such flow; did you mean "contract\.work"\?/,
+      settings: async (good) => ({ settings: { ...good, flows: ['contract.wrok'] } }),
+    },
+    {
+      what: 'an unknown principal',
+      says: /there is no principal "nobody" in hub\.yaml/,
+      settings: async (good) => ({ settings: { ...good, principal: 'nobody' } }),
+    },
   ],
 };
 

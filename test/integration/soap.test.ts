@@ -20,7 +20,18 @@ const keys = newKey();
 const owner = { name: 'till', flows: ['*'], topics: [], keys: [keys.line] };
 
 const settings = (more: Partial<SoapSettings> = {}): SoapSettings => ({
-  port: 0, host: '127.0.0.1', path: '/soap', flows: [], principal: '', open: false, wait: 0, maxSize: 100_000, maxInFlight: 100, namespace, address: '', ...more,
+  port: 0,
+  host: '127.0.0.1',
+  path: '/soap',
+  flows: [],
+  principal: '',
+  open: false,
+  wait: 0,
+  maxSize: 100_000,
+  maxInFlight: 100,
+  namespace,
+  address: '',
+  ...more,
 });
 
 /** A reply with everything that a JSON Schema can say, in another order than the schema's. */
@@ -47,12 +58,18 @@ const everything = {
     id: { type: 'string' },
   },
   $defs: {
-    person: { allOf: [{ type: 'object', required: ['name'], properties: { name: { type: 'string' } } }, { properties: { age: { type: 'integer' } } }] },
+    person: {
+      allOf: [
+        { type: 'object', required: ['name'], properties: { name: { type: 'string' } } },
+        { properties: { age: { type: 'integer' } } },
+      ],
+    },
     tree: { type: 'object', properties: { value: { type: 'integer' }, children: { type: 'array', items: { $ref: '#/$defs/tree' } } } },
   },
 } satisfies JsonSchema;
 
-const loan = (name: string): JsonSchema => JSON.parse(readFileSync(resolve(`examples/loan-broker/schemas/${name}.json`), 'utf8')) as JsonSchema;
+const loan = (name: string): JsonSchema =>
+  JSON.parse(readFileSync(resolve(`examples/loan-broker/schemas/${name}.json`), 'utf8')) as JsonSchema;
 
 let seen: unknown[];
 let gates: (() => void)[];
@@ -113,12 +130,20 @@ async function start(more: Partial<SoapSettings> = {}, options: Partial<TestHubO
 }
 
 async function post(body: string | Buffer, headers: Record<string, string> = {}) {
-  const response = await request(wsdl.replace('?wsdl', ''), { dispatcher: agent, method: 'POST', body, headers: { 'content-type': 'text/xml', ...headers } });
+  const response = await request(wsdl.replace('?wsdl', ''), {
+    dispatcher: agent,
+    method: 'POST',
+    body,
+    headers: { 'content-type': 'text/xml', ...headers },
+  });
   return { status: response.statusCode, headers: response.headers, text: await response.body.text() };
 }
 
-const envelope = (body: string, version = 'http://schemas.xmlsoap.org/soap/envelope/', header = '') => `<e:Envelope xmlns:e="${version}">${header}<e:Body>${body}</e:Body></e:Envelope>`;
-const quote = envelope(`<LoanQuote xmlns="${namespace}"><customer>C-1</customer><amount>1000</amount><termMonths>12</termMonths></LoanQuote>`);
+const envelope = (body: string, version = 'http://schemas.xmlsoap.org/soap/envelope/', header = '') =>
+  `<e:Envelope xmlns:e="${version}">${header}<e:Body>${body}</e:Body></e:Envelope>`;
+const quote = envelope(
+  `<LoanQuote xmlns="${namespace}"><customer>C-1</customer><amount>1000</amount><termMonths>12</termMonths></LoanQuote>`,
+);
 const soap12 = 'http://www.w3.org/2003/05/soap-envelope';
 const request1042 = { customer: 'C-1042', amount: 24_000, termMonths: 36 };
 
@@ -130,29 +155,69 @@ describe.each(['HubSoap11', 'HubSoap12'] as const)('python3-zeep, strict, at %s'
   it('reads the WSDL: one operation for each flow that has a schema, and Collect', async () => {
     await start();
     const { operations } = (await zeep.call({ wsdl, describe: true })) as { operations: Record<string, Record<string, string>> };
-    expect(Object.keys(operations[port]!).sort()).toEqual(['Collect', 'Everything', 'ItBreaks', 'LoanQuote', 'NoReplySchema', 'Numbers', 'TakesLong']);
+    expect(Object.keys(operations[port]!).sort()).toEqual([
+      'Collect',
+      'Everything',
+      'ItBreaks',
+      'LoanQuote',
+      'NoReplySchema',
+      'Numbers',
+      'TakesLong',
+    ]);
     expect(operations[port]!['LoanQuote']).toBe('customer: xsd:string, amount: xsd:double, termMonths: xsd:long');
   });
 
   it('gets a loan quote, in the order of the schema and without what the schema does not name', async () => {
     await start();
-    expect(await call('LoanQuote', request1042)).toEqual({ reply: { best: { bank: 'nordic', rate: 3.9 }, answered: ['a', 'b'], failed: ['c'], missing: [] } });
+    expect(await call('LoanQuote', request1042)).toEqual({
+      reply: { best: { bank: 'nordic', rate: 3.9 }, answered: ['a', 'b'], failed: ['c'], missing: [] },
+    });
     expect(seen).toEqual([request1042]);
   });
 
   it('hands the flow the same JSON as HTTP would, whatever the schema says', async () => {
     await start();
     const body = {
-      text: 'grüß <dich> & 世界 "x"', count: 3, rate: 0.1, price: 12.5, sure: false, colour: 'green', maybe: null, list: ['one'],
-      people: [{ name: 'Ada', age: 36 }, { name: 'Bob' }], matrix: [[1, 2], [3]], nested: { a: { b: 7 } },
-      free: { x: 1.5 }, either: { x: 1 }, tree: { value: 1, children: [{ value: 2, children: [{ value: 3 }] }] }, 'odd name!': 'odd', id: 'x',
+      text: 'grüß <dich> & 世界 "x"',
+      count: 3,
+      rate: 0.1,
+      price: 12.5,
+      sure: false,
+      colour: 'green',
+      maybe: null,
+      list: ['one'],
+      people: [{ name: 'Ada', age: 36 }, { name: 'Bob' }],
+      matrix: [[1, 2], [3]],
+      nested: { a: { b: 7 } },
+      free: { x: 1.5 },
+      either: { x: 1 },
+      tree: { value: 1, children: [{ value: 2, children: [{ value: 3 }] }] },
+      'odd name!': 'odd',
+      id: 'x',
     };
     const { maybe: _nil, price: _price, matrix, free, either, tree, 'odd name!': odd, ...same } = body;
     // The tree contains itself: from the second level on it is JSON text.
-    const asXml = { ...same, maybe: 'xsi:nil', price: '12.50', matrix: matrix.map((item) => ({ item })), free: JSON.stringify(free), either: JSON.stringify(either), tree: { value: 1, children: tree.children.map((child) => JSON.stringify(child)) }, odd_x0020_name_x0021_: odd };
+    const asXml = {
+      ...same,
+      maybe: 'xsi:nil',
+      price: '12.50',
+      matrix: matrix.map((item) => ({ item })),
+      free: JSON.stringify(free),
+      either: JSON.stringify(either),
+      tree: { value: 1, children: tree.children.map((child) => JSON.stringify(child)) },
+      odd_x0020_name_x0021_: odd,
+    };
     const answer = (await call('Everything', asXml)) as { reply: unknown };
     expect(seen).toEqual([body]);
-    expect(answer.reply).toMatchObject({ ...same, maybe: null, price: { decimal: '12.5' }, matrix: matrix.map((item) => ({ item })), none: null, free: JSON.stringify(free), odd_x0020_name_x0021_: 'odd' });
+    expect(answer.reply).toMatchObject({
+      ...same,
+      maybe: null,
+      price: { decimal: '12.5' },
+      matrix: matrix.map((item) => ({ item })),
+      none: null,
+      free: JSON.stringify(free),
+      odd_x0020_name_x0021_: 'odd',
+    });
   });
 
   it('keeps empty, missing and single lists what they are', async () => {
@@ -185,17 +250,26 @@ describe.each(['HubSoap11', 'HubSoap12'] as const)('python3-zeep, strict, at %s'
 
   it('is told a refusal of the business as its own fault, with the request id', async () => {
     await start();
-    expect(await call('LoanQuote', { ...request1042, amount: 666 })).toMatchObject({ fault: { code: client, message: 'no such customer', typed: true, detail: { code: 'rejected', step: 'quote', requestId: expect.any(String) as unknown as string } } });
+    expect(await call('LoanQuote', { ...request1042, amount: 666 })).toMatchObject({
+      fault: {
+        code: client,
+        message: 'no such customer',
+        typed: true,
+        detail: { code: 'rejected', step: 'quote', requestId: expect.any(String) as unknown as string },
+      },
+    });
   });
 
-  it('is told a failure as the server\'s fault, and nothing of the inside', async () => {
+  it("is told a failure as the server's fault, and nothing of the inside", async () => {
     await start();
     expect(await call('ItBreaks', { a: 1 })).toMatchObject({ fault: { code: server, detail: { code: 'internal' } } });
   });
 
   it('collects later what takes long', async () => {
     await start();
-    const { fault } = (await call('TakesLong', { text: 'late', count: 1, list: ['x'] })) as { fault: { code: string; detail: { code: string; requestId: string } } };
+    const { fault } = (await call('TakesLong', { text: 'late', count: 1, list: ['x'] })) as {
+      fault: { code: string; detail: { code: string; requestId: string } };
+    };
     expect(fault).toMatchObject({ code: server, typed: true, detail: { code: 'accepted' } });
     const { requestId } = fault.detail;
     expect(await call('Collect', { requestId, waitSeconds: 0 })).toMatchObject({ fault: { detail: { code: 'accepted', requestId } } });
@@ -211,7 +285,9 @@ describe.each(['HubSoap11', 'HubSoap12'] as const)('python3-zeep, strict, at %s'
 
   it('is told that there is no such request', async () => {
     await start();
-    expect(await call('Collect', { requestId: 'nothing' })).toMatchObject({ fault: { code: client, detail: { code: 'invalid', reason: 'unknown-request' } } });
+    expect(await call('Collect', { requestId: 'nothing' })).toMatchObject({
+      fault: { code: client, detail: { code: 'invalid', reason: 'unknown-request' } },
+    });
   });
 });
 
@@ -242,14 +318,20 @@ describe('who may call', () => {
 
   it('never shows a request to somebody else', async () => {
     await start({ principal: 'other' }, secured);
-    const answer = (await zeep.call({ wsdl, operation: 'TakesLong', args: { text: 'x', count: 1, list: [] }, bearer: keys.key })) as { fault: { detail: { requestId: string } } };
+    const answer = (await zeep.call({ wsdl, operation: 'TakesLong', args: { text: 'x', count: 1, list: [] }, bearer: keys.key })) as {
+      fault: { detail: { requestId: string } };
+    };
     const { requestId } = answer.fault.detail;
-    expect(await zeep.call({ wsdl, operation: 'Collect', args: { requestId } })).toMatchObject({ fault: { detail: { code: 'invalid', reason: 'unknown-request' } } });
+    expect(await zeep.call({ wsdl, operation: 'Collect', args: { requestId } })).toMatchObject({
+      fault: { detail: { code: 'invalid', reason: 'unknown-request' } },
+    });
   });
 
   it('does not open a public address to everybody because a static principal is set', async () => {
     hub = await memoryHub({ flows, steps, ...secured });
-    await expect(hub.open(inbound, settings({ host: '0.0.0.0', principal: 'other' }))).rejects.toThrow('soap: adapters.soap.principal makes everybody who reaches 0.0.0.0 "other"');
+    await expect(hub.open(inbound, settings({ host: '0.0.0.0', principal: 'other' }))).rejects.toThrow(
+      'soap: adapters.soap.principal makes everybody who reaches 0.0.0.0 "other"',
+    );
   });
 
   it('keeps web pages out while it is open: other hosts, other origins, content types that need no preflight', async () => {
@@ -266,13 +348,25 @@ describe('XML from strangers', () => {
 
   it.each([
     ['a DOCTYPE', `<!DOCTYPE x [<!ENTITY a "b">]>${quote}`, 'a DOCTYPE is not accepted'],
-    ['a DOCTYPE behind a comment', `<?xml version="1.0"?><!-- x --> \n<!DOCTYPE x SYSTEM "file:///etc/passwd">${quote}`, 'a DOCTYPE is not accepted'],
+    [
+      'a DOCTYPE behind a comment',
+      `<?xml version="1.0"?><!-- x --> \n<!DOCTYPE x SYSTEM "file:///etc/passwd">${quote}`,
+      'a DOCTYPE is not accepted',
+    ],
     ['a DOCTYPE far away', `${' \n'.repeat(20_000)}<!-- - -->${' '.repeat(20_000)}<!DOCTYPE x>${quote}`, 'a DOCTYPE is not accepted'],
     ['an entity of nobody', quote.replace('C-1', '&xxe;'), 'not well-formed'],
     ['a nest that is too deep', envelope('<a>'.repeat(100) + '</a>'.repeat(100)), 'nested deeper than 64'],
     ['a swarm of elements', envelope(`<x>${'<a/>'.repeat(24_000)}${'<a/>'.repeat(0)}</x>`), 'of the namespace'],
-    ['a swarm of attributes', envelope(`<x ${Array.from({ length: 9_000 }, (_, i) => `a${i}=""`).join(' ')}/>`), 'more than 100 attributes'],
-    ['an undeclared prefix', quote.replace('<customer>', '<z:customer>').replace('</customer>', '</z:customer>'), 'the namespace prefix z is not declared'],
+    [
+      'a swarm of attributes',
+      envelope(`<x ${Array.from({ length: 9_000 }, (_, i) => `a${i}=""`).join(' ')}/>`),
+      'more than 100 attributes',
+    ],
+    [
+      'an undeclared prefix',
+      quote.replace('<customer>', '<z:customer>').replace('</customer>', '</z:customer>'),
+      'the namespace prefix z is not declared',
+    ],
     ['a prefix that JavaScript knows', envelope('<constructor:x/>'), 'the namespace prefix constructor is not declared'],
     ['a name of many parts', envelope('<a:b:c/>'), 'colon too many'],
     ['characters that XML does not know', quote.replace('C-1', '\u0001'), 'characters that XML does not allow'],
@@ -299,7 +393,9 @@ describe('XML from strangers', () => {
 
   it('lists at most 100 flaws, and reads long lists in no time', async () => {
     await start({ maxSize: 1_000_000 });
-    const { text } = await post(envelope(`<f:Everything xmlns:f="${namespace}"><text/>${'<list>x</list>'.repeat(30_000)}${'<z/>'.repeat(500)}</f:Everything>`));
+    const { text } = await post(
+      envelope(`<f:Everything xmlns:f="${namespace}"><text/>${'<list>x</list>'.repeat(30_000)}${'<z/>'.repeat(500)}</f:Everything>`),
+    );
     expect(text.match(/<error>/g)).toHaveLength(100);
   });
 
@@ -316,14 +412,22 @@ describe('XML from strangers', () => {
     async function* chunks() {
       for (let i = 0; i < 200; i++) yield big.subarray(0, 1_000);
     }
-    const response = await request(wsdl.replace('?wsdl', ''), { dispatcher: agent, method: 'POST', body: Readable.from(chunks()), headers: { 'content-type': 'text/xml' } });
+    const response = await request(wsdl.replace('?wsdl', ''), {
+      dispatcher: agent,
+      method: 'POST',
+      body: Readable.from(chunks()),
+      headers: { 'content-type': 'text/xml' },
+    });
     expect([response.statusCode, await response.body.text()]).toEqual([413, fault('too-large')]);
   });
 
   it('answers in the version that it was asked in, as far as it can be known', async () => {
     await start();
     const asked = await post(envelope(`<Steal xmlns="${namespace}"/>`, soap12), { 'content-type': 'application/soap+xml' });
-    expect(asked).toMatchObject({ status: 400, text: expect.stringContaining('<soap:Value>soap:Sender</soap:Value>') as unknown as string });
+    expect(asked).toMatchObject({
+      status: 400,
+      text: expect.stringContaining('<soap:Value>soap:Sender</soap:Value>') as unknown as string,
+    });
     expect(asked.headers['content-type']).toBe('application/soap+xml; charset=utf-8');
     expect((await post('nothing', { 'content-type': 'application/soap+xml' })).text).toContain(soap12);
     expect((await post(envelope('<x/>', 'urn:soap:9'))).text).toContain('soap:VersionMismatch');
@@ -338,8 +442,12 @@ describe('XML from strangers', () => {
 
   it('reads Latin-1 that says so, CDATA, character references, children without a namespace', async () => {
     await start();
-    const body = envelope(`<f:Everything xmlns:f="${namespace}"><text>grün <![CDATA[<b>]]>&#228;</text><count> 7 </count><list>a</list></f:Everything>`);
-    const { status } = await post(Buffer.from(`<?xml version="1.0" encoding="ISO-8859-1"?>${body}`, 'latin1'), { 'content-type': 'text/xml' });
+    const body = envelope(
+      `<f:Everything xmlns:f="${namespace}"><text>grün <![CDATA[<b>]]>&#228;</text><count> 7 </count><list>a</list></f:Everything>`,
+    );
+    const { status } = await post(Buffer.from(`<?xml version="1.0" encoding="ISO-8859-1"?>${body}`, 'latin1'), {
+      'content-type': 'text/xml',
+    });
     expect([status, seen]).toEqual([200, [{ text: 'grün <b>ä', count: 7, list: ['a'] }]]);
   });
 
@@ -348,18 +456,24 @@ describe('XML from strangers', () => {
     const [first, second] = [await post(quote, { 'idempotency-key': '"k1"' }), await post(quote, { 'idempotency-key': 'k1' })];
     expect(first.text).toBe(second.text);
     expect(seen).toHaveLength(1);
-    expect((await post(quote.replace('1000', '2000'), { 'idempotency-key': 'k1' })).text).toContain('<reason>idempotency-mismatch</reason>');
+    expect((await post(quote.replace('1000', '2000'), { 'idempotency-key': 'k1' })).text).toContain(
+      '<reason>idempotency-mismatch</reason>',
+    );
   });
 
-  it('names a WSDL address that the client can reach, and no other header\'s content', async () => {
+  it("names a WSDL address that the client can reach, and no other header's content", async () => {
     await start({ open: true });
-    const at = async (host: string) => /address location="([^"]*)"/.exec(await (await request(wsdl, { dispatcher: agent, headers: { host } })).body.text())![1];
+    const at = async (host: string) =>
+      /address location="([^"]*)"/.exec(await (await request(wsdl, { dispatcher: agent, headers: { host } })).body.text())![1];
     expect(await at('hub.example:81')).toBe('http://hub.example:81/soap');
     expect(await at('x"/><evil')).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/soap$/);
   });
 
   it('refuses two flows that would be one operation', async () => {
-    hub = await memoryHub({ flows: { 'a.b': { steps: ['echo'], request: everything }, 'a-b': { steps: ['echo'], request: everything } }, steps });
+    hub = await memoryHub({
+      flows: { 'a.b': { steps: ['echo'], request: everything }, 'a-b': { steps: ['echo'], request: everything } },
+      steps,
+    });
     await expect(hub.open(inbound, settings())).rejects.toThrow('soap: flows a.b and a-b would both be the SOAP operation AB');
   });
 });

@@ -21,7 +21,9 @@ export interface Document {
 export function readDocument(path: string, standard: string): Document {
   const sessions = new Map<string, Shown[]>();
   const files: { path: string; text: string }[] = [];
-  for (const [, comment, about, language, text] of readFileSync(path, 'utf8').matchAll(/(?:<!-- (file|project): (\S+) -->\n)?```(\w*)\n([\s\S]*?)```/g)) {
+  for (const [, comment, about, language, text] of readFileSync(path, 'utf8').matchAll(
+    /(?:<!-- (file|project): (\S+) -->\n)?```(\w*)\n([\s\S]*?)```/g,
+  )) {
     if (comment === 'file') files.push({ path: about!, text: text! });
     if (language !== 'console') continue;
     const project = comment === 'project' ? about! : standard;
@@ -31,15 +33,25 @@ export function readDocument(path: string, standard: string): Document {
 }
 
 function shownIn(text: string): Shown[] {
-  return text.split(/^\$ /m).slice(1).map((piece) => {
-    const [command = '', ...lines] = piece.split('\n');
-    return { command, expected: lines.join('\n').trimEnd() };
-  });
+  return text
+    .split(/^\$ /m)
+    .slice(1)
+    .map((piece) => {
+      const [command = '', ...lines] = piece.split('\n');
+      return { command, expected: lines.join('\n').trimEnd() };
+    });
 }
 
 /** What a document shows, as a pattern for what is printed. */
 export function patternOf(expected: string): RegExp {
-  const lines = expected.split('\n').map((line) => (line === '…' ? '(?:.*\n)*?(?:.*)' : line.split('…').map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('.*')));
+  const lines = expected.split('\n').map((line) =>
+    line === '…'
+      ? '(?:.*\n)*?(?:.*)'
+      : line
+          .split('…')
+          .map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
+          .join('.*'),
+  );
   return new RegExp(`^${lines.join('\n')}$`);
 }
 
@@ -53,5 +65,8 @@ export async function runInShell(commands: readonly string[], prelude: string, e
   shell.stderr.on('data', (chunk: Buffer) => (out += chunk.toString()));
   shell.stdin.end(script);
   await new Promise((resolve) => shell.once('close', resolve));
-  return out.split(`${mark}\n`).slice(0, commands.length).map((text) => text.replaceAll('\r', '').trimEnd());
+  return out
+    .split(`${mark}\n`)
+    .slice(0, commands.length)
+    .map((text) => text.replaceAll('\r', '').trimEnd());
 }

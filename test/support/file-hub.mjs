@@ -12,6 +12,23 @@ const gateway = {
     return new Promise(() => undefined);
   },
 };
-const settings = { folder: process.argv[2], flow: 'work', principal: '', oneWay: false, wait: 60_000, poll: 20, stable: 40, lease: 400, maxSize: 10_000, concurrency: 50 };
-await file.open(settings, { gateway, access: { required: false }, projectFolder: '/', log: () => undefined, stopping: new AbortController().signal });
+const settings = {
+  folder: process.argv[2],
+  flow: 'work',
+  principal: '',
+  oneWay: false,
+  wait: 60_000,
+  poll: 20,
+  stable: 40,
+  lease: 400,
+  maxSize: 10_000,
+  concurrency: 50,
+};
+await file.open(settings, {
+  gateway,
+  access: { required: false },
+  projectFolder: '/',
+  log: () => undefined,
+  stopping: new AbortController().signal,
+});
 console.log('open');

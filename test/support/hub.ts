@@ -103,9 +103,17 @@ export async function realHub(options: TestHubOptions & { readonly rabbitmq?: st
     const transport = await amqpTransport({ url: rabbitmq, name: 'test' });
     const store = await redisStore({ url: redis, namespace, retentionMs: options.retentionMs ?? 600 * second });
     const later = await bullmqLater({ url: redis, namespace, publish: (to, message) => transport.publish(to, message) });
-    return { transport, store, later, clock: systemClock, close: async () => void (await later.close(), await transport.close(), await store.close()) };
+    return {
+      transport,
+      store,
+      later,
+      clock: systemClock,
+      close: async () => void (await later.close(), await transport.close(), await store.close()),
+    };
   };
-  return assemble(options, namespace, connect, ({ hub }) => removeQueues(hub.names, flowsOf(options.flows), options.steps, options.name ?? 'h1'));
+  return assemble(options, namespace, connect, ({ hub }) =>
+    removeQueues(hub.names, flowsOf(options.flows), options.steps, options.name ?? 'h1'),
+  );
 }
 
 /** Removes every queue of a namespace that these flows and steps have. */
@@ -116,14 +124,24 @@ export async function removeQueues(names: Names, flows: readonly Flow[], steps: 
   await transport.close();
 }
 
-async function assemble(options: TestHubOptions, namespace: string, connect: () => Promise<Connected>, cleanUp: (hub: TestHub) => Promise<void>): Promise<TestHub> {
+async function assemble(
+  options: TestHubOptions,
+  namespace: string,
+  connect: () => Promise<Connected>,
+  cleanUp: (hub: TestHub) => Promise<void>,
+): Promise<TestHub> {
   const ports = await connect();
   const events: { event: string; fields: Fields }[] = [];
   const emit: Emit = (event, fields = {}) => void events.push({ event, fields });
   const project = { flows: flowsOf(options.flows), steps: options.steps };
   const common = { ports, project, namespace, emit, place: `test/${process.pid}`, journalMaxAge: '1D' };
   const access = accessOf(options.principals ?? []);
-  const hub = await openHub({ ...common, name: options.name ?? 'h1', access, ...(options.maxInFlight === undefined ? {} : { maxInFlight: options.maxInFlight }) });
+  const hub = await openHub({
+    ...common,
+    name: options.name ?? 'h1',
+    access,
+    ...(options.maxInFlight === undefined ? {} : { maxInFlight: options.maxInFlight }),
+  });
   const workers: Workers | undefined = options.idle === true ? undefined : await openWorkers(common);
   const opened: Open[] = [];
   const others: TestHub[] = [];
@@ -136,14 +154,33 @@ async function assemble(options: TestHubOptions, namespace: string, connect: () 
     namespace,
     events,
     ask: (flow, body, more = {}) =>
-      hub.gateway.request({ flow, principal: principalOf(), body: Buffer.from(JSON.stringify(body)), contentType: 'application/json', ...more }),
+      hub.gateway.request({
+        flow,
+        principal: principalOf(),
+        body: Buffer.from(JSON.stringify(body)),
+        contentType: 'application/json',
+        ...more,
+      }),
     async reply(flow, body, more) {
       const answer = await self.ask(flow, body, more);
-      if (answer.kind !== 'outcome' || answer.outcome.kind !== 'reply') throw new Error(`no reply but ${answer.kind === 'outcome' ? `${answer.outcome.kind} ${answer.outcome.body.toString()}` : answer.kind}`);
+      if (answer.kind !== 'outcome' || answer.outcome.kind !== 'reply')
+        throw new Error(
+          `no reply but ${answer.kind === 'outcome' ? `${answer.outcome.kind} ${answer.outcome.body.toString()}` : answer.kind}`,
+        );
       return JSON.parse(answer.outcome.body.toString()) as unknown;
     },
     async open(adapter, settings, projectFolder = process.cwd()) {
-      const context: AdapterContext = { gateway: hub.gateway, access, projectFolder, log: (event, fields) => emit(event, fields), metrics: async () => '', version: 'test', namespace, retentionMs: options.retentionMs ?? 86_400_000, stopping: hub.stopping };
+      const context: AdapterContext = {
+        gateway: hub.gateway,
+        access,
+        projectFolder,
+        log: (event, fields) => emit(event, fields),
+        metrics: async () => '',
+        version: 'test',
+        namespace,
+        retentionMs: options.retentionMs ?? 86_400_000,
+        stopping: hub.stopping,
+      };
       const open = await adapter.open!(settings, context);
       opened.push(open);
       return open;

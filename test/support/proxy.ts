@@ -27,7 +27,10 @@ export async function faultProxy(targetUrl: string): Promise<FaultProxy> {
     const upstream = connect({ host: target.hostname, port: Number(target.port || 5672), noDelay: true });
     const pair = [client, upstream] as const;
     pairs.add(pair);
-    for (const [from, to] of [[client, upstream], [upstream, client]] as const) {
+    for (const [from, to] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
       from.on('error', () => to.resetAndDestroy());
       from.on('close', () => {
         pairs.delete(pair);

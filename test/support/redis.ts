@@ -10,7 +10,10 @@ import { Redis } from 'ioredis';
 
 export function redisUrl(): string {
   const url = process.env['HUB_REDIS_URL'];
-  if (url === undefined) throw new Error('these tests need Redis: start one (redis-server --port 6391) and set HUB_REDIS_URL=redis://127.0.0.1:6391, or use `npm test`');
+  if (url === undefined)
+    throw new Error(
+      'these tests need Redis: start one (redis-server --port 6391) and set HUB_REDIS_URL=redis://127.0.0.1:6391, or use `npm test`',
+    );
   return url;
 }
 
@@ -77,7 +80,11 @@ export async function redisChild(...settings: readonly string[]): Promise<RedisC
     url,
     port,
     async start() {
-      child = spawn('redis-server', ['--port', String(port), '--dir', folder, '--save', '', '--appendonly', 'yes', '--appendfsync', 'always', ...settings], { stdio: ['ignore', 'pipe', 'inherit'] });
+      child = spawn(
+        'redis-server',
+        ['--port', String(port), '--dir', folder, '--save', '', '--appendonly', 'yes', '--appendfsync', 'always', ...settings],
+        { stdio: ['ignore', 'pipe', 'inherit'] },
+      );
       const output = child.stdout;
       if (output === null) throw new Error('no output');
       for await (const [text] of on(output)) if (text.includes('Ready to accept connections')) break;

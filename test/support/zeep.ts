@@ -21,7 +21,8 @@ export interface Zeep {
 
 export function startZeep(): Zeep {
   const python = '/usr/bin/python3';
-  if (spawnSync(python, ['-c', 'import zeep']).status !== 0) throw new Error('these tests need python3-zeep, a strict SOAP client: apt-get install -y python3-zeep');
+  if (spawnSync(python, ['-c', 'import zeep']).status !== 0)
+    throw new Error('these tests need python3-zeep, a strict SOAP client: apt-get install -y python3-zeep');
   const child = spawn(python, [resolve('test/support/zeep_client.py')], { stdio: ['pipe', 'pipe', 'inherit'] });
   const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
   let last: Promise<unknown> = Promise.resolve();

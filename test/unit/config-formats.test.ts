@@ -9,19 +9,41 @@ import { accept, checkCallSettings, upperSnake, type SettingsSchemaLike } from '
 const spec = (format: unknown, more: Partial<SettingSpec> = {}): SettingSpec => ({ doc: 'A test', format, default: undefined, ...more });
 
 describe('a duration', () => {
-  it.each([['200ms', 200], ['5s', 5_000], ['1m', 60_000], ['2h', 7_200_000], ['7d', 604_800_000], ['1.5s', 1_500], ['250', 250], [250, 250], [' 5 S ', 5_000], ['0', 0]])(
-    'reads %p as %p ms',
-    (raw, ms) => expect(accept(spec('duration'), raw)).toBe(ms),
-  );
+  it.each([
+    ['200ms', 200],
+    ['5s', 5_000],
+    ['1m', 60_000],
+    ['2h', 7_200_000],
+    ['7d', 604_800_000],
+    ['1.5s', 1_500],
+    ['250', 250],
+    [250, 250],
+    [' 5 S ', 5_000],
+    ['0', 0],
+  ])('reads %p as %p ms', (raw, ms) => expect(accept(spec('duration'), raw)).toBe(ms));
 
-  it.each(['', '5', 's', '5 weeks', '-5s', '1e3s', '5s5', '1.5', 'Infinity', '999999999999999d', -1, 1.5, NaN, true, [5], {}])('refuses %p, except whole numbers, and says how one is written', (raw) => {
-    if (raw === '5') return expect(accept(spec('duration'), raw)).toBe(5);
-    return expect(() => accept(spec('duration'), raw)).toThrow(/must be a duration: .*200ms, 5s, 1m, 2h, 7d/);
-  });
+  it.each(['', '5', 's', '5 weeks', '-5s', '1e3s', '5s5', '1.5', 'Infinity', '999999999999999d', -1, 1.5, NaN, true, [5], {}])(
+    'refuses %p, except whole numbers, and says how one is written',
+    (raw) => {
+      if (raw === '5') return expect(accept(spec('duration'), raw)).toBe(5);
+      return expect(() => accept(spec('duration'), raw)).toThrow(/must be a duration: .*200ms, 5s, 1m, 2h, 7d/);
+    },
+  );
 });
 
 describe('a bool', () => {
-  it.each([['true', true], ['YES', true], ['on', true], ['1', true], [true, true], ['false', false], ['No', false], ['off', false], ['0', false], [false, false]])('reads %p as %p', (raw, value) => {
+  it.each([
+    ['true', true],
+    ['YES', true],
+    ['on', true],
+    ['1', true],
+    [true, true],
+    ['false', false],
+    ['No', false],
+    ['off', false],
+    ['0', false],
+    [false, false],
+  ])('reads %p as %p', (raw, value) => {
     expect(accept(spec('bool'), raw)).toBe(value);
     expect(accept(spec(Boolean), raw)).toBe(value);
   });
@@ -33,21 +55,31 @@ describe('a bool', () => {
 });
 
 describe('the other formats', () => {
-  it.each([['64kb', 65_536], ['1mb', 1_048_576], ['2 GB', 2_147_483_648], ['10b', 10], ['100', 100], [100, 100]])('size reads %p as %p bytes', (raw, bytes) => expect(accept(spec('size'), raw)).toBe(bytes));
+  it.each([
+    ['64kb', 65_536],
+    ['1mb', 1_048_576],
+    ['2 GB', 2_147_483_648],
+    ['10b', 10],
+    ['100', 100],
+    [100, 100],
+  ])('size reads %p as %p bytes', (raw, bytes) => expect(accept(spec('size'), raw)).toBe(bytes));
 
   it.each(['1tb', 'kb', '-1kb', '', 1.5])('size refuses %p', (raw) => expect(() => accept(spec('size'), raw)).toThrow('must be a size'));
 
   it('port, nat, int, count and number read text strictly, where convict alone takes "80x" for 80', () => {
     expect(accept(spec('port'), '8080')).toBe(8080);
     expect(accept(spec(Number), '1.5')).toBe(1.5);
-    for (const format of ['port', 'nat', 'int', 'integer', 'count', 'number', Number]) expect(() => accept(spec(format), '80x')).toThrow('must be a');
+    for (const format of ['port', 'nat', 'int', 'integer', 'count', 'number', Number])
+      expect(() => accept(spec(format), '80x')).toThrow('must be a');
     expect(() => accept(spec('port'), 65_536)).toThrow('from 0 to 65535');
     expect(() => accept(spec('count'), 0)).toThrow('1 or more');
   });
 
   it('url takes the protocols it was given, and the empty text only where that has a meaning', () => {
     expect(accept(spec('url', { protocols: ['amqp'] }), 'amqp://h')).toBe('amqp://h');
-    expect(() => accept(spec('url', { protocols: ['amqp', 'amqps'] }), 'http://h')).toThrow('must be a URL that begins with amqp:// or amqps://');
+    expect(() => accept(spec('url', { protocols: ['amqp', 'amqps'] }), 'http://h')).toThrow(
+      'must be a URL that begins with amqp:// or amqps://',
+    );
     expect(() => accept(spec('url'), 'localhost')).toThrow('must be a URL');
     expect(() => accept(spec('url'), '')).toThrow('must be a URL');
     expect(accept(spec('url', { mayBeEmpty: true }), '')).toBe('');
@@ -88,7 +120,25 @@ describe('the other formats', () => {
   });
 
   it('never throws anything but an Error with a sentence, whatever the value', () => {
-    const known = ['text', 'name', 'word', 'bool', 'duration', 'size', 'age', 'count', 'nat', 'int', 'number', 'port', 'url', 'list', 'mapping', ['a'], '*'];
+    const known = [
+      'text',
+      'name',
+      'word',
+      'bool',
+      'duration',
+      'size',
+      'age',
+      'count',
+      'nat',
+      'int',
+      'number',
+      'port',
+      'url',
+      'list',
+      'mapping',
+      ['a'],
+      '*',
+    ];
     fc.assert(
       fc.property(fc.constantFrom(...known), fc.anything(), (format, raw) => {
         try {
@@ -132,13 +182,30 @@ describe('masking', () => {
 
 describe('names', () => {
   it('of settings become names in the environment', () => {
-    expect(['inFlight', 'managementUrl', 'hl7-mllp', 'ackURL'].map(upperSnake)).toEqual(['IN_FLIGHT', 'MANAGEMENT_URL', 'HL7_MLLP', 'ACK_URL']);
-    expect(coreSettings.map(({ env }) => env)).toEqual(expect.arrayContaining(['HUB_NAME', 'HUB_RABBITMQ_MANAGEMENT_URL', 'HUB_LIMITS_IN_FLIGHT', 'HUB_DEFAULTS_MAX_DEADLINE', 'HUB_STOP_WITHIN']));
+    expect(['inFlight', 'managementUrl', 'hl7-mllp', 'ackURL'].map(upperSnake)).toEqual([
+      'IN_FLIGHT',
+      'MANAGEMENT_URL',
+      'HL7_MLLP',
+      'ACK_URL',
+    ]);
+    expect(coreSettings.map(({ env }) => env)).toEqual(
+      expect.arrayContaining([
+        'HUB_NAME',
+        'HUB_RABBITMQ_MANAGEMENT_URL',
+        'HUB_LIMITS_IN_FLIGHT',
+        'HUB_DEFAULTS_MAX_DEADLINE',
+        'HUB_STOP_WITHIN',
+      ]),
+    );
   });
 
   it('of hosts are made fit for a queue name', () => {
     expect(['Büro_PC.Local', '-x-', '..', 'a'.repeat(200)].map(fitForQueue)).toEqual(['b-ro-pc.local', 'x', 'hub', 'a'.repeat(100)]);
-    fc.assert(fc.property(fc.string({ unit: 'binary', maxLength: 300 }), (name) => expect(accept(spec('name'), fitForQueue(name))).toBe(fitForQueue(name))));
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary', maxLength: 300 }), (name) =>
+        expect(accept(spec('name'), fitForQueue(name))).toBe(fitForQueue(name)),
+      ),
+    );
   });
 
   it('that are near are suggested, and the others listed', () => {

@@ -3,8 +3,12 @@ import { isLoopback } from '../../broker/listening.js';
 import { localOnly } from '../../adapters/http/local.js';
 
 describe('an open hub on loopback', () => {
-  it.each(['127.0.0.1', '127.1.2.3', '::1', '[::1]', 'localhost', 'hub.localhost', 'LOCALHOST'])('is %s', (host) => expect(isLoopback(host)).toBe(true));
-  it.each(['0.0.0.0', '::', '10.0.0.1', 'example.com', 'localhost.example.com', '127.0.0.1.example.com', ''])('is not %s', (host) => expect(isLoopback(host)).toBe(false));
+  it.each(['127.0.0.1', '127.1.2.3', '::1', '[::1]', 'localhost', 'hub.localhost', 'LOCALHOST'])('is %s', (host) =>
+    expect(isLoopback(host)).toBe(true),
+  );
+  it.each(['0.0.0.0', '::', '10.0.0.1', 'example.com', 'localhost.example.com', '127.0.0.1.example.com', ''])('is not %s', (host) =>
+    expect(isLoopback(host)).toBe(false),
+  );
 
   it('takes what its own pages and programs send', () => {
     expect(localOnly({ host: '127.0.0.1:8080' })).toBeUndefined();

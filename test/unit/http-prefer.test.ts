@@ -22,7 +22,23 @@ describe('Prefer (RFC 7240)', () => {
     expect(readPrefer(header)).toEqual(expected);
   });
 
-  it.each(['wait', 'wait=', 'wait=-1', 'wait=1.5', 'wait=1e9', 'wait=10000000000000', 'wait=ten', 'wait 10', '=', ',,;', '"', 'wait="1', 'respond-async=no', '\\', 'wait=1 0'])('ignores %j', (header) => {
+  it.each([
+    'wait',
+    'wait=',
+    'wait=-1',
+    'wait=1.5',
+    'wait=1e9',
+    'wait=10000000000000',
+    'wait=ten',
+    'wait 10',
+    '=',
+    ',,;',
+    '"',
+    'wait="1',
+    'respond-async=no',
+    '\\',
+    'wait=1 0',
+  ])('ignores %j', (header) => {
     expect(readPrefer(header)).toEqual({ respondAsync: false });
   });
 
@@ -31,9 +47,22 @@ describe('Prefer (RFC 7240)', () => {
   });
 
   it('never throws and never takes long, whatever is sent', () => {
-    fc.assert(fc.property(fc.string({ unit: fc.constantFrom('w', 'a', '=', '"', '\\', ',', ';', ' ', '1', 'wait=', 'respond-async'), maxLength: 4_000 }), (text) => void readPrefer(text)));
+    fc.assert(
+      fc.property(
+        fc.string({ unit: fc.constantFrom('w', 'a', '=', '"', '\\', ',', ';', ' ', '1', 'wait=', 'respond-async'), maxLength: 4_000 }),
+        (text) => void readPrefer(text),
+      ),
+    );
     const began = performance.now();
-    for (const nasty of ['"\\'.repeat(8_000), ' '.repeat(16_000), 'a='.repeat(8_000), ','.repeat(16_000), `a${' '.repeat(15_000)}b`, '"'.repeat(16_001)]) readPrefer(nasty);
+    for (const nasty of [
+      '"\\'.repeat(8_000),
+      ' '.repeat(16_000),
+      'a='.repeat(8_000),
+      ','.repeat(16_000),
+      `a${' '.repeat(15_000)}b`,
+      '"'.repeat(16_001),
+    ])
+      readPrefer(nasty);
     expect(performance.now() - began).toBeLessThan(1_000);
   });
 

@@ -16,8 +16,17 @@ describe('problem+json', () => {
   });
 
   it('gives some reasons a status of their own', () => {
-    expect(faultProblem(new Fault('invalid', 'x', { reason: 'idempotency-mismatch' }))).toMatchObject({ status: 422, code: 'invalid', reason: 'idempotency-mismatch' });
-    expect(faultProblem(new Fault('invalid', 'no flow "x"; did you mean "y"?', { reason: 'unknown-flow' }))).toMatchObject({ status: 404, code: 'not-found', reason: 'unknown-flow', detail: 'no flow "x"; did you mean "y"?' });
+    expect(faultProblem(new Fault('invalid', 'x', { reason: 'idempotency-mismatch' }))).toMatchObject({
+      status: 422,
+      code: 'invalid',
+      reason: 'idempotency-mismatch',
+    });
+    expect(faultProblem(new Fault('invalid', 'no flow "x"; did you mean "y"?', { reason: 'unknown-flow' }))).toMatchObject({
+      status: 404,
+      code: 'not-found',
+      reason: 'unknown-flow',
+      detail: 'no flow "x"; did you mean "y"?',
+    });
     expect(faultProblem(new Fault('unavailable', 'x', { reason: 'too-many' }))).toMatchObject({ status: 429, code: 'too-many' });
     expect(faultProblem(new Fault('unavailable', 'x', { reason: 'unknown' }))).toMatchObject({ status: 503, reason: 'unknown' });
   });
@@ -29,10 +38,18 @@ describe('problem+json', () => {
 
   it('makes one of every outcome that is not a reply, whatever its body is', () => {
     const body = Buffer.from(JSON.stringify(faultBody(new Fault('rejected', 'no credit', { step: 'credit.score' }))));
-    expect(outcomeProblem({ kind: 'fault', body, contentType: 'application/json', at: 0 }, 'r1')).toMatchObject({ status: 422, requestId: 'r1', instance: '/requests/r1', step: 'credit.score' });
+    expect(outcomeProblem({ kind: 'fault', body, contentType: 'application/json', at: 0 }, 'r1')).toMatchObject({
+      status: 422,
+      requestId: 'r1',
+      instance: '/requests/r1',
+      step: 'credit.score',
+    });
     expect(outcomeProblem({ kind: 'timeout', body: Buffer.from('\xff'), contentType: 'x', at: 0 }, 'r1')).toMatchObject({ status: 504 });
     expect(outcomeProblem({ kind: 'cancelled', body: Buffer.alloc(0), contentType: 'x', at: 0 }, 'r1')).toMatchObject({ status: 409 });
-    expect(outcomeProblem({ kind: 'fault', body: Buffer.from('broken'), contentType: 'text/plain', at: 0 }, 'r1')).toMatchObject({ status: 502, detail: 'broken' });
+    expect(outcomeProblem({ kind: 'fault', body: Buffer.from('broken'), contentType: 'text/plain', at: 0 }, 'r1')).toMatchObject({
+      status: 502,
+      detail: 'broken',
+    });
   });
 
   it('tells nothing of errors that are our own', () => {

@@ -14,8 +14,19 @@ const flowName = words('[a-z0-9]');
 const stepName = words('[a-z]');
 const count = fc.integer({ min: 1, max: 100_000 });
 const ms = fc.integer({ min: 0, max: 4_102_444_800_000 });
-const headerValue = fc.oneof(anyText, fc.integer(), fc.boolean(), fc.constant(null), fc.array(fc.integer(), { maxLength: 3 }), fc.dictionary(fc.string(), fc.integer(), { maxKeys: 2 })) as fc.Arbitrary<HeaderValue>;
-const ourHeaders = fc.dictionary(anyText.map((name) => `hub-${name}`), headerValue, { minKeys: 1, maxKeys: 4 });
+const headerValue = fc.oneof(
+  anyText,
+  fc.integer(),
+  fc.boolean(),
+  fc.constant(null),
+  fc.array(fc.integer(), { maxLength: 3 }),
+  fc.dictionary(fc.string(), fc.integer(), { maxKeys: 2 }),
+) as fc.Arbitrary<HeaderValue>;
+const ourHeaders = fc.dictionary(
+  anyText.map((name) => `hub-${name}`),
+  headerValue,
+  { minKeys: 1, maxKeys: 4 },
+);
 
 const required = {
   id: fc.uuid(),
@@ -34,9 +45,22 @@ const required = {
   body: bytes,
   contentType: fc.string({ minLength: 1, maxLength: 60 }),
 };
-const optional = { replyTo: anyText, key: anyText, principal: anyText, conversation: anyText, contentEncoding: anyText, traceparent: anyText, tracestate: anyText, priority: fc.integer({ min: 0, max: 255 }), extra: ourHeaders };
+const optional = {
+  replyTo: anyText,
+  key: anyText,
+  principal: anyText,
+  conversation: anyText,
+  contentEncoding: anyText,
+  traceparent: anyText,
+  tracestate: anyText,
+  priority: fc.integer({ min: 0, max: 255 }),
+  extra: ourHeaders,
+};
 const envelopes = fc
-  .tuple(fc.record({ ...required, ...optional }, { requiredKeys: Object.keys(required) as (keyof typeof required)[] }), fc.option(fc.record({ from: stepName, took: fc.nat(1_000_000) }), { nil: undefined }))
+  .tuple(
+    fc.record({ ...required, ...optional }, { requiredKeys: Object.keys(required) as (keyof typeof required)[] }),
+    fc.option(fc.record({ from: stepName, took: fc.nat(1_000_000) }), { nil: undefined }),
+  )
   .map(([envelope, done]): Envelope => ({ ...envelope, ...done }));
 
 const anything = fc.oneof(anyText, fc.integer(), fc.double(), fc.boolean(), fc.constant(null), fc.object()) as fc.Arbitrary<HeaderValue>;
@@ -59,7 +83,10 @@ const messages = fc.record(
     timestamp: fc.integer(),
     priority: fc.integer(),
     headers: fc
-      .tuple(fc.dictionary(fc.string(), anything, { maxKeys: 3 }), fc.record({ hub: fc.oneof(anything, almostHubHeader), 'hub-error-code': anything, 'hub-error': anything }, { requiredKeys: [] }))
+      .tuple(
+        fc.dictionary(fc.string(), anything, { maxKeys: 3 }),
+        fc.record({ hub: fc.oneof(anything, almostHubHeader), 'hub-error-code': anything, 'hub-error': anything }, { requiredKeys: [] }),
+      )
       .map(([others, ours]) => ({ ...others, ...ours })),
   },
   { requiredKeys: ['body'] },
@@ -69,11 +96,17 @@ const runs = { numRuns: 500 };
 
 describe('the wire form', () => {
   it('gives back every envelope as it was', () => {
-    fc.assert(fc.property(envelopes, (envelope) => expect(decode(encode(envelope))).toEqual(envelope)), runs);
+    fc.assert(
+      fc.property(envelopes, (envelope) => expect(decode(encode(envelope))).toEqual(envelope)),
+      runs,
+    );
   });
 
   it('is one line of printable ASCII, so that a person can read it and AMQP can carry it', () => {
-    fc.assert(fc.property(envelopes, (envelope) => expect(encode(envelope).headers!['hub']).toMatch(/^[\x20-\x7e]+$/)), runs);
+    fc.assert(
+      fc.property(envelopes, (envelope) => expect(encode(envelope).headers!['hub']).toMatch(/^[\x20-\x7e]+$/)),
+      runs,
+    );
   });
 
   it('reads any message, or says what is wrong with it', () => {

@@ -16,22 +16,32 @@ const port = 8089;
 const wsdl = readFileSync(new URL('./harbour.wsdl', import.meta.url), 'utf8');
 const server = createServer((_request, response) => response.writeHead(404).end());
 
-listen(server, '/quotes', {
-  HarbourBank: {
-    Quotes: {
-      Quote: ({ score, termMonths }: Quote) => ({ bank: 'harbour', rate: Math.round((3.3 + (850 - Number(score)) / 200 + Number(termMonths) / 120) * 100) / 100 }),
+listen(
+  server,
+  '/quotes',
+  {
+    HarbourBank: {
+      Quotes: {
+        Quote: ({ score, termMonths }: Quote) => ({
+          bank: 'harbour',
+          rate: Math.round((3.3 + (850 - Number(score)) / 200 + Number(termMonths) / 120) * 100) / 100,
+        }),
+      },
     },
   },
-}, wsdl);
+  wsdl,
+);
 
 server.on('error', (error) => {
   // A second demo on this machine uses the bank of the first.
   const answer = fetch(`http://127.0.0.1:${port}/quotes?wsdl`).then((response) => response.text());
-  void answer.catch(() => '').then((wsdlOfOther) => {
-    if (wsdlOfOther.includes('HarbourBank')) return process.send?.('ready');
-    process.stderr.write(`Harbour Bank cannot listen on 127.0.0.1:${port}: ${error.message}. End what uses that port.\n`);
-    return process.exit(1);
-  });
+  void answer
+    .catch(() => '')
+    .then((wsdlOfOther) => {
+      if (wsdlOfOther.includes('HarbourBank')) return process.send?.('ready');
+      process.stderr.write(`Harbour Bank cannot listen on 127.0.0.1:${port}: ${error.message}. End what uses that port.\n`);
+      return process.exit(1);
+    });
 });
 server.listen(port, '127.0.0.1', () => process.send?.('ready'));
 process.on('disconnect', () => process.exit(0));

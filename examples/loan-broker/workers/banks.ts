@@ -27,7 +27,8 @@ export const askBanks = worker({
 });
 
 /** A rate that depends on the customer, so that the same request gets the same answer. */
-const rate = (base: number, { score, termMonths }: ScoredLoan): number => Math.round((base + (850 - score) / 200 + termMonths / 120) * 100) / 100;
+const rate = (base: number, { score, termMonths }: ScoredLoan): number =>
+  Math.round((base + (850 - score) / 200 + termMonths / 120) * 100) / 100;
 
 export const nordic = worker({
   name: 'bank.nordic',
@@ -59,7 +60,8 @@ export const silent = worker({
   timeoutMs: 600_000,
   concurrency: 1_000,
   // Never answers; the group's completion aborts it.
-  handle: (_loan: ScoredLoan, _envelope, { signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })),
+  handle: (_loan: ScoredLoan, _envelope, { signal }) =>
+    new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })),
 });
 
 export const bestOffer = aggregator<Offer>({

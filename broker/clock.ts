@@ -10,8 +10,9 @@ export interface Clock {
 export const systemClock: Clock = {
   now: () => Date.now(),
   after(ms, run) {
-    // setTimeout counts in 32 bits: a longer wait would fire at once.
-    const timer = setTimeout(run, Math.min(Math.max(ms, 0), 2 ** 31 - 1));
+    // setTimeout counts in 32 bits: a longer wait would fire at once. And it may be a millisecond early by the clock on the wall: a
+    // deadline that has not quite come must not look like one that is far away.
+    const timer = setTimeout(run, Math.min(Math.max(Math.ceil(ms) + 1, 1), 2 ** 31 - 1));
     return () => clearTimeout(timer);
   },
 };

@@ -1,6 +1,7 @@
 /** Events as lines of JSON on stderr. `error` means that an operator must act; no body and no secret gets here. */
 import { pino } from 'pino';
 import type { Emit } from './emit.js';
+import { messageOf } from './fault.js';
 
 /** Events that are not `info`. */
 const levels: Readonly<Record<string, 'error' | 'warn' | 'debug'>> = {
@@ -27,6 +28,8 @@ const levels: Readonly<Record<string, 'error' | 'warn' | 'debug'>> = {
 };
 
 export function openLog(level: string, about: Readonly<Record<string, unknown>>): Emit {
-  const log = pino({ level, base: about, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true }));
+  // pino knows errors as "err" only, and shows any other as {}.
+  const serializers = { error: (error: unknown) => (error instanceof Error ? messageOf(error) : error) };
+  const log = pino({ level, base: about, serializers, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true }));
   return (event, fields = {}) => log[levels[event] ?? (event.endsWith('.failed') ? 'warn' : 'info')]({ event, ...fields });
 }

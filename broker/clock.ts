@@ -10,9 +10,14 @@ export interface Clock {
 export const systemClock: Clock = {
   now: () => Date.now(),
   after(ms, run) {
-    // setTimeout counts in 32 bits: a longer wait would fire at once. And it may be a millisecond early by the clock on the wall: a
-    // deadline that has not quite come must not look like one that is far away.
-    const timer = setTimeout(run, Math.min(Math.max(Math.ceil(ms) + 1, 1), 2 ** 31 - 1));
+    let timer: NodeJS.Timeout;
+    const arm = (leftMs: number) => {
+      // setTimeout counts in 32 bits, and may be a millisecond early by the clock on the wall: a deadline that has not quite come
+      // must not look like one that is far away.
+      const pieceMs = Math.min(leftMs, 2 ** 30);
+      timer = setTimeout(() => (leftMs > pieceMs ? arm(leftMs - pieceMs) : run()), Math.ceil(pieceMs) + 1);
+    };
+    arm(Math.max(ms, 0));
     return () => clearTimeout(timer);
   },
 };

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
+import { eventually } from '../../support/eventually.js';
 import { faultProxy } from '../../support/proxy.js';
 import { redisChild } from '../../support/redis.js';
 import { ownRabbitmq } from '../own-rabbitmq.js';
@@ -68,7 +69,9 @@ describe('when everything dies in random order', () => {
               waitSeconds: n % 5 === 0 ? 0 : 20,
               ...(n % 4 === 0 ? {} : { key: `k${n}` }),
             }));
-            const one = (of: typeof hubs) => of[Math.floor(random() * of.length)]!;
+            // RabbitMQ 3.10.8 loses its first stream for good when it is killed within a second of its making.
+          await eventually(() => expect(load.answered()).toBeGreaterThan(300), { withinMs: 20_000 });
+          const one = (of: typeof hubs) => of[Math.floor(random() * of.length)]!;
             const faults: Readonly<Record<string, () => Promise<unknown> | void>> = {
               hub: () => one(hubs).kill(),
               worker: () => one(workers).kill(),

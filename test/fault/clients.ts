@@ -47,11 +47,11 @@ export interface ClientsOptions {
 }
 
 /** How long a client waits for an answer on one line. Longer than any hold. */
-const lineMs = 40_000;
+const lineMs = 65_000;
 /** Clients rest before they come back. */
 const restMs = 50;
 
-export function openClients({ history, hubs, patienceMs = 45_000 }: ClientsOptions): Clients {
+export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptions): Clients {
   const dispatcher = new Agent({
     connections: null,
     pipelining: 1,

@@ -70,8 +70,8 @@ describe('when everything dies in random order', () => {
               ...(n % 4 === 0 ? {} : { key: `k${n}` }),
             }));
             // RabbitMQ 3.10.8 loses its first stream for good when it is killed within a second of its making.
-          await eventually(() => expect(load.answered()).toBeGreaterThan(300), { withinMs: 20_000 });
-          const one = (of: typeof hubs) => of[Math.floor(random() * of.length)]!;
+            await eventually(() => expect(load.answered()).toBeGreaterThan(300), { withinMs: 20_000 });
+            const one = (of: typeof hubs) => of[Math.floor(random() * of.length)]!;
             const faults: Readonly<Record<string, () => Promise<unknown> | void>> = {
               hub: () => one(hubs).kill(),
               worker: () => one(workers).kill(),

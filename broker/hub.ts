@@ -3,6 +3,7 @@
  * side that waits (gateway, replies, deadlines, foreign programs); `openWorkers` is the side that works. One process may
  * be both.
  */
+import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
 import { systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
@@ -82,6 +83,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   await transport.declare(topology);
 
   const stopping = new AbortController();
+  setMaxListeners(0, stopping.signal); // each publish that waits for the broker listens
   const control = await openControl(transport, names);
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);

@@ -2,6 +2,7 @@
  * Serves steps: takes a message from the step's queue, runs the step, turns the verdict into messages. The order is always
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
+import { setMaxListeners } from 'node:events';
 import type { Clock } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
@@ -46,6 +47,7 @@ const deliveryLimit = 5;
 export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const { transport, names, control, clock } = options;
   const stopping = new AbortController();
+  setMaxListeners(0, stopping.signal); // each publish that waits for the broker listens
   const running = new Map<string, { envelope: Envelope; abort: AbortController; report: () => void }>();
   control.listen((what, id) => {
     for (const { envelope, abort, report } of running.values()) {

@@ -93,14 +93,33 @@ export async function messageFor(
       .catch(() => undefined);
   }
   if (envelope.slip.length === 1 && envelope.groups.length === 0) return message;
-  const { body: _body, ...properties } = message;
-  await store.park(envelope.id, Buffer.from(JSON.stringify(properties)), Math.max(0, envelope.deadline - clock.now()) + 60_000);
+  await store.park(...parkingOf(message, envelope.deadline, clock.now()));
   return {
     ...message,
     replyTo: names.continuation,
     correlationId: envelope.id,
-    headers: { ...message.headers, 'hub-request-id': envelope.requestId },
+    headers: {
+      ...message.headers,
+      'hub-request-id': envelope.requestId,
+      ...(envelope.replyTo === undefined ? {} : { 'hub-return-to': envelope.replyTo }),
+    },
   };
+}
+
+/** How long what is parked outlives its request. */
+const parkedLongerMs = 60_000;
+
+/** A message to a foreign worker, as `store.park` takes it: all but the body, under its id. */
+export function parkingOf({ body: _body, ...properties }: Message, deadline: number, now: number): Parameters<Store['park']> {
+  return [properties.messageId ?? '', Buffer.from(JSON.stringify(properties)), Math.max(0, deadline - now) + parkedLongerMs];
+}
+
+/** The message as it was before it was addressed to a foreign worker; undefined if it was not. */
+export function unforeign(message: Message, names: Names): Message | undefined {
+  const { 'hub-request-id': requestId, 'hub-return-to': replyTo, ...headers } = message.headers ?? {};
+  if (message.replyTo !== names.continuation || typeof requestId !== 'string') return undefined;
+  const { replyTo: _continuation, ...rest } = message;
+  return { ...rest, headers, correlationId: requestId, ...(typeof replyTo === 'string' ? { replyTo } : {}) };
 }
 
 /** What follows from a fault: inside a group it is an answer to the aggregator, else it ends the request. */

@@ -16,6 +16,9 @@ export interface GroupMember {
   readonly size: number;
   /** The aggregator that collects the group. */
   readonly at: string;
+  /** When the group is complete at the latest, ms since 1970; and the part's name in the manifest: so that any part tells of the group. */
+  readonly deadline: number;
+  readonly name: string;
 }
 
 export interface Envelope {

@@ -10,6 +10,7 @@ import type { Emit } from './emit.js';
 import { Fault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
+import type { Rebuild } from './rebuild.js';
 import { openRequests } from './requests.js';
 import { outcomeOfFault, type Settler } from './settle.js';
 import type { Step } from './step.js';
@@ -17,7 +18,7 @@ import type { ForwardAddress, Outcome, Progress, RequestEvent, RequestRecord, Re
 import { openTopics } from './topics.js';
 import type { Names } from './topology.js';
 import type { Transport } from './transport.js';
-import { lookAgainMs, openWaiting, reachable, statusOf } from './waiting.js';
+import { lookAgainMs, openWaiting, reachable, rebuilding, statusOf } from './waiting.js';
 
 /** A request as it comes in. Rejections are Faults: nothing happened, unless its reason is `unknown`. */
 export interface Ask {
@@ -138,6 +139,7 @@ export interface GatewayOptions {
   readonly control: Control;
   readonly correlator: Correlator;
   readonly settler: Settler;
+  readonly rebuild: Rebuild;
   readonly clock: Clock;
   readonly names: Names;
   readonly emit: Emit;
@@ -163,6 +165,7 @@ export function openGateway(options: GatewayOptions): Gateway {
         reason: 'stopping',
         retryAfterMs: 2_000,
       });
+    if (!options.rebuild.isComplete()) throw rebuilding();
     if (inFlight >= options.maxInFlight)
       throw new Fault('unavailable', `this hub has ${options.maxInFlight} requests in flight, its limit`, {
         reason: 'busy',
@@ -239,9 +242,10 @@ export function openGateway(options: GatewayOptions): Gateway {
     async ready() {
       const redis = await store.time().then(() => 'ok', messageOf);
       const rabbitmq = transport.state() === 'connected' ? 'ok' : transport.state();
+      const isComplete = options.rebuild.isComplete();
       return {
-        ready: redis === 'ok' && rabbitmq === 'ok' && !stopping.aborted,
-        checks: { rabbitmq, redis, ...(stopping.aborted ? { hub: 'stopping' } : {}) },
+        ready: redis === 'ok' && rabbitmq === 'ok' && isComplete && !stopping.aborted,
+        checks: { rabbitmq, redis, ...(isComplete ? {} : { state: 'rebuilding' }), ...(stopping.aborted ? { hub: 'stopping' } : {}) },
       };
     },
   };

@@ -5,7 +5,7 @@
  */
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
-import { systemClock, type Clock } from './clock.js';
+import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
 import { openCorrelator } from './correlator.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
@@ -15,9 +15,10 @@ import { follow } from './envelope.js';
 import { readFault } from './fault.js';
 import type { Flow } from './flow.js';
 import { openGateway, type Gateway } from './gateway.js';
-import { openJournal, type Journal } from './journal.js';
+import { freshMs, openJournal, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import { startRunner } from './runner.js';
+import { openRebuild } from './rebuild.js';
 import { openSettler } from './settle.js';
 import type { Step } from './step.js';
 import type { Store } from './store.js';
@@ -70,6 +71,7 @@ export interface Hub {
 }
 
 const checkTopologyMs = 30_000;
+const firstRoundMs = 2_000;
 
 export async function openHub(options: HubOptions): Promise<Hub> {
   const { ports, project, emit, place, access } = options;
@@ -88,6 +90,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);
   const settler = openSettler({ store, journal, correlator, control, transport, emit });
+  const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
   const gateway = openGateway({
     flows: project.flows,
     steps,
@@ -97,6 +100,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     control,
     correlator,
     settler,
+    rebuild,
     clock,
     names,
     emit,
@@ -109,7 +113,9 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   /** Whatever comes to our return address is the outcome of the request that it names. */
   async function replied(delivery: Delivery): Promise<void> {
     if (delivery.correlationId === undefined) return bury(delivery, 'a reply without correlation_id');
-    await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), delivery.exchange === names.replies);
+    // By our own exchange it came to the journal, too. What has waited for long is told again: see `freshMs`.
+    const journalled = delivery.exchange === names.replies && clock.now() - (delivery.timestamp ?? 0) * 1_000 < freshMs;
+    await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), journalled);
   }
 
   /** A foreign worker in the middle of a slip has answered: the slip goes on. */
@@ -161,7 +167,11 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     await transport.consume(names.lastEvents, { prefetch: 200, tag: tag('last-events') }, remembered),
     await openEntrance({ transport, gateway, access, names, clock, emit, place }),
   ];
-  const sweeper = startSweeper({ store, settler, clock, emit, hub: options.name });
+  const sweeper = startSweeper({ store, settler, journal, rebuild, clock, emit, hub: options.name });
+  // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.
+  const patience = new AbortController();
+  await Promise.race([sweeper.first, pause(clock, firstRoundMs, patience.signal)]);
+  patience.abort();
   // A queue that somebody deletes while nobody consumes it is missed by nobody else.
   const again = () => {
     if (transport.state() === 'connected')

@@ -5,22 +5,42 @@
  */
 import { timeOfId } from './envelope.js';
 import type { Names } from './topology.js';
-import type { Outcome } from './store.js';
+import type { NewRecord, Outcome } from './store.js';
 import type { Delivery, Headers, Message, Transport } from './transport.js';
+import { recordHeader } from './wire.js';
 
 /**
- * - `recorded`: the request has a record from here on.  - `outcome`: a hub decided it.  - `done`: a one-way message got to the end of its slip.
- * - `late`: it came when there was an outcome.  - `undeliverable`: the requestor's queue is gone.
+ * - `recorded`: the request has a record from here on.  - `carried`: it has been pending for long; its record, once more.
+ * - `outcome`: a hub decided it.  - `done`: a one-way message got to the end of its slip.
+ * - `forwarded`: the outcome is in the requestor's own queue.  - `undeliverable`: that queue is gone.
+ * - `late`: it came when there was another outcome.  - `duplicate`: this very outcome came once more.
+ * - `refused`: the broker refused the request: it was never accepted.
+ * - `part`: an aggregator took a part that had waited for long.
  */
-export type Note = 'recorded' | 'outcome' | 'done' | 'late' | 'undeliverable';
+export type Note = 'recorded' | 'carried' | 'outcome' | 'done' | 'forwarded' | 'undeliverable' | 'late' | 'duplicate' | 'refused' | 'part';
 
 export interface Journal {
   /** Resolves when the journal has it. */
   note(note: Note, requestId: string, message?: Partial<Message>, headers?: Headers): Promise<void>;
-  outcome(requestId: string, outcome: Outcome): Promise<void>;
+  /** With the record, if there is one: it may be far back, or come later. */
+  outcome(requestId: string, outcome: Outcome, record?: NewRecord): Promise<void>;
   /** Everything about a request, in order of the journal. Reads from the time in its id to now. */
   read(requestId: string): Promise<readonly Delivery[]>;
+  /**
+   * Hands everything from `from` (ms since 1970, or the first entry) to now to `entry`, in order, some hundred at once; what that
+   * returns is awaited. Rejects at once with what `entry` rejects with, and when `signal` aborts.
+   */
+  replay(from: number | 'first', entry: (delivery: Delivery) => Promise<void> | void, signal?: AbortSignal): Promise<void>;
 }
+
+/**
+ * How far the journal may be ahead of the state, ms. Who takes something from a queue that has waited longer tells the journal
+ * again, since a rebuild that begins where the state was last known to be good may begin after it.
+ */
+export const freshMs = 10_000;
+
+/** How many entries are read ahead. */
+const readAhead = 2_000;
 
 export function openJournal(transport: Transport, names: Names, now: () => number): Journal {
   const address = { exchange: '', routingKey: names.journal };
@@ -35,37 +55,50 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
     });
   return {
     note,
-    outcome: (requestId, { kind, body, contentType, contentEncoding }) =>
+    outcome: (requestId, { kind, body, contentType, contentEncoding }, record) =>
       note(
         'outcome',
         requestId,
         { type: kind === 'reply' ? 'reply' : 'fault', body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) },
-        { 'hub-outcome': kind },
+        { 'hub-outcome': kind, ...(record === undefined ? {} : recordHeader(record)) },
       ),
 
     async read(requestId) {
-      // The end of a stream cannot be asked for: a mark is written, and everything before it is what there was.
-      const mark = `mark-${requestId}-${now()}-${Math.random()}`;
       const found: Delivery[] = [];
-      let finish: () => void = () => undefined;
-      const finished = new Promise<void>((resolve) => (finish = resolve));
       const began = timeOfId(requestId);
-      const consumer = await transport.consume(
-        names.journal,
-        // The broker's offset by time is that of a chunk, and its clock may differ: begin a little before.
-        { prefetch: 500, tag: 'trace', from: began === undefined ? 'first' : began - 5_000 },
-        async (delivery) => {
-          if (delivery.messageId === mark) finish();
-          else if (delivery.correlationId === requestId || delivery.headers['hub-request-id'] === requestId) found.push(delivery);
-        },
-      );
-      try {
-        await transport.publish(address, { body: Buffer.alloc(0), type: 'event', messageId: mark, headers: { 'hub-note': 'mark' } });
-        await finished;
-      } finally {
-        await consumer.close();
-      }
+      // The broker's offset by time is that of a chunk, and its clock may differ: begin a little before.
+      await replay(began === undefined ? 'first' : began - 5_000, (delivery) => {
+        if (delivery.correlationId === requestId || delivery.headers['hub-request-id'] === requestId) found.push(delivery);
+      });
       return found;
     },
+    replay,
   };
+
+  async function replay(from: number | 'first', entry: (delivery: Delivery) => Promise<void> | void, signal?: AbortSignal): Promise<void> {
+    // The end of a stream cannot be asked for: a mark is written, and everything before it is what there was.
+    const mark = `mark-${now()}-${Math.random()}`;
+    let finish: () => void = () => undefined;
+    let fail: (error: unknown) => void = () => undefined;
+    let isOver = false;
+    const finished = new Promise<void>((resolve, reject) => ([finish, fail] = [resolve, reject]));
+    finished
+      .catch(() => undefined)
+      .finally(() => (isOver = true))
+      .catch(() => undefined);
+    const abort = () => fail(signal?.reason);
+    signal?.addEventListener('abort', abort, { once: true });
+    const consumer = await transport.consume(names.journal, { prefetch: readAhead, tag: 'journal', from }, async (delivery) => {
+      if (delivery.messageId === mark) finish();
+      else if (!isOver) await Promise.resolve(entry(delivery)).catch(fail);
+    });
+    try {
+      if (signal?.aborted === true) abort();
+      await transport.publish(address, { body: Buffer.alloc(0), type: 'event', messageId: mark, headers: { 'hub-note': 'mark' } });
+      await finished;
+    } finally {
+      signal?.removeEventListener('abort', abort);
+      await consumer.close();
+    }
+  }
 }

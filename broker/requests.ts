@@ -13,11 +13,11 @@ import { didYouMean, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
-import type { Claim, ForwardAddress, NewRecord, RequestRecord } from './store.js';
+import type { Claim, NewRecord, RequestRecord } from './store.js';
 import { workAddress } from './topology.js';
 import { PublishError } from './transport.js';
 import { openWaiting, reachable } from './waiting.js';
-import { encode } from './wire.js';
+import { recordHeader } from './wire.js';
 
 /** A publish that is not known to have reached the broker may be repeated after this long. */
 const unpublishedMs = 6_000;
@@ -45,20 +45,20 @@ export function openRequests(options: GatewayOptions): Requests {
     const recorded = waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined || ask.requestId !== undefined;
     const envelope = envelopeOf(ask, flow, id, deadline, recorded, names.reply(options.hub));
     if (recorded) {
-      const created = await reachable(store.create(recordOf(envelope, 'accepted', false, ask.forward), claimOf(ask)));
+      const created = await reachable(store.create(recordOf(envelope, ask)));
       if (created.result === 'exists') return join(created.record, created.sameBody, ask, envelope, waitMs);
     }
     emit('request.accepted', { requestId: id, flow: flow.name, recorded });
     const began = clock.now();
     const wait = correlator.expect(id, !recorded); // expect, then publish: the reply may be faster than the confirm
     try {
-      await enterRecorded(envelope, true);
+      await enterRecorded(recorded ? { ...envelope, extra: recordHeader(recordOf(envelope, ask)) } : envelope, true);
       const life = Math.min(waitMs, deadline - clock.now());
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs, replayed: false };
-      if (recorded) return await accepted(id, heldMs, false, knownOf(envelope));
-      return await detach(envelope, wait, heldMs);
+      if (recorded) return await accepted(id, heldMs, false, knownOf(envelope, ask));
+      return await detach(envelope, ask, wait, heldMs);
     } finally {
       wait.close();
     }
@@ -83,6 +83,9 @@ export function openRequests(options: GatewayOptions): Requests {
         durable: envelope.durable,
       });
     } catch (cause) {
+      // The work queue refused it, and the journal, which is under the same confirm, may have it.
+      if (cause instanceof PublishError && cause.failure === 'nacked')
+        await journal.note('refused', envelope.requestId).catch(() => undefined);
       const unknown = !isFirst || (cause instanceof PublishError && cause.failure === 'unknown');
       emit('request.refused', {
         requestId: envelope.requestId,
@@ -103,8 +106,8 @@ export function openRequests(options: GatewayOptions): Requests {
     }
   }
 
-  /** The hold is over before the answer: from here on there is a record. Record, then 202. */
-  async function detach(envelope: Envelope, wait: Wait, heldMs: number): Promise<Answer> {
+  /** The hold is over before the answer: from here on there is a record. Journal, record, then 202. */
+  async function detach(envelope: Envelope, ask: Ask, wait: Wait, heldMs: number): Promise<Answer> {
     const id = envelope.requestId;
     const timedOut = envelope.deadline <= clock.now();
     if (timedOut || !envelope.durable) {
@@ -118,9 +121,15 @@ export function openRequests(options: GatewayOptions): Requests {
       else wait.catch(outcome);
       return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
     }
+    const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
+    // Without RabbitMQ the record alone must do: the sweeper tells the journal of it later.
+    const carriedAt = await journal.note('recorded', id, {}, recordHeader(record)).then(
+      () => clock.now(),
+      () => 0,
+    );
     for (const giveUpAt = clock.now() + 10_000; wait.caught === undefined;) {
       try {
-        await store.create(recordOf(envelope, 'running', true, undefined));
+        await store.create({ ...record, carriedAt });
         break;
       } catch (cause) {
         if (clock.now() >= giveUpAt)
@@ -133,15 +142,22 @@ export function openRequests(options: GatewayOptions): Requests {
       }
     }
     if (wait.caught !== undefined) {
-      // It came in this very moment. Whoever has the id may read it, too.
-      await store.settle(id, wait.caught, true).catch(() => undefined);
-      return { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false };
+      // It came in this very moment. Whoever has the id may read it, too; and the journal, told of a record, is told how it ended.
+      const outcome = wait.caught;
+      if (carriedAt > 0) await journal.outcome(id, outcome, record).catch(() => undefined);
+      await store
+        .settle(id, outcome, false)
+        .then(
+          () => store.show(id),
+          () => undefined,
+        )
+        .catch(() => undefined);
+      return { kind: 'outcome', id, outcome, heldMs, replayed: false };
     }
     wait.close();
     await control.watch(id);
-    void journal.note('recorded', id, {}, { hub: encode(envelope).headers!['hub']! }).catch(() => undefined);
     emit('request.detached', { requestId: id, flow: envelope.flow, heldMs });
-    return accepted(id, heldMs, false, knownOf(envelope));
+    return accepted(id, heldMs, false, knownOf(envelope, ask));
   }
 
   /** The id or the key is taken: the same request goes on, and this requestor waits with the first. */
@@ -153,7 +169,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const again = async (found: RequestRecord): Promise<boolean> => {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
-      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline }, false);
+      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline, extra: recordHeader(found) }, false);
       return true;
     };
     try {
@@ -174,17 +190,16 @@ export function openRequests(options: GatewayOptions): Requests {
     const keyed = message.idempotencyKey !== undefined || message.requestId !== undefined;
     const envelope = envelopeOf(message, flow, id, untilDeadline(message, flow), keyed, undefined);
     if (keyed) {
-      const created = await reachable(store.create(recordOf(envelope, 'accepted', false, undefined), claimOf(message)));
+      const record = recordOf(envelope, message);
+      const created = await reachable(store.create(record));
       if (created.result === 'exists' && !created.sameBody)
         throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
       if (created.result === 'exists' && (await sentBefore(created.record))) return created.record.id;
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
-      const first = created.result === 'exists' ? { ...envelope, id: created.record.id, requestId: created.record.id } : envelope;
-      await enterRecorded(first, created.result === 'created');
-      await reachable(
-        store.settle(first.requestId, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true),
-      );
-      return first.requestId;
+      const first = created.result === 'exists' ? created.record : record;
+      await enterRecorded({ ...envelope, id: first.id, requestId: first.id, extra: recordHeader(first) }, created.result === 'created');
+      await reachable(store.settle(first.id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
+      return first.id;
     }
     await enter(envelope);
     emit('request.accepted', { requestId: id, flow: flow.name, oneWay: true });
@@ -260,24 +275,27 @@ export function openRequests(options: GatewayOptions): Requests {
   return { request, send };
 }
 
-function recordOf(envelope: Envelope, state: 'accepted' | 'running', published: boolean, forward: ForwardAddress | undefined): NewRecord {
-  const { requestId, flow, at, deadline, principal, key } = envelope;
+function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, ask: Ask | OneWay): NewRecord {
+  const claim = claimOf(ask);
+  const forward = 'forward' in ask ? ask.forward : undefined;
   return {
     id: requestId,
     flow,
-    state,
-    published,
+    state: 'accepted',
+    published: false,
     acceptedAt: at,
     deadline,
     ...(principal === undefined ? {} : { principal }),
     ...(key === undefined ? {} : { key }),
     ...(forward === undefined ? {} : { forward }),
+    ...(claim === undefined ? {} : { claim }),
   };
 }
 
 /** The record of a request that is under way, without asking the store: it was accepted, whatever becomes of the store. */
-const knownOf = (envelope: Envelope): RequestRecord => ({
-  ...recordOf(envelope, 'accepted', true, undefined),
+const knownOf = (envelope: Envelope, ask: Ask): RequestRecord => ({
+  ...recordOf(envelope, ask),
+  published: true,
   updatedAt: envelope.at,
   shown: false,
 });

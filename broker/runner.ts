@@ -3,16 +3,16 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
-import type { Clock } from './clock.js';
+import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
 import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
 import { Fault, isFault, messageOf } from './fault.js';
-import type { Journal } from './journal.js';
+import { freshMs, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
-import type { Progress, Store } from './store.js';
+import { StoreError, type Progress, type Store } from './store.js';
 import { workAddress, type Names } from './topology.js';
 import type { Consumer, Delivery, Headers, Transport } from './transport.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
@@ -41,6 +41,8 @@ export interface Runner {
   stop(withinMs: number): Promise<void>;
 }
 
+/** How soon a store that was away is asked again. */
+const storeAgainMs = 500;
 /** How often a message may be handed out without ever being finished: whoever takes it dies of it. */
 const deliveryLimit = 5;
 
@@ -104,17 +106,30 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const started = clock.now();
     let verdict: Verdict;
     try {
-      verdict = await attempt(step, envelope);
+      verdict = await withStore(() => attempt(step, envelope));
     } catch (error) {
       if (stopping.aborted) throw error;
       return failed(step, envelope, delivery, error, clock.now() - started);
     }
     if (stopping.aborted && verdict.go === 'nowhere' && step.kind === 'worker') throw new Error('the process stops');
     if (verdict.go === 'nowhere') return emit('step.absorbed', { ...about, tookMs: clock.now() - started });
-    for (const next of await follows(step, envelope, verdict, clock.now() - started)) await send(next);
-    if (verdict.go === 'on') await verdict.afterwards?.();
+    const { afterwards } = verdict.go === 'on' ? verdict : {};
+    for (const next of await withStore(() => follows(step, envelope, verdict, clock.now() - started))) await withStore(() => send(next));
+    if (afterwards !== undefined) await withStore(afterwards);
     emit('step.done', { ...about, tookMs: clock.now() - started });
   };
+
+  /** A store that is away or is rebuilt costs no attempt and no delivery: its turn comes. Everything here may run twice. */
+  async function withStore<T>(run: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await run();
+      } catch (error) {
+        if (!(error instanceof StoreError) || stopping.aborted) throw error;
+        await pause(clock, storeAgainMs, stopping);
+      }
+    }
+  }
 
   /** Runs one attempt, with its time-out, its signal and its progress. */
   async function attempt(step: Step, envelope: Envelope): Promise<Verdict> {
@@ -154,6 +169,9 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       remainingMs: () => Math.max(0, envelope.deadline - clock.now()),
       addressOf: (name) => workAddress(names, name, envelope.durable),
       drop: (id) => control.drop(id),
+      absorbed: async (part) => {
+        if (clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
+      },
       late: (late) => journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' }),
       report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve()),
       progress: throttled(clock, (progress) => {
@@ -220,10 +238,13 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     await store.openGroup({
       id,
       requestId: envelope.requestId,
-      members: parts.map((part, index) => part.name ?? part.steps?.[0] ?? String(index)),
+      members: parts.map(nameOf),
       deadline,
     });
-    const member = (index: number) => [{ id, index, size: parts.length, at }, ...envelope.groups];
+    const member = (index: number) => [
+      { id, index, size: parts.length, at, deadline, name: nameOf(parts[index], index) },
+      ...envelope.groups,
+    ];
     const onwards = rest.slice(rest.indexOf(at));
     const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', deadline);
     if (parts.length === 0) return [bell];
@@ -307,6 +328,9 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     );
   }
 }
+
+/** What a part is called in the manifest. */
+const nameOf = (part: SplitPart | undefined, index: number): string => part?.name ?? part?.steps?.[0] ?? String(index);
 
 /** `x-death` and its like are the broker's notes about an earlier life; with them a message could count as a cycle. */
 const withoutBrokers = (headers: Headers): Headers =>

@@ -14,7 +14,7 @@ import { faultMessage } from './wire.js';
 import { version } from './version.js';
 
 export interface Settler {
-  /** `journalled`: the journal has this outcome already, under the same confirm that brought it here. */
+  /** `journalled`: the journal has this outcome already, since a moment ago, under the same confirm that brought it here. */
   settle(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled>;
   /** Ends what a hub that died left half done: the outcome is journalled, shown, forwarded. */
   finish(requestId: string): Promise<void>;
@@ -60,8 +60,9 @@ export function openSettler({ store, journal, correlator, control, transport, em
 
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
     const settled = await store.settle(requestId, outcome, journalled);
-    if (settled === 'won' || settled === 'same') await complete(requestId, outcome, settled === 'won' && journalled);
+    if (settled === 'won' || settled === 'same') await complete(requestId, outcome);
     else await late(requestId, outcome, settled);
+    if (settled === 'same') await journal.note('duplicate', requestId, {}, { 'hub-outcome': outcome.kind }).catch(() => undefined);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
   }
@@ -82,11 +83,11 @@ export function openSettler({ store, journal, correlator, control, transport, em
     journal.note('late', requestId, {}, { 'hub-outcome': kind, 'hub-late-because': because });
 
   /** Journal, show, hand over, forward. Each may be done again. */
-  async function complete(requestId: string, outcome: Outcome, journalled: boolean): Promise<void> {
+  async function complete(requestId: string, outcome: Outcome): Promise<void> {
     const record = await store.get(requestId);
     if (record === undefined) return;
     if (!record.shown) {
-      if (!journalled) await journal.outcome(requestId, outcome);
+      await journal.outcome(requestId, outcome, record);
       await store.show(requestId);
     }
     correlator.deliver(requestId, outcome);
@@ -109,14 +110,17 @@ export function openSettler({ store, journal, correlator, control, transport, em
       headers: { 'hub-request-id': id, 'hub-state': stateOf[outcome.kind] },
       ...(outcome.contentEncoding === undefined ? {} : { contentEncoding: outcome.contentEncoding }),
     };
+    let how: 'forwarded' | 'undeliverable' = 'forwarded';
     try {
       // A mandatory message to direct reply-to is returned even when it arrives (RabbitMQ 3.10, 4.0).
       await transport.publish({ exchange: '', routingKey: address.queue }, message, { mandatory: !direct });
     } catch (error) {
       if (!(error instanceof PublishError) || error.failure !== 'unroutable') throw error;
       emit('request.undeliverable', { requestId: id, queue: address.queue });
-      await journal.note('undeliverable', id);
+      how = 'undeliverable';
     }
+    // So that a rebuild does not send it again.
+    await journal.note(how, id);
     await store.forwarded(id);
   }
 
@@ -124,7 +128,7 @@ export function openSettler({ store, journal, correlator, control, transport, em
     settle,
     async finish(requestId) {
       const record = await store.get(requestId);
-      if (record?.outcome !== undefined) await complete(requestId, record.outcome, false);
+      if (record?.outcome !== undefined) await complete(requestId, record.outcome);
     },
   };
 }

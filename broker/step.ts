@@ -49,8 +49,9 @@ export interface Step {
   readonly retry: readonly Pause[];
   /** How many deliveries one process works on at once. */
   readonly concurrency: number;
-  /** Aggregators only: how long a group may take. */
+  /** Aggregators only: how long a group may take; how long nothing may come before it is complete. */
   readonly gatherMs?: number;
+  readonly quietMs?: number;
   /** One attempt. Absent on foreign steps: a program of somebody else consumes `hub.work.<name>` and answers on `reply_to`. */
   readonly run?: (envelope: Envelope, tools: StepTools) => Promise<Verdict>;
   /** Frees what the step holds (connection pools), when the process stops. */
@@ -66,6 +67,8 @@ export interface StepTools extends StepContext {
   readonly addressOf: (step: string) => Address;
   /** Tells every worker to drop what belongs to this request or group. */
   readonly drop: (id: string) => Promise<void>;
+  /** The store has this part for good: if it waited for long, the journal is told so. */
+  readonly absorbed: (envelope: Envelope) => Promise<void>;
   /** Writes to the journal that something came too late to count. */
   readonly late: (envelope: Envelope) => Promise<void>;
   /** Tells watchers of a recorded request what it waits for. */

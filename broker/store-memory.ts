@@ -4,8 +4,9 @@
  */
 import { systemClock, type Clock } from './clock.js';
 import {
+  longPendingMs,
   stateOf,
-  type Claim,
+  StoreError,
   type Created,
   type Group,
   type GroupState,
@@ -13,6 +14,7 @@ import {
   type Outcome,
   type Part,
   type Report,
+  type Restoring,
   type RequestEvent,
   type RequestRecord,
   type Settled,
@@ -29,6 +31,10 @@ export interface MemoryStoreOptions {
 export interface MemoryState {
   /** A store of its own that shows the same state; closing it closes no other. */
   connect(): Store;
+  /** Everything is lost, as when Redis is emptied. */
+  lose(): void;
+  /** Remembers everything as it is now; the returned function makes it so again, as when Redis is restored from an older copy. */
+  copy(): () => void;
 }
 
 const maxEvents = 500;
@@ -38,11 +44,12 @@ type Writable<T> = { -readonly [Name in keyof T]: T[Name] };
 
 interface Kept {
   readonly record: Writable<RequestRecord>;
-  readonly claim: Claim | undefined;
   readonly events: RequestEvent[];
   sequence: number;
   settledAt: number | undefined;
   expiresAt: number;
+  /** The outcome is a reply that was found in the journal. */
+  found?: boolean;
 }
 
 interface KeptGroup {
@@ -54,8 +61,6 @@ interface KeptGroup {
   readonly expiresAt: number;
 }
 
-export const memoryStore = (options: MemoryStoreOptions = {}): Store => memoryState(options).connect();
-
 export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: MemoryStoreOptions = {}): MemoryState {
   const requests = new Map<string, Kept>();
   const claims = new Map<string, string>();
@@ -65,6 +70,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
   const leases = new Map<string, { holder: string; expiresAt: number }>();
   const watchers = new Set<(id: string) => void>();
   let sweptAt = clock.now();
+  let complete = false;
+  let position: number | undefined;
 
   function live<T extends { readonly expiresAt: number }>(map: Map<string, T>, name: string): T | undefined {
     const entry = map.get(name);
@@ -105,19 +112,20 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
     wake(record.id);
   }
 
-  function create(record: NewRecord, claim: Claim | undefined): Created {
+  function create(record: NewRecord, takesClaim: boolean): Created {
     sweep();
-    const holder = claims.get(claim?.scope ?? '');
+    const { claim } = record;
+    const holder = takesClaim ? undefined : claims.get(claim?.scope ?? '');
     const found = live(requests, record.id) ?? (holder === undefined ? undefined : live(requests, holder));
     if (found !== undefined) {
-      const sameBody = claim === undefined || found.claim === undefined || found.claim.fingerprint === claim.fingerprint;
+      const held = found.record.claim;
+      const sameBody = claim === undefined || held === undefined || held.fingerprint === claim.fingerprint;
       return { result: 'exists', record: { ...found.record }, sameBody };
     }
     const now = clock.now();
     const deadline = Math.round(record.deadline);
     const kept: Kept = {
       record: { ...record, deadline, updatedAt: now, shown: false },
-      claim,
       events: [],
       sequence: 0,
       settledAt: undefined,
@@ -134,7 +142,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
     const kept = live(requests, id);
     if (kept === undefined || kept.record.outcome !== undefined) return;
     requests.delete(id);
-    if (kept.claim !== undefined && claims.get(kept.claim.scope) === id) claims.delete(kept.claim.scope);
+    const { claim } = kept.record;
+    if (claim !== undefined && claims.get(claim.scope) === id) claims.delete(claim.scope);
     wake(id);
   }
 
@@ -164,13 +173,64 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
     if (kept === undefined) return 'unknown';
     const known = kept.record.outcome;
     if (known !== undefined && (known.kind !== outcome.kind || !known.body.equals(outcome.body))) return 'late';
-    if (known === undefined) {
-      kept.record.outcome = outcome;
-      kept.settledAt = clock.now();
-      kept.expiresAt = clock.now() + retentionMs;
-    }
-    if (shown) show(kept);
+    if (known === undefined) decide(kept, outcome);
+    const isLong = kept.record.detached === true || clock.now() - kept.record.acceptedAt >= longPendingMs;
+    if (shown && !(known === undefined && isLong)) show(kept);
     return known === undefined ? 'won' : 'same';
+  }
+
+  function decide(kept: Kept, outcome: Outcome): void {
+    kept.record.outcome = outcome;
+    kept.settledAt = clock.now();
+    kept.expiresAt = clock.now() + retentionMs;
+  }
+
+  function restoreOutcome(id: string, outcome: Outcome, decided: boolean): void {
+    const kept = live(requests, id);
+    if (kept === undefined) return;
+    const known = kept.record.outcome;
+    if (known !== undefined && !(kept.found === true && decided)) {
+      if (known.kind === outcome.kind && known.body.equals(outcome.body)) show(kept);
+      return;
+    }
+    decide(kept, outcome);
+    kept.record.shown = false;
+    kept.found = !decided;
+    show(kept);
+  }
+
+  /** Ids after `cursor`, in the order in which they came. */
+  function uncarried(olderThanMs: number, cursor: string, limit: number): { ids: readonly string[]; cursor: string } {
+    const pending = [...alive()].map(({ record }) => record).filter(({ outcome }) => outcome === undefined);
+    const page = pending.slice(Number(cursor), Number(cursor) + limit);
+    const old = page.filter(({ carriedAt, acceptedAt }) => (carriedAt ?? acceptedAt) <= clock.now() - olderThanMs);
+    return { ids: old.map(({ id }) => id), cursor: page.length < limit ? '' : String(Number(cursor) + limit) };
+  }
+
+  function lose(): void {
+    for (const map of [requests, claims, groups, topics, parked, leases]) map.clear();
+    complete = false;
+    position = undefined;
+  }
+
+  function copy(): () => void {
+    const before = {
+      requests: [...requests].map(([id, kept]) => [id, { ...kept, record: { ...kept.record }, events: [...kept.events] }] as const),
+      groups: [...groups].map(([id, kept]) => [id, { ...kept, parts: new Map(kept.parts) }] as const),
+      claims: [...claims],
+      topics: [...topics],
+      parked: [...parked],
+      position,
+    };
+    return () => {
+      lose();
+      for (const [id, kept] of before.requests) requests.set(id, { ...kept, record: { ...kept.record }, events: [...kept.events] });
+      for (const [id, kept] of before.groups) groups.set(id, { ...kept, parts: new Map(kept.parts) });
+      for (const [scope, id] of before.claims) claims.set(scope, id);
+      for (const [topic, message] of before.topics) topics.set(topic, message);
+      for (const [name, value] of before.parked) parked.set(name, value);
+      ({ position } = before);
+    };
   }
 
   function* alive(): Iterable<Kept> {
@@ -238,40 +298,99 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
   }
 
   return {
+    lose,
+    copy,
     connect() {
       const own = new Set<(id: string) => void>();
       let closed = false;
       /** Every method is asynchronous, and rejects once this connection is closed. */
-      const open = async <T>(act: () => T): Promise<T> => {
-        if (closed) throw new Error('the store is closed');
+      const anyway = async <T>(act: () => T): Promise<T> => {
+        if (closed) throw new StoreError('away', 'the store is closed');
         return act();
       };
+      const incomplete = () => new StoreError('incomplete', 'the state was lost or is an older copy; it is rebuilt from the journal');
+      /** What works as long as `isOpen`. */
+      const behind = (isOpen: () => boolean) => {
+        const open = <T>(act: () => T): Promise<T> =>
+          anyway(() => {
+            if (!isOpen()) throw incomplete();
+            return act();
+          });
+        const methods = {
+          report: (id: string, what: Report, event?: Pick<RequestEvent, 'name' | 'data'>) => open(() => report(id, what, event)),
+          discard: (id: string) => open(() => discard(id)),
+          forwarded: (id: string) =>
+            open(() => {
+              const kept = live(requests, id);
+              if (kept?.record.outcome !== undefined) kept.record.forwarded = true;
+            }),
+          openGroup: (group: Group) => open(() => openGroup(group)),
+          addPart: (groupId: string, part: Part, enough: number) => open(() => addPart(groupId, part, enough)),
+          groupDone: (groupId: string) =>
+            open(() => {
+              const kept = live(groups, groupId);
+              if (kept !== undefined) kept.state = 'done';
+            }),
+          remember: (topic: string, message: Message, at: number) =>
+            open(() => {
+              if ((topics.get(topic)?.at ?? -Infinity) <= at) topics.set(topic, { message, at });
+            }),
+          park: (name: string, value: Buffer, ttlMs: number) =>
+            open(() => void parked.set(name, { value, expiresAt: clock.now() + Math.max(1, Math.ceil(ttlMs)) })),
+        };
+        return { open, methods };
+      };
+      const { open, methods } = behind(() => complete);
       return {
-        time: () => open(() => clock.now()),
-        create: (record, claim) => open(() => create(record, claim)),
+        ...methods,
+        retentionMs,
+        time: () => anyway(() => clock.now()),
+        condition: () => anyway(() => ({ complete, ...(position === undefined ? {} : { since: position }) })),
+        mark: () => open(() => void (position = clock.now())),
+        restoring(holder): Restoring {
+          const restoring = behind(() => live(leases, 'rebuild') !== undefined);
+          return {
+            ...restoring.methods,
+            record: (record) => restoring.open(() => void create(record, true)),
+            outcome: (id, outcome, decided) => restoring.open(() => restoreOutcome(id, outcome, decided)),
+            complete: () =>
+              anyway(() => {
+                if (live(leases, 'rebuild')?.holder !== holder) throw incomplete();
+                complete = true;
+                position = clock.now();
+                leases.delete('rebuild');
+              }),
+          };
+        },
+        create: (record) => open(() => create(record, false)),
         get: (id) =>
           open(() => {
             const kept = live(requests, id);
             return kept && { ...kept.record };
           }),
-        discard: (id) => open(() => discard(id)),
-        report: (id, what, event) => open(() => report(id, what, event)),
         settle: (id, outcome, shown) => open(() => settle(id, outcome, shown)),
         show: (id) =>
           open(() => {
             const kept = live(requests, id);
             if (kept !== undefined) show(kept);
           }),
-        forwarded: (id) =>
-          open(() => {
-            const kept = live(requests, id);
-            if (kept?.record.outcome !== undefined) kept.record.forwarded = true;
-          }),
         due: (limit) => open(() => oldest(({ record }) => (record.outcome === undefined ? record.deadline : undefined), 0, limit)),
         owed: (olderThanMs, limit) => open(() => oldest((kept) => (isOwed(kept) ? kept.settledAt : undefined), olderThanMs, limit)),
-        events: (id, sequence) => open(() => live(requests, id)?.events.filter((event) => event.sequence > sequence) ?? []),
-        watch: (wakeUp) =>
+        uncarried: (olderThanMs, cursor, limit) => open(() => uncarried(olderThanMs, cursor, limit)),
+        carried: (id, at) =>
           open(() => {
+            const kept = live(requests, id);
+            if (kept !== undefined) kept.record.carriedAt = at;
+          }),
+        events: (id, sequence) =>
+          open(() => {
+            const kept = live(requests, id);
+            // After more than there are: they were lost, and counted anew.
+            const after = kept !== undefined && sequence > kept.sequence ? 0 : sequence;
+            return kept?.events.filter((event) => event.sequence > after) ?? [];
+          }),
+        watch: (wakeUp) =>
+          anyway(() => {
             // A set member of its own, so that one function can watch twice.
             const watcher = (id: string) => wakeUp(id);
             watchers.add(watcher);
@@ -281,29 +400,17 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
               own.delete(watcher);
             };
           }),
-        openGroup: (group) => open(() => openGroup(group)),
-        addPart: (groupId, part, enough) => open(() => addPart(groupId, part, enough)),
         closeGroup: (groupId, reason) =>
           open(() => {
             const kept = live(groups, groupId);
             if (kept?.state === 'open') close(kept, reason);
             return groupState(groupId);
           }),
-        groupDone: (groupId) =>
-          open(() => {
-            const kept = live(groups, groupId);
-            if (kept !== undefined) kept.state = 'done';
-          }),
         group: (groupId) => open(() => groupState(groupId)),
-        remember: (topic, message, at) =>
-          open(() => {
-            if ((topics.get(topic)?.at ?? -Infinity) <= at) topics.set(topic, { message, at });
-          }),
         last: (topic) => open(() => topics.get(topic)),
-        park: (name, value, ttlMs) => open(() => void parked.set(name, { value, expiresAt: clock.now() + Math.max(1, Math.ceil(ttlMs)) })),
         parked: (name) => open(() => live(parked, name)?.value),
         lease: (name, holder, ttlMs) =>
-          open(() => {
+          anyway(() => {
             const held = live(leases, name);
             if (held !== undefined && held.holder !== holder) return false;
             leases.set(name, { holder, expiresAt: clock.now() + Math.max(1, Math.ceil(ttlMs)) });

@@ -6,24 +6,27 @@
  * long after its caller was told that it failed. Whoever calls may call again, since every script may run twice.
  */
 import { createHash } from 'node:crypto';
-import { Redis, type RedisOptions } from 'ioredis';
+import { Redis, type ChainableCommander, type RedisOptions } from 'ioredis';
 import type { Emit } from './emit.js';
 import { placeOf, reasonOf } from './redis-place.js';
-import { scripts } from './store-scripts.js';
-import type {
-  Created,
-  GroupState,
-  NewRecord,
-  Outcome,
-  OutcomeKind,
-  Part,
-  Progress,
-  Report,
-  RequestEvent,
-  RequestRecord,
-  RequestState,
-  Settled,
-  Store,
+import { incomplete, scripts } from './store-scripts.js';
+import {
+  StoreError,
+  type Created,
+  type Group,
+  type GroupState,
+  type NewRecord,
+  type Outcome,
+  type OutcomeKind,
+  type Part,
+  type Progress,
+  type Report,
+  type Restoring,
+  type RequestEvent,
+  type RequestRecord,
+  type RequestState,
+  type Settled,
+  type Store,
 } from './store.js';
 import type { Message } from './transport.js';
 
@@ -45,7 +48,7 @@ const dayMs = 86_400_000;
 /** Connects (rejects within 5 s, saying where, why, and how to mend it) and reconnects for ever. */
 export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log = () => undefined }: RedisStoreOptions): Promise<Store> {
   const where = placeOf(url);
-  const redis = await connect(url, `${ns} store`, log);
+  const { redis, server } = await connect(url, `${ns} store`, log);
   try {
     await refuseEviction(redis, where, log);
   } catch (error) {
@@ -58,60 +61,136 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
 
   const key = (kind: string, name: string) => `${ns}:${kind}:${name}`;
   const retention = Math.round(retentionMs);
+  const completeOnServer = () => key('complete', server());
 
   /** Runs one command; its error says which Redis it was. */
   async function on<T>(reply: Promise<T>): Promise<T> {
     try {
       return await reply;
     } catch (error) {
-      throw redisError(where, error);
+      throw storeError(where, error);
     }
   }
 
   const run = (script: keyof typeof scripts, keys: readonly string[], ...args: (string | number | Buffer)[]): Promise<unknown> =>
     on(commands[`${script}Buffer`]?.call(redis, keys.length, ...keys, ...args) ?? Promise.reject(new Error(`no script ${script}`)));
 
-  /** A script about one request: its keys, then `id` and the namespace, are the first arguments of all of them. */
-  const runOn = (id: string, script: keyof typeof scripts, args: readonly (string | number | Buffer)[] = [], ...keys: string[]) =>
-    run(script, [key('request', id), key('events', id), `${ns}:deadlines`, `${ns}:owed`, ...keys], id, ns, ...args);
+  /** What works as long as the key `gate` is there. */
+  function behind(gate: () => string) {
+    const through = (script: keyof typeof scripts, keys: readonly string[], ...args: (string | number | Buffer)[]) =>
+      run(script, [...keys, gate()], ...args);
+    /** A script about one request: its keys, then `id` and the namespace, are the first arguments of all of them. */
+    const runOn = (id: string, script: keyof typeof scripts, args: readonly (string | number | Buffer)[] = [], ...keys: string[]) =>
+      through(script, [key('request', id), key('events', id), `${ns}:deadlines`, `${ns}:owed`, ...keys], id, ns, ...args);
+    const create = (record: NewRecord, takesClaim: boolean) => {
+      const { claim } = record;
+      const args = [retention, claim === undefined ? '' : '1', takesClaim ? '1' : '', Math.round(record.deadline)];
+      return runOn(
+        record.id,
+        'create',
+        [...args, JSON.stringify({ state: record.state }), ...recordFields(record)],
+        key('claim', claim?.scope ?? ''),
+      );
+    };
+    return {
+      through,
+      runOn,
+      create,
+      async report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>) {
+        const { state = '', waitingOn } = report;
+        const clear = waitingOn === null || (state === 'running' && waitingOn === undefined);
+        const stateData = { state, ...(typeof waitingOn === 'string' ? { waitingOn } : {}) };
+        const eventArgs = event === undefined ? ['', ''] : [event.name, JSON.stringify(event.data)];
+        await runOn(id, 'report', [state, JSON.stringify(stateData), clear ? '1' : '', ...eventArgs, ...reportFields(report)]);
+      },
+      async discard(id: string) {
+        await runOn(id, 'discard');
+      },
+      async forwarded(id: string) {
+        await runOn(id, 'forwarded');
+      },
+      async openGroup(group: Group) {
+        const members = JSON.stringify(group.members);
+        const due = Math.round(group.deadline);
+        const fields = fieldsOf({ req: group.requestId, members, size: group.members.length, due });
+        await through('openGroup', [key('group', group.id)], retention, due, ...fields);
+      },
+      async addPart(groupId: string, part: Part, enough: number) {
+        const meta = JSON.stringify({ kind: part.kind, contentType: part.contentType, at: part.at });
+        return readGroup(await through('addPart', [key('group', groupId)], part.index, enough, meta, part.body));
+      },
+      async groupDone(groupId: string) {
+        await through('groupDone', [key('group', groupId)]);
+      },
+      async remember(topic: string, { body, ...properties }: Message, at: number) {
+        await through('remember', [key('topic', topic)], at, JSON.stringify(properties), body);
+      },
+      async park(name: string, value: Buffer, ttlMs: number) {
+        await through('park', [key('parked', name)], value, atLeastOne(ttlMs));
+      },
+    };
+  }
+
+  const { through, runOn, create, ...methods } = behind(completeOnServer);
+
+  /** Reads, then looks whether what was read could be gone by: whatever emptied Redis in between is noticed. */
+  async function read<T>(what: (pipeline: ChainableCommander) => unknown): Promise<T> {
+    const pipeline = redis.pipeline();
+    what(pipeline);
+    const [[failed, found], [away, there]] = (await on(pipeline.exists(completeOnServer()).exec())) as [
+      [Error | null, T],
+      [Error | null, number],
+    ];
+    if (failed !== null || away !== null) throw storeError(where, failed ?? away);
+    if (there === 0) throw storeError(where, new Error(incomplete));
+    return found;
+  }
 
   const oldest = async (set: string, olderThanMs: number, limit: number) =>
-    texts(await run('oldest', [`${ns}:${set}`], ns, olderThanMs, limit));
+    texts(await through('oldest', [`${ns}:${set}`], ns, olderThanMs, limit));
 
   return {
+    ...methods,
+    retentionMs,
     async time() {
       const [seconds, micros] = await on(redis.time());
       return Number(seconds) * 1_000 + Math.floor(Number(micros) / 1_000);
     },
-
-    async create(record, claim): Promise<Created> {
-      const digest = claim === undefined ? '' : digestOf(Buffer.from(claim.scope));
-      const fields = [...recordFields(record), ...(claim === undefined ? [] : ['print', claim.fingerprint])];
-      const args = [retention, digest, Math.round(record.deadline), JSON.stringify({ state: record.state }), ...fields];
-      const found = await runOn(record.id, 'create', args, key('claim', digest));
-      if (!Array.isArray(found)) return { result: 'created' };
-      const [holder, pairs] = found as [Buffer, Buffer[]];
-      const hash = hashOf(pairs);
-      const print = hash['print']?.toString();
+    async condition() {
+      const [complete, position] = await on(redis.mget(completeOnServer(), `${ns}:position`));
+      return { complete: complete !== null && complete !== undefined, ...given('since', position ? Number(position) : undefined) };
+    },
+    async mark() {
+      await through('mark', [`${ns}:position`]);
+    },
+    restoring(holder): Restoring {
+      const restoring = behind(() => key('lease', 'rebuild'));
       return {
-        result: 'exists',
-        record: readRecord(holder.toString(), hash),
-        sameBody: claim === undefined || print === undefined || print === claim.fingerprint,
+        ...restoring,
+        async record(record) {
+          await restoring.create(record, true);
+        },
+        async outcome(id, outcome, decided) {
+          const { kind, body } = outcome;
+          await restoring.runOn(id, 'restoreOutcome', [retention, decided ? '1' : '', kind, digestOf(body), ...outcomeFields(outcome)]);
+        },
+        async complete() {
+          await run('complete', [`${ns}:complete`, `${ns}:position`, key('lease', 'rebuild')], ns, server(), holder);
+        },
       };
     },
+
+    async create(record): Promise<Created> {
+      const found = await create(record, false);
+      if (!Array.isArray(found)) return { result: 'created' };
+      const [holder, pairs] = found as [Buffer, Buffer[]];
+      const held = readRecord(holder.toString(), hashOf(pairs));
+      const sameBody = record.claim === undefined || held.claim === undefined || held.claim.fingerprint === record.claim.fingerprint;
+      return { result: 'exists', record: held, sameBody };
+    },
     async get(id) {
-      const hash = await on(redis.hgetallBuffer(key('request', id)));
+      const hash = await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('request', id)));
       return hash['flow'] === undefined ? undefined : readRecord(id, hash);
-    },
-    async discard(id) {
-      await runOn(id, 'discard');
-    },
-    async report(id, report, event) {
-      const { state = '', waitingOn } = report;
-      const clear = waitingOn === null || (state === 'running' && waitingOn === undefined);
-      const stateData = { state, ...(typeof waitingOn === 'string' ? { waitingOn } : {}) };
-      const eventArgs = event === undefined ? ['', ''] : [event.name, JSON.stringify(event.data)];
-      await runOn(id, 'report', [state, JSON.stringify(stateData), clear ? '1' : '', ...eventArgs, ...reportFields(report)]);
     },
     async settle(id, outcome, shown) {
       const settled = await runOn(id, 'settle', [
@@ -126,63 +205,35 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async show(id) {
       await runOn(id, 'show', [retention]);
     },
-    async forwarded(id) {
-      await runOn(id, 'forwarded');
-    },
     due: (limit) => oldest('deadlines', 0, limit),
     owed: (olderThanMs, limit) => oldest('owed', olderThanMs, limit),
+    async uncarried(olderThanMs, cursor, limit) {
+      const from = Number(cursor);
+      const [looked, ids] = (await through('uncarried', [`${ns}:deadlines`], ns, olderThanMs, from, limit)) as [number, Buffer[]];
+      return { ids: texts(ids), cursor: looked < limit ? '' : String(from + looked) };
+    },
+    async carried(id, at) {
+      await runOn(id, 'carried', [at]);
+    },
     async events(id, sequence) {
       const [before, lines] = (await runOn(id, 'events', [sequence])) as [number, Buffer[]];
       return lines.map((line, index) => readEvent(line.toString(), Number(before) + index + 1));
     },
     watch: listener.watch,
 
-    async openGroup(group) {
-      const members = JSON.stringify(group.members);
-      const deadline = Math.round(group.deadline);
-      await run(
-        'openGroup',
-        [key('group', group.id)],
-        retention,
-        deadline,
-        'req',
-        group.requestId,
-        'members',
-        members,
-        'size',
-        group.members.length,
-        'due',
-        deadline,
-      );
-    },
-    async addPart(groupId, part, enough) {
-      const meta = JSON.stringify({ kind: part.kind, contentType: part.contentType, at: part.at });
-      return readGroup(await run('addPart', [key('group', groupId)], part.index, enough, meta, part.body));
-    },
     async closeGroup(groupId, reason) {
-      return readGroup(await run('closeGroup', [key('group', groupId)], reason));
-    },
-    async groupDone(groupId) {
-      await run('groupDone', [key('group', groupId)]);
+      return readGroup(await through('closeGroup', [key('group', groupId)], reason));
     },
     async group(groupId) {
-      return groupOf(await on(redis.hgetallBuffer(key('group', groupId))));
-    },
-
-    async remember(topic, { body, ...properties }, at) {
-      await run('remember', [key('topic', topic)], at, JSON.stringify(properties), body);
+      return groupOf(await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('group', groupId))));
     },
     async last(topic) {
-      const { at, props, body } = await on(redis.hgetallBuffer(key('topic', topic)));
+      const { at, props, body } = await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('topic', topic)));
       if (at === undefined || props === undefined || body === undefined) return undefined;
       return { at: Number(at), message: { ...(JSON.parse(props.toString()) as Omit<Message, 'body'>), body } };
     },
-
-    async park(name, value, ttlMs) {
-      await on(redis.set(key('parked', name), value, 'PX', atLeastOne(ttlMs)));
-    },
     async parked(name) {
-      return (await on(redis.getBuffer(key('parked', name)))) ?? undefined;
+      return (await read<Buffer | null>((pipeline) => pipeline.getBuffer(key('parked', name)))) ?? undefined;
     },
     async lease(name, holder, ttlMs) {
       return Number(await run('lease', [key('lease', name)], holder, atLeastOne(ttlMs))) === 1;
@@ -197,14 +248,19 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
 // The connection.
 
 /** In our words where the driver speaks of its settings. */
-function redisError(where: string, error: unknown): Error {
+function storeError(where: string, error: unknown): StoreError {
+  if (error instanceof StoreError) return error;
   const said = reasonOf(error);
+  if (said.startsWith(incomplete))
+    return new StoreError('incomplete', `Redis at ${where}: its data was lost or is an older copy; it is rebuilt from the journal`, {
+      cause: error,
+    });
   const reason = /enableOfflineQueue|Connection is closed/.test(said)
     ? 'not connected'
     : /max retries per request/.test(said)
       ? 'the connection was lost'
       : said;
-  return new Error(`Redis at ${where}: ${reason}`, { cause: error });
+  return new StoreError('away', `Redis at ${where}: ${reason}`, { cause: error });
 }
 
 const options = {
@@ -222,22 +278,35 @@ const options = {
   reconnectOnError: (error: Error) => error.message.includes('READONLY'),
 } satisfies RedisOptions;
 
+interface Connected {
+  readonly redis: Redis;
+  /** Run id of the Redis server that answers on this connection; another one after each of its restarts. Throws when there is none. */
+  server(): string;
+}
+
 /** Resolves once Redis answers; tries for 5 s, since services often start together. */
-async function connect(url: string, name: string, log: Emit): Promise<Redis> {
+async function connect(url: string, name: string, log: Emit): Promise<Connected> {
   const where = placeOf(url);
   const redis = new Redis(url, { ...options, connectionName: name.replaceAll(' ', '.') });
   let lastError: Error | undefined;
   let connected = false;
   redis.on('error', (error: Error) => (lastError = error));
+  let runId: string | undefined;
   redis.on('close', () => {
     if (connected) log('redis.disconnected', { connection: name, where, error: lastError });
     connected = false;
+    runId = undefined;
   });
-  redis.on('ready', () => {
+  const identified = async () => {
+    // Where INFO is forbidden, an emptied Redis is noticed, and a restarted one is not.
+    const info = await redis.info('server').catch((error: Error) => (/NOPERM/.test(error.message) ? '' : Promise.reject(error)));
+    runId = /^run_id:(\w+)/m.exec(info)?.[1] ?? 'unknown';
     connected = true;
     lastError = undefined;
     log('redis.connected', { connection: name, where });
-  });
+    redis.emit('identified');
+  };
+  redis.on('ready', () => void identified().catch(() => redis.disconnect(true)));
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => refuse(lastError ?? new Error('no answer')), connectMs);
     const refuse = (error: Error) => {
@@ -247,10 +316,16 @@ async function connect(url: string, name: string, log: Emit): Promise<Redis> {
     };
     // A wrong password is not going to be right in a second.
     redis.on('error', (error: Error) => /WRONGPASS|NOAUTH|NOPERM|invalid password/.test(error.message) && !connected && refuse(error));
-    redis.once('ready', () => (clearTimeout(timer), resolve()));
+    redis.once('identified', () => (clearTimeout(timer), resolve()));
     redis.connect().catch(() => undefined);
   });
-  return redis;
+  return {
+    redis,
+    server() {
+      if (runId === undefined) throw new StoreError('away', `Redis at ${where}: not connected`);
+      return runId;
+    },
+  };
 }
 
 function howToMend(error: Error): string {
@@ -292,7 +367,7 @@ function wakeListener(url: string, ns: string, log: Emit) {
   let closed = false;
 
   async function open(): Promise<Redis> {
-    const redis = await connect(url, `${ns} wake`, log);
+    const { redis } = await connect(url, `${ns} wake`, log);
     redis.on('message', (_channel: string, id: string) => {
       for (const wake of wakes) {
         try {
@@ -308,7 +383,7 @@ function wakeListener(url: string, ns: string, log: Emit) {
       await redis.subscribe(channel);
     } catch (error) {
       redis.disconnect();
-      throw redisError(placeOf(url), error);
+      throw storeError(placeOf(url), error);
     }
     // Who only listens never notices that nobody speaks any more.
     pinging = setInterval(() => void redis.ping().catch(() => undefined), pingMs);
@@ -370,6 +445,10 @@ const recordFields = (record: NewRecord) =>
     key: record.key,
     fwdq: record.forward?.queue,
     fwdc: record.forward?.correlationId,
+    claim: record.claim?.scope,
+    print: record.claim?.fingerprint,
+    det: record.detached === true ? 1 : undefined,
+    carr: record.carriedAt,
   });
 
 const reportFields = (report: Report) =>
@@ -403,6 +482,9 @@ function readRecord(id: string, hash: Hash): RequestRecord {
     ...given('progress', hash['prog'] && (JSON.parse(hash['prog'].toString()) as Progress)),
     ...given('forward', hash['fwdq'] && { queue: hash['fwdq'].toString(), ...given('correlationId', text('fwdc')) }),
     ...given('forwarded', hash['fwdd'] && true),
+    ...given('claim', hash['claim'] && { scope: hash['claim'].toString(), fingerprint: text('print') ?? '' }),
+    ...given('detached', hash['det'] && true),
+    ...given('carriedAt', hash['carr'] && Number(text('carr'))),
     ...given('outcome', readOutcome(hash)),
   };
 }

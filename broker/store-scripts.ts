@@ -8,12 +8,17 @@
  *   <ns>:owed            sorted set of the ids whose outcome is not yet shown or forwarded, by when they were settled
  *   <ns>:group:<id>      hash, a group; part n is `m<n>` (json) and `b<n>` (body)
  *   <ns>:wake            channel: ids of requests that changed
+ *   <ns>:complete:<run>  there while the state is complete, as far as the Redis server of that run id knows: one that was
+ *                        restarted, restored or promoted has another run id, an emptied one has no such key
+ *   <ns>:complete        that run id
+ *   <ns>:position        when everything journalled was in the state
  *
+ * The last key of each script is the one that must exist for it to run: `complete:<run>`, or, for whoever rebuilds, the lease.
  * Every script may run twice: a client that lost its connection does not know whether the first one ran. The first write
  * of each that adds is one that a full Redis refuses (HSET, SET): it refuses none after another write, so it is all or
  * nothing. The clock is Redis' own. Keys that are known beforehand are declared; the others are found by what a key says.
  */
-import { stateOf } from './store.js';
+import { longPendingMs, stateOf } from './store.js';
 
 export const maxEvents = 500;
 
@@ -24,8 +29,15 @@ local function now()
 end
 `;
 
+/** What a client sees who must not go by the state. */
+export const incomplete = 'INCOMPLETE';
+
+const gate = `
+if redis.call('EXISTS', KEYS[#KEYS]) == 0 then return redis.error_reply('${incomplete} the state was lost or is an older copy') end
+${clock}`;
+
 /** KEYS: record, events, deadlines, owed. ARGV: id, namespace, then the script's own from 3. */
-const request = `${clock}
+const request = `${gate}
 local record, events, deadlines, owed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, ns = ARGV[1], ARGV[2]
 local stateOf = { ${Object.entries(stateOf)
@@ -60,6 +72,14 @@ local function paid()
   if left[1] and (not left[2] or left[3]) then redis.call('ZREM', owed, id) end
 end
 
+-- ARGV from 'first' on: fields of the outcome.
+local function decide(kind, digest, at, retention, first)
+  redis.call('HSET', record, 'kind', kind, 'hash', digest, unpack(ARGV, first))
+  redis.call('ZREM', deadlines, id)
+  redis.call('ZADD', owed, at, id)
+  expire(at + retention)
+end
+
 local function show(retention)
   local has = redis.call('HMGET', record, 'kind', 'shown')
   if not has[1] or has[2] then return end
@@ -73,27 +93,26 @@ local function show(retention)
 end
 `;
 
-/** KEYS[5]: claim. ARGV: retention, digest of the claim's scope or '', deadline, `state` event's data, then fields of the record. */
+/** KEYS[5]: claim. ARGV: retention, '1' with a claim, '1' if its holder gives way, deadline, `state` event's data, then fields of the record. */
 const create = `${request}
-local claim, retention, digest, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local claim, retention, claims, takes, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5] == '1', tonumber(ARGV[6])
 if redis.call('EXISTS', record) == 1 then return { id, redis.call('HGETALL', record) } end
-if digest ~= '' then
+if claims and not takes then
   local holder = redis.call('GET', claim)
   local held = holder and redis.call('HGETALL', ns .. ':request:' .. holder) or {}
   if #held > 0 then return { holder, held } end
 end
 local at = now()
 local expires = math.max(deadline, at) + retention
-redis.call('HSET', record, 'upd', at, unpack(ARGV, 7))
+redis.call('HSET', record, 'upd', at, unpack(ARGV, 8))
 redis.call('DEL', events)
 redis.call('PEXPIREAT', record, expires)
-if digest ~= '' then
-  redis.call('HSET', record, 'claim', digest)
+if claims then
   redis.call('SET', claim, id)
   redis.call('PEXPIREAT', claim, expires)
 end
 redis.call('ZADD', deadlines, deadline, id)
-append('state', ARGV[6])
+append('state', ARGV[7])
 wake()
 return false
 `;
@@ -132,12 +151,27 @@ if has[2] then
   return 'same'
 end
 local at = now()
-redis.call('HSET', record, 'kind', kind, 'hash', digest, unpack(ARGV, 7))
-redis.call('ZREM', deadlines, id)
-redis.call('ZADD', owed, at, id)
-expire(at + retention)
-if visible then show(retention) end
+decide(kind, digest, at, retention, 7)
+if visible then
+  local about = redis.call('HMGET', record, 'det', 'at')
+  if not about[1] and at - about[2] < ${longPendingMs} then show(retention) end
+end
 return 'won'
+`;
+
+/** ARGV: retention, '1' when a hub decided it, kind, digest of the body, then fields of the outcome. */
+const restoreOutcome = `${request}
+local retention, decided, kind, digest = tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5], ARGV[6]
+local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'found')
+if not has[1] then return end
+if has[2] and not (has[4] and decided) then
+  if has[2] == kind and has[3] == digest then show(retention) end
+  return
+end
+redis.call('HDEL', record, 'shown', 'enc', 'found')
+decide(kind, digest, now(), retention, 7)
+if not decided then redis.call('HSET', record, 'found', 1) end
+show(retention)
 `;
 
 /** ARGV: retention. */
@@ -151,16 +185,23 @@ redis.call('HSET', record, 'fwdd', 1)
 paid()
 `;
 
+/** ARGV: at. */
+const carried = `${request}
+if redis.call('EXISTS', record) == 1 then redis.call('HSET', record, 'carr', ARGV[3]) end
+`;
+
 /** ARGV: sequence. Returns the sequence before the first one, then the events. */
 const eventsAfter = `${request}
-local last = tonumber(redis.call('HGET', record, 'seq') or 0)
+local last, after = tonumber(redis.call('HGET', record, 'seq') or 0), tonumber(ARGV[3])
 local before = last - redis.call('LLEN', events)
-local from = math.max(tonumber(ARGV[3]) - before, 0)
+-- They were lost, and counted anew.
+if after > last then after = 0 end
+local from = math.max(after - before, 0)
 return { before + from, redis.call('LRANGE', events, from, -1) }
 `;
 
 /** KEYS: the sorted set. ARGV: namespace, how long ago, limit. An id whose record is gone is dropped on the way. */
-const oldest = `${clock}
+const oldest = `${gate}
 local found, skip, limit = {}, 0, tonumber(ARGV[3])
 local latest = now() - tonumber(ARGV[2])
 while #found < limit do
@@ -178,8 +219,19 @@ end
 return found
 `;
 
+/** KEYS: the deadlines. ARGV: namespace, how long ago, rank to begin with, how many. Returns how many it looked at, then ids. */
+const uncarried = `${gate}
+local latest, from = now() - tonumber(ARGV[2]), tonumber(ARGV[3])
+local page, found = redis.call('ZRANGE', KEYS[1], from, from + tonumber(ARGV[4]) - 1), {}
+for _, id in ipairs(page) do
+  local told = redis.call('HMGET', ARGV[1] .. ':request:' .. id, 'carr', 'at')
+  if told[2] and tonumber(told[1] or told[2]) <= latest then found[#found + 1] = id end
+end
+return { #page, found }
+`;
+
 /** KEYS: the group. ARGV from 1: the script's own. A group that is gone answers with an empty hash. */
-const group = `${clock}
+const group = `${gate}
 local group = KEYS[1]
 local state = redis.call('HGET', group, 'state')
 local function close(reason)
@@ -219,10 +271,31 @@ if state then redis.call('HSET', group, 'state', 'done') end
 `;
 
 /** KEYS: the topic. ARGV: at, properties (json), body. */
-const remember = `
+const remember = `${gate}
 local known = redis.call('HGET', KEYS[1], 'at')
 if known and tonumber(known) > tonumber(ARGV[1]) then return end
 redis.call('HSET', KEYS[1], 'at', ARGV[1], 'props', ARGV[2], 'body', ARGV[3])
+`;
+
+/** KEYS: what is parked. ARGV: value, ms. */
+const park = `${gate}
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+`;
+
+/** KEYS: position. */
+const mark = `${gate}
+redis.call('SET', KEYS[1], string.format('%.0f', now()))
+`;
+
+/** KEYS: the run id on record, position, lease. ARGV: namespace, run id, holder of the lease. */
+const complete = `${clock}
+if redis.call('GET', KEYS[3]) ~= ARGV[3] then return redis.error_reply('${incomplete} somebody else rebuilds the state') end
+local before = redis.call('GET', KEYS[1])
+if before then redis.call('DEL', KEYS[1] .. ':' .. before) end
+redis.call('SET', KEYS[2], string.format('%.0f', now()))
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[1] .. ':' .. ARGV[2], 1)
+redis.call('DEL', KEYS[3])
 `;
 
 /** KEYS: the lease. ARGV: holder, ms. */
@@ -238,6 +311,12 @@ export const scripts = {
   discard,
   report,
   settle,
+  restoreOutcome,
+  uncarried,
+  carried,
+  park,
+  mark,
+  complete,
   show: showOutcome,
   forwarded,
   events: eventsAfter,

@@ -6,6 +6,21 @@
  */
 import type { Message } from './transport.js';
 
+/**
+ * What every method rejects with that could not be done.
+ * - `away`: the store does not answer.
+ * - `incomplete`: it answers, and may have lost something (it is empty, was restored from an older copy, or another server took
+ *   over): nobody may go by it before it was rebuilt from the journal (`rebuild.ts`).
+ */
+export class StoreError extends Error {
+  override readonly name = 'StoreError';
+  readonly reason: 'away' | 'incomplete';
+  constructor(reason: StoreError['reason'], message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.reason = reason;
+  }
+}
+
 export type RequestState = 'accepted' | 'running' | 'waiting' | 'replied' | 'faulted' | 'timed-out' | 'cancelled';
 
 export type OutcomeKind = 'reply' | 'fault' | 'timeout' | 'cancelled';
@@ -54,6 +69,12 @@ export interface RequestRecord {
   readonly forward?: ForwardAddress;
   /** True once the outcome is at its `forward` address (or cannot be). */
   readonly forwarded?: boolean;
+  /** The idempotency key that is this request's. */
+  readonly claim?: Claim;
+  /** True when the record was made after the request: when its hold ran out. */
+  readonly detached?: boolean;
+  /** When the journal was last told the whole record; absent: when the request was accepted. */
+  readonly carriedAt?: number;
   /** Set from `settle` on; shown only when `shown`. */
   readonly outcome?: Outcome;
   /** True once the journal has the outcome; until then nobody may see it. */
@@ -69,9 +90,9 @@ export interface Progress {
 }
 
 export type NewRecord = Pick<RequestRecord, 'id' | 'flow' | 'state' | 'acceptedAt' | 'deadline' | 'published'> &
-  Partial<Pick<RequestRecord, 'principal' | 'key' | 'forward'>>;
+  Partial<Pick<RequestRecord, 'principal' | 'key' | 'forward' | 'claim' | 'detached' | 'carriedAt'>>;
 
-/** An idempotency key: `scope` already holds principal, flow and key; `fingerprint` is the hash of the body. */
+/** An idempotency key: `scope` already holds principal, flow and key (hashed); `fingerprint` is the hash of the body. */
 export interface Claim {
   readonly scope: string;
   readonly fingerprint: string;
@@ -135,18 +156,60 @@ export interface GroupState {
   readonly touchedAt: number;
 }
 
+/** From this age on (ms) the outcome of a request is written to the journal with its record, which may be far back there. */
+export const longPendingMs = 3_600_000;
+
+/** Whether the state can be gone by. */
+export interface Condition {
+  /** Everything that the journal says is in the state, or on its way there by the one whose work it is. */
+  readonly complete: boolean;
+  /** If not: everything journalled before this (ms) is in the state; absent: nothing is known to be. */
+  readonly since?: number;
+}
+
+/**
+ * The store for whoever rebuilds it from the journal, under the lease `rebuild`: it works while everybody else is refused, and
+ * is refused itself once the lease is gone. Every method may be called again for what is there already. What is called first
+ * happens first, awaited or not.
+ */
+export interface Restoring extends Pick<
+  Store,
+  'discard' | 'report' | 'forwarded' | 'openGroup' | 'addPart' | 'groupDone' | 'remember' | 'park'
+> {
+  /** Makes the record if there is none. A claim that another record has goes over to this one. */
+  record(record: NewRecord): Promise<void>;
+  /**
+   * The outcome, shown. `decided`: a hub wrote it down, which counts more than a reply that nobody is known to have settled;
+   * of several such the first counts. Never changes what was settled otherwise. No-op without record.
+   */
+  outcome(id: string, outcome: Outcome, decided: boolean): Promise<void>;
+  /** The state is complete: from now on everybody may go by it. Rejects when the lease has another holder. */
+  complete(): Promise<void>;
+}
+
 export interface Store {
   /** The one clock: Redis TIME. Also the health check. Rejects within 2 s when the store is away. */
   time(): Promise<number>;
 
-  /** Creates the record and claims the idempotency key, or says who has it. Both or nothing. */
-  create(record: NewRecord, claim?: Claim): Promise<Created>;
+  /** Whether the state can be gone by. Everything below rejects with StoreError `incomplete` while it cannot, but leases and wake-ups. */
+  condition(): Promise<Condition>;
+  /** Notes that everything journalled before this moment, less `rebuild.ts`' margin, is in the state. */
+  mark(): Promise<void>;
+  restoring(holder: string): Restoring;
+  /** How long a request is kept after its outcome, ms. */
+  readonly retentionMs: number;
+
+  /** Creates the record and claims its idempotency key, or says who has it. Both or nothing. */
+  create(record: NewRecord): Promise<Created>;
   get(id: string): Promise<RequestRecord | undefined>;
   /** Takes back a `create` whose request certainly never reached the broker; frees its key. Not after an outcome. */
   discard(id: string): Promise<void>;
   /** Notes where the request is; `event` is appended for watchers. No-op without record or after the outcome. */
   report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<void>;
-  /** First wins. With `shown: false` nobody sees it until `show`. Removes the deadline; arms the retention. */
+  /**
+   * First wins. With `shown: false` nobody sees it until `show`; nor with `true`, if the record was made after the request or is
+   * older than an hour: then the journal must be told the record with the outcome. Removes the deadline; arms the retention.
+   */
   settle(id: string, outcome: Outcome, shown: boolean): Promise<Settled>;
   /** The journal has the outcome now: makes it visible, appends the `outcome` event. */
   show(id: string): Promise<void>;
@@ -156,7 +219,11 @@ export interface Store {
   due(limit: number): Promise<readonly string[]>;
   /** Ids settled more than `olderThanMs` ago whose outcome is not shown, or not forwarded though it must be. */
   owed(olderThanMs: number, limit: number): Promise<readonly string[]>;
-  /** Events after `sequence` (0: from the start), in order. */
+  /** Pending requests that the journal was last told of more than `olderThanMs` ago; `cursor` is where the last page ended. */
+  uncarried(olderThanMs: number, cursor: string, limit: number): Promise<{ readonly ids: readonly string[]; readonly cursor: string }>;
+  /** The journal was told the whole record, at `at`. */
+  carried(id: string, at: number): Promise<void>;
+  /** Events after `sequence` (0: from the start), in order. After more than there are: from the start, since they were lost. */
   events(id: string, sequence: number): Promise<readonly RequestEvent[]>;
   /** Calls `wake` with the id of a request that changed, on any hub. A hint: it may be missing or come twice. */
   watch(wake: (id: string) => void): Promise<() => Promise<void>>;

@@ -1,35 +1,55 @@
 /**
- * Looks after what nobody else will do: deadlines that pass, outcomes that a hub settled and died before showing. One hub
- * at a time, under a lease; everything it does may be done twice.
+ * Looks after what nobody else will do: a state that was lost, deadlines that pass, outcomes that a hub settled and died before
+ * showing, requests that are pending for so long that the journal must be told of them again. One hub at a time, under a lease;
+ * everything it does may be done twice.
  */
 import { pause, type Clock } from './clock.js';
 import type { Emit } from './emit.js';
 import { Fault, messageOf } from './fault.js';
+import type { Journal } from './journal.js';
+import type { Rebuild } from './rebuild.js';
 import { outcomeOfFault, type Settler } from './settle.js';
 import type { Store } from './store.js';
+import { recordHeader } from './wire.js';
 
 const everyMs = 500;
 const leaseMs = 3_000;
 const owedMs = 10_000;
 const atOnce = 200;
+const carryEveryMs = 3_600_000;
+/** A rebuild reads a day of the journal (`rebuild.ts`). */
+const carryAfterMs = 20 * 3_600_000;
+
+export interface Sweeper {
+  /** Resolves after the first round, which may rebuild the state. */
+  readonly first: Promise<void>;
+  close(): Promise<void>;
+}
 
 export function startSweeper({
   store,
   settler,
+  journal,
+  rebuild,
   clock,
   emit,
   hub,
 }: {
   readonly store: Store;
   readonly settler: Settler;
+  readonly journal: Journal;
+  readonly rebuild: Rebuild;
   readonly clock: Clock;
   readonly emit: Emit;
   readonly hub: string;
-}): { close(): Promise<void> } {
+}): Sweeper {
   const stopping = new AbortController();
+  let carriedAt = -Infinity;
 
   async function sweep(): Promise<void> {
-    if (!(await store.lease('sweeper', hub, leaseMs))) return;
+    await rebuild.check(stopping.signal);
+    if (!rebuild.isComplete() || !(await store.lease('sweeper', hub, leaseMs))) return;
+    await store.mark();
     for (
       let due = await store.due(atOnce);
       due.length > 0 && !stopping.signal.aborted;
@@ -40,16 +60,38 @@ export function startSweeper({
       await Promise.all(due.map((id) => settler.settle(id, outcomeOfFault('timeout', fault, at), false)));
     }
     for (const id of await store.owed(owedMs, atOnce)) await settler.finish(id);
+    if (clock.now() - carriedAt >= carryEveryMs) await carryForward();
   }
 
-  const ended = (async () => {
-    while (!stopping.signal.aborted) {
-      // The store or the broker is away: the next round finds the same work.
-      await sweep().catch((error: unknown) => emit('sweeper.failed', { error: messageOf(error) }));
-      await pause(clock, everyMs, stopping.signal);
+  /** Writes what is pending for long to the journal again, so that a rebuild needs to read no further back. */
+  async function carryForward(): Promise<void> {
+    for (let cursor = '0'; cursor !== '' && !stopping.signal.aborted;) {
+      const page = await store.uncarried(carryAfterMs, cursor, atOnce);
+      await Promise.all(page.ids.map(carry));
+      cursor = page.cursor;
     }
+    carriedAt = clock.now();
+  }
+
+  async function carry(id: string): Promise<void> {
+    const record = await store.get(id);
+    if (record === undefined || record.outcome !== undefined) return;
+    const at = clock.now();
+    await journal.note('carried', id, {}, recordHeader({ ...record, carriedAt: at }));
+    await store.carried(id, at);
+  }
+
+  const round = () =>
+    // The store or the broker is away: the next round finds the same work.
+    sweep().catch((error: unknown) => {
+      if (!stopping.signal.aborted) emit('sweeper.failed', { error: messageOf(error) });
+    });
+  const first = round();
+  const ended = (async () => {
+    for (await first; !stopping.signal.aborted; await round()) await pause(clock, everyMs, stopping.signal);
   })();
   return {
+    first,
     close() {
       stopping.abort();
       return ended;

@@ -6,7 +6,7 @@ import type { Clock } from './clock.js';
 import type { Correlator, Wait } from './correlator.js';
 import { Fault, isFault } from './fault.js';
 import type { Answer, Status } from './gateway.js';
-import type { Outcome, RequestRecord, Store } from './store.js';
+import { StoreError, type Outcome, type RequestRecord, type Store } from './store.js';
 import { PublishError } from './transport.js';
 
 /** How often a record is read again though nobody said that it changed. */
@@ -77,6 +77,7 @@ export async function reachable<T>(operation: Promise<T>): Promise<T> {
     return await operation;
   } catch (cause) {
     if (isFault(cause)) throw cause;
+    if (cause instanceof StoreError && cause.reason === 'incomplete') throw rebuilding(cause);
     if (cause instanceof PublishError)
       throw new Fault('unavailable', 'RabbitMQ, where the outcome must be written down first, is away', {
         cause,
@@ -86,6 +87,14 @@ export async function reachable<T>(operation: Promise<T>): Promise<T> {
     throw new Fault('unavailable', 'Redis, where the state of requests is kept, is away', { cause, reason: 'store', retryAfterMs: 2_000 });
   }
 }
+
+/** What everybody hears while the state is rebuilt. */
+export const rebuilding = (cause?: unknown): Fault =>
+  new Fault('unavailable', 'the state of requests was lost in Redis and is being rebuilt from the journal: nothing is lost, ask again', {
+    cause,
+    reason: 'rebuilding',
+    retryAfterMs: 2_000,
+  });
 
 /** What the requestor may know. An outcome that the journal does not have yet is not shown. */
 export function statusOf(record: RequestRecord): Status {

@@ -9,7 +9,7 @@
 import { DisplayString, parseDictionary, Token } from 'structured-headers';
 import { isFault, readFault, type Fault } from './fault.js';
 import type { Envelope, EnvelopeType, GroupMember } from './envelope.js';
-import type { Outcome } from './store.js';
+import type { NewRecord, Outcome } from './store.js';
 import type { Delivery, HeaderValue, Headers, Message } from './transport.js';
 import { version } from './version.js';
 
@@ -25,7 +25,8 @@ const text = (value: string): string =>
 /** A name as sf-token, which begins with a letter; the name of a flow may begin with a digit. */
 const nameOf = (name: string): string => (/^[a-z]/.test(name) ? name : text(name));
 
-const member = (group: GroupMember): string => `${text(group.id)};index=${group.index};size=${group.size};at=${group.at}`;
+const member = ({ id, index, size, at, deadline, name }: GroupMember): string =>
+  `${text(id)};index=${index};size=${size};at=${at};due=${Math.round(deadline)};name=${text(name)}`;
 
 function hubHeader(envelope: Envelope): string {
   let header = `flow=${nameOf(envelope.flow)}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
@@ -154,8 +155,10 @@ function groupMember([id, parameters]: Item): GroupMember {
   const index = parameters.get('index');
   const size = parameters.get('size');
   const at = parameters.get('at');
-  if (typeof index !== 'number' || typeof size !== 'number' || at === undefined) throw new TypeError('a group needs index, size and at');
-  return { id: plain(id), index, size, at: plain(at) };
+  const deadline = parameters.get('due');
+  if (typeof index !== 'number' || typeof size !== 'number' || typeof deadline !== 'number' || at === undefined)
+    throw new TypeError('a group needs index, size, at and due');
+  return { id: plain(id), index, size, at: plain(at), deadline, name: plain(parameters.get('name') ?? String(index)) };
 }
 const headerText = (headers: Headers | undefined, name: string): string | undefined => {
   const value = headers?.[name];
@@ -164,6 +167,24 @@ const headerText = (headers: Headers | undefined, name: string): string | undefi
 function extraOf(headers: Headers | undefined): { extra?: Record<string, HeaderValue> } {
   const extra = Object.entries(headers ?? {}).filter(([name]) => name.startsWith('hub-'));
   return extra.length === 0 ? {} : { extra: Object.fromEntries(extra) };
+}
+
+/** Everything about a request that is not in the messages that follow from it, so that the journal can tell the record again. */
+export function recordHeader(record: NewRecord): Record<string, HeaderValue> {
+  const { flow, state, acceptedAt, deadline, published, principal, key, forward, claim, detached, carriedAt } = record;
+  const told = { flow, state, acceptedAt, deadline, published, principal, key, forward, claim, detached, carriedAt };
+  return { 'hub-record': JSON.stringify(told) };
+}
+
+/** The record that a journal entry tells, if it tells one. */
+export function recordIn({ correlationId, headers }: Message): NewRecord | undefined {
+  const told = headers?.['hub-record'];
+  if (typeof told !== 'string' || correlationId === undefined) return undefined;
+  try {
+    return { ...(JSON.parse(told) as Omit<NewRecord, 'id'>), id: correlationId };
+  } catch {
+    return undefined;
+  }
 }
 
 /** Headers that tell a person, in the queue, what went wrong. Each its own, unlike `hub`. */

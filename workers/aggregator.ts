@@ -62,7 +62,12 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
       go: 'on',
       ...written(await combine(answersOf<Body>(state), manifest)),
       // Not derived from the part that happened to come last: the same group gives the same message.
-      change: { id: deriveId(group.id, 'result'), groups: envelope.groups.slice(1), slip: envelope.slip.slice(1) },
+      change: {
+        id: deriveId(group.id, 'result'),
+        groups: envelope.groups.slice(1),
+        slip: envelope.slip.slice(1),
+        extra: { 'hub-group': group.id, 'hub-completed-by': manifest.completedBy },
+      },
       afterwards: async () => {
         await tools.store.groupDone(group.id);
         await tools.later.cancel(`${group.id}-deadline`).catch(() => undefined);
@@ -82,6 +87,7 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
       at: tools.clock.now(),
     };
     const state = await tools.store.addPart(id, part, Math.min(atLeast ?? size, size));
+    await tools.absorbed(envelope);
     if (state.state !== 'open') return state;
     if (completeWhen?.(answersOf<Body>(state), manifestOf(state))) return tools.store.closeGroup(id, 'predicate');
     const silent = manifestOf(state).missing;
@@ -120,6 +126,7 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
     retry: ['1s', '5s', '30s'],
     concurrency: 500,
     gatherMs: pauseMs(options.timeout ?? '10s'),
+    ...(quietMs === undefined ? {} : { quietMs }),
     run,
   };
 }

@@ -38,7 +38,10 @@ const required = {
   attempt: count,
   // The wire carries seconds.
   deadline: fc.integer({ min: 0, max: 4_102_444_800 }).map((seconds) => seconds * 1_000),
-  groups: fc.array(fc.record({ id: anyText, index: fc.nat(10_000), size: fc.nat(10_000), at: stepName }), { maxLength: 3 }),
+  groups: fc.array(
+    fc.record({ id: anyText, index: fc.nat(10_000), size: fc.nat(10_000), at: stepName, deadline: fc.nat(2 ** 42), name: anyText }),
+    { maxLength: 3 },
+  ),
   durable: fc.boolean(),
   recorded: fc.boolean(),
   at: ms,

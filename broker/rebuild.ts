@@ -1,0 +1,229 @@
+/**
+ * Makes the state whole again from the journal, when Redis was emptied, restored from an older copy, or restarted, so that its last
+ * writes may be gone (EIP: Message Store). Until then everybody is refused (`StoreError` `incomplete`), new requests hear 503, and
+ * what comes to queues waits there. One hub at a time, under the lease `rebuild`; whoever dies over it is followed by another one
+ * that begins anew, since everything here may be done twice.
+ *
+ * What is read tells all: the first message of a recorded request carries its record; so do the notes `recorded`, `carried` and
+ * `outcome`. A part that is addressed to its aggregator is in the group; the aggregator's result says that the group is done.
+ */
+import type { Clock } from './clock.js';
+import { parkingOf, unforeign } from './dispatch.js';
+import type { Emit } from './emit.js';
+import { ringFor, type Envelope } from './envelope.js';
+import type { Flow } from './flow.js';
+import type { Journal } from './journal.js';
+import type { Later } from './later.js';
+import type { Step } from './step.js';
+import type { OutcomeKind, Part, Restoring, Store } from './store.js';
+import { workAddress, type Names } from './topology.js';
+import type { Delivery, Message } from './transport.js';
+import { decode, encode, isUndecodable, outcomeOf, recordIn } from './wire.js';
+
+/** How far before the moment at which the state was last known to be good it is read: clocks of several machines, work under way. */
+const marginMs = 30_000;
+/** How far at least when nothing is known. What is pending for longer was carried forward. */
+const hourMs = 3_600_000;
+const dayMs = 24 * hourMs;
+const leaseMs = 10_000;
+
+export interface RebuildOptions {
+  readonly store: Store;
+  readonly journal: Journal;
+  readonly later: Later;
+  readonly clock: Clock;
+  readonly names: Names;
+  readonly flows: readonly Flow[];
+  readonly steps: ReadonlyMap<string, Step>;
+  readonly emit: Emit;
+  readonly hub: string;
+}
+
+export interface Rebuild {
+  /** False while the state cannot be gone by, as far as is known. */
+  isComplete(): boolean;
+  /** Looks whether it can; if not, and nobody else is at it, makes it so. Rejects when the store or the broker is away: ask again. */
+  check(stopping: AbortSignal): Promise<void>;
+}
+
+export function openRebuild(options: RebuildOptions): Rebuild {
+  const { store, journal, clock, emit, hub } = options;
+  const windowMs = windowOf(options);
+  let isComplete = true;
+
+  async function check(stopping: AbortSignal): Promise<void> {
+    const { complete, since } = await store.condition();
+    isComplete = complete;
+    if (complete || !(await store.lease('rebuild', hub, leaseMs))) return;
+    const began = clock.now();
+    const from = since === undefined ? began - windowMs : since - marginMs;
+    emit('rebuild.started', {
+      from: new Date(from).toISOString(),
+      why: since === undefined ? 'nothing is there' : 'the last writes may be lost',
+    });
+    const lost = new AbortController();
+    const renewing = keepLease(lost);
+    try {
+      const restored = await restore(options, from, AbortSignal.any([stopping, lost.signal]));
+      isComplete = true;
+      emit('rebuild.done', { ...restored, tookMs: clock.now() - began });
+    } finally {
+      renewing();
+    }
+  }
+
+  /** Renews the lease until it is stopped; without it, `lost` aborts. */
+  function keepLease(lost: AbortController): () => void {
+    let cancel: () => void = () => undefined;
+    const again = () => {
+      if (lost.signal.aborted) return;
+      cancel = clock.after(leaseMs / 4, () => {
+        const giveUp = (cause?: unknown) => lost.abort(new Error('the rebuild has lost its lease', { cause }));
+        store.lease('rebuild', hub, leaseMs).then((isOurs) => (isOurs ? again() : giveUp()), giveUp);
+      });
+    };
+    again();
+    return () => {
+      lost.abort(new Error('the rebuild is over'));
+      cancel();
+    };
+  }
+
+  return { isComplete: () => isComplete, check };
+}
+
+/** How far back anything may be that is still needed: outcomes that are kept, groups that are open, foreign workers that have not answered. */
+function windowOf({ store, flows, steps }: RebuildOptions): number {
+  const gathers = [...steps.values()].map(({ gatherMs }) => gatherMs ?? 0);
+  const foreigns = flows
+    .filter((flow) => flow.steps.some((name) => steps.get(name)?.kind === 'foreign'))
+    .map(({ maxDeadlineMs }) => maxDeadlineMs);
+  return Math.max(dayMs, store.retentionMs, ...gathers, ...foreigns) + hourMs;
+}
+
+/** A group that was opened and is not known to be done. */
+interface OpenGroup {
+  readonly sample: Envelope;
+  readonly members: string[];
+  readonly parts: Map<number, Part>;
+}
+
+interface Restored {
+  readonly entries: number;
+  readonly records: number;
+  readonly groups: number;
+}
+
+async function restore(
+  { store, journal, later, clock, names, steps, hub }: RebuildOptions,
+  from: number,
+  signal: AbortSignal,
+): Promise<Restored> {
+  const restoring = store.restoring(hub);
+  const groups = new Map<string, OpenGroup>();
+  const done = new Map<string, number>();
+  const topics = new Map<string, { readonly message: Message; readonly at: number }>();
+  /** Keyed one-way messages: they have their outcome once the broker has them. */
+  const sent = new Map<string, number>();
+  let entries = 0;
+  let records = 0;
+
+  function entry(delivery: Delivery): Promise<unknown> {
+    entries++;
+    const writes: Promise<unknown>[] = [];
+    const record = recordIn(delivery);
+    if (record !== undefined) {
+      records++;
+      writes.push(restoring.record({ ...record, published: true }));
+    }
+    const note = delivery.headers['hub-note'];
+    if (typeof note === 'string') noted(note, delivery, writes);
+    else if (delivery.exchange === names.events) event(delivery);
+    else if (delivery.exchange !== names.dead) message(delivery, writes);
+    return Promise.all(writes);
+  }
+
+  function noted(note: string, delivery: Delivery, writes: Promise<unknown>[]): void {
+    const id = delivery.correlationId ?? '';
+    const at = Number(delivery.headers['hub-note-at'] ?? 0);
+    if (note === 'outcome')
+      writes.push(restoring.outcome(id, { ...outcomeOf(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind }, true));
+    if (note === 'forwarded' || note === 'undeliverable') writes.push(restoring.forwarded(id));
+    if (note === 'refused') {
+      sent.delete(id);
+      writes.push(restoring.discard(id));
+    }
+    if (note === 'part') message(delivery, writes);
+  }
+
+  function event({ routingKey, body, contentType, headers, timestamp }: Delivery): void {
+    const at = typeof headers['hub-at'] === 'number' ? headers['hub-at'] : (timestamp ?? 0) * 1_000;
+    if ((topics.get(routingKey)?.at ?? 0) <= at)
+      topics.set(routingKey, { message: { body, ...(contentType === undefined ? {} : { contentType }) }, at });
+  }
+
+  function message(delivery: Delivery, writes: Promise<unknown>[]): void {
+    const original = unforeign(delivery, names);
+    const envelope = decode(original ?? delivery);
+    if (isUndecodable(envelope)) return;
+    const {
+      requestId,
+      slip,
+      step,
+      groups: [member],
+      at,
+    } = envelope;
+    if (original !== undefined && envelope.deadline > clock.now())
+      writes.push(restoring.park(...parkingOf(original, envelope.deadline, clock.now())));
+    const completed = envelope.extra?.['hub-group'];
+    if (typeof completed === 'string') {
+      groups.delete(completed);
+      done.set(completed, envelope.deadline);
+      writes.push(restoring.groupDone(completed));
+    }
+    if (delivery.exchange === names.replies) return void writes.push(restoring.outcome(requestId, outcomeOf(delivery, at), false));
+    if (envelope.recorded && envelope.replyTo === undefined && step === 1) sent.set(requestId, at);
+    if (member !== undefined && envelope.type !== 'event') part(envelope);
+    else if (envelope.recorded && step > 1 && slip[0] !== undefined)
+      writes.push(restoring.report(requestId, { state: 'running', step: slip[0], attempt: envelope.attempt }));
+  }
+
+  function part(envelope: Envelope): void {
+    const [member] = envelope.groups;
+    if (member === undefined || done.has(member.id) || envelope.deadline <= clock.now()) return;
+    const group = groups.get(member.id) ?? {
+      sample: envelope,
+      members: Array.from({ length: member.size }, (_, index) => String(index)),
+      parts: new Map<number, Part>(),
+    };
+    groups.set(member.id, group);
+    group.members[member.index] = member.name;
+    if (envelope.slip[0] !== member.at || group.parts.has(member.index)) return;
+    const { body, contentType, at } = envelope;
+    group.parts.set(member.index, { index: member.index, kind: envelope.type === 'fault' ? 'fault' : 'reply', body, contentType, at });
+  }
+
+  /** The parts that are known; whether they are enough the aggregator decides, when the next one comes or the bell rings. */
+  async function reopen(id: string, { sample, members, parts }: OpenGroup): Promise<void> {
+    const [member, ...outer] = sample.groups;
+    if (member === undefined) return;
+    const { at, deadline } = member;
+    await restoring.openGroup({ id, requestId: sample.requestId, members, deadline });
+    for (const one of parts.values()) await restoring.addPart(id, one, Number.MAX_SAFE_INTEGER);
+    const to = workAddress(names, at, true);
+    const onwards = sample.slip.slice(sample.slip.indexOf(at));
+    const ring = (reason: string, when: number) => encode(ringFor(sample, [{ ...member, index: 0 }, ...outer], onwards, reason, when));
+    const now = clock.now();
+    await later.schedule({ id: `${id}-deadline`, at: Math.max(now, deadline), to, message: ring('deadline', deadline) });
+    const quietMs = steps.get(at)?.quietMs;
+    if (quietMs !== undefined) await later.schedule({ id: `${id}-rebuilt-quiet`, at: now + quietMs, to, message: ring('quiet', now) });
+  }
+
+  await journal.replay(from, async (delivery) => void (await entry(delivery)), signal);
+  for (const [topic, { message: last, at }] of topics) await restoring.remember(topic, last, at);
+  for (const [id, at] of sent) await restoring.outcome(id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at }, true);
+  for (const [id, group] of groups) await reopen(id, group);
+  signal.throwIfAborted();
+  await restoring.complete();
+  return { entries, records, groups: groups.size };
+}

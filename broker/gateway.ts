@@ -240,12 +240,19 @@ export function openGateway(options: GatewayOptions): Gateway {
     subscribe: topics.subscribe,
     last: topics.last,
     async ready() {
-      const redis = await store.time().then(() => 'ok', messageOf);
+      const [redis, isComplete] = await store.condition().then(
+        ({ complete }) => ['ok', complete] as const,
+        (error: unknown) => [messageOf(error), false] as const,
+      );
       const rabbitmq = transport.state() === 'connected' ? 'ok' : transport.state();
-      const isComplete = options.rebuild.isComplete();
       return {
         ready: redis === 'ok' && rabbitmq === 'ok' && isComplete && !stopping.aborted,
-        checks: { rabbitmq, redis, ...(isComplete ? {} : { state: 'rebuilding' }), ...(stopping.aborted ? { hub: 'stopping' } : {}) },
+        checks: {
+          rabbitmq,
+          redis,
+          ...(redis === 'ok' && !isComplete ? { state: 'rebuilding' } : {}),
+          ...(stopping.aborted ? { hub: 'stopping' } : {}),
+        },
       };
     },
   };

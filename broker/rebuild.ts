@@ -15,7 +15,7 @@ import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
 import type { Later } from './later.js';
 import type { Step } from './step.js';
-import type { OutcomeKind, Part, Restoring, Store } from './store.js';
+import type { OutcomeKind, Part, Store } from './store.js';
 import { workAddress, type Names } from './topology.js';
 import type { Delivery, Message } from './transport.js';
 import { decode, encode, isUndecodable, outcomeOf, recordIn } from './wire.js';
@@ -47,7 +47,7 @@ export interface Rebuild {
 }
 
 export function openRebuild(options: RebuildOptions): Rebuild {
-  const { store, journal, clock, emit, hub } = options;
+  const { store, clock, emit, hub } = options;
   const windowMs = windowOf(options);
   let isComplete = true;
 

@@ -126,6 +126,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
         return await run();
       } catch (error) {
         if (!(error instanceof StoreError) || stopping.aborted) throw error;
+        emit('store.awaited', { reason: error.reason });
         await pause(clock, storeAgainMs, stopping);
       }
     }

@@ -18,6 +18,7 @@ import { redisStore } from '../../broker/store-redis.js';
 import { topologyOf, type Names } from '../../broker/topology.js';
 import { amqpTransport } from '../../broker/transport-amqp.js';
 import { memoryBroker } from '../../broker/transport-memory.js';
+import { copyKeys, removeKeys } from './redis.js';
 
 export interface TestHubOptions {
   /** Names of steps, or a flow with more than that. */
@@ -44,6 +45,10 @@ export interface TestHub {
   reply(flow: string, body: unknown, more?: Partial<Ask>): Promise<unknown>;
   /** Opens an adapter in front of this hub. */
   open<Settings>(adapter: Adapter<Settings>, settings: Settings, projectFolder?: string): Promise<Open>;
+  /** Everything in the store is lost. */
+  lose(): Promise<void>;
+  /** Remembers the store as it is now; the returned function restores that older copy. */
+  copy(): Promise<() => Promise<void>>;
   /** Another hub (and workers) on the same broker and store. */
   another(more?: Partial<TestHubOptions>): Promise<TestHub>;
   /** Stops like a process that is told to: holds become 202. */
@@ -79,7 +84,14 @@ export async function memoryHub(options: TestHubOptions): Promise<TestHub> {
     const later = memoryLater({ clock, publish: (to, message) => transport.publish(to, message) });
     return { transport, store, later, clock, close: async () => void (await later.close(), await transport.close(), await store.close()) };
   };
-  return assemble(options, ownNamespace(), connect, async () => undefined);
+  const losing = {
+    lose: async () => state.lose(),
+    copy: async () => {
+      const restore = state.copy();
+      return async () => restore();
+    },
+  };
+  return assemble(options, ownNamespace(), connect, losing, async () => undefined);
 }
 
 interface Connected extends Ports {
@@ -111,7 +123,8 @@ export async function realHub(options: TestHubOptions & { readonly rabbitmq?: st
       close: async () => void (await later.close(), await transport.close(), await store.close()),
     };
   };
-  return assemble(options, namespace, connect, ({ hub }) =>
+  const losing = { lose: () => removeKeys(redis, namespace), copy: () => copyKeys(redis, namespace) };
+  return assemble(options, namespace, connect, losing, ({ hub }) =>
     removeQueues(hub.names, flowsOf(options.flows), options.steps, options.name ?? 'h1'),
   );
 }
@@ -128,6 +141,7 @@ async function assemble(
   options: TestHubOptions,
   namespace: string,
   connect: () => Promise<Connected>,
+  losing: Pick<TestHub, 'lose' | 'copy'>,
   cleanUp: (hub: TestHub) => Promise<void>,
 ): Promise<TestHub> {
   const ports = await connect();
@@ -148,6 +162,7 @@ async function assemble(
   let closed: Promise<void> | undefined;
 
   const self: TestHub = {
+    ...losing,
     hub,
     gateway: hub.gateway,
     ports,
@@ -186,9 +201,15 @@ async function assemble(
       return open;
     },
     async another(more = {}) {
-      const other = await assemble({ ...options, ...more, name: more.name ?? `h${others.length + 2}` }, namespace, connect, async (its) => {
-        await its.ports.transport.removeQueue(its.hub.names.reply(more.name ?? `h${others.length + 1}`)).catch(() => undefined);
-      });
+      const other = await assemble(
+        { ...options, ...more, name: more.name ?? `h${others.length + 2}` },
+        namespace,
+        connect,
+        losing,
+        async (its) => {
+          await its.ports.transport.removeQueue(its.hub.names.reply(more.name ?? `h${others.length + 1}`)).catch(() => undefined);
+        },
+      );
       others.push(other);
       return other;
     },

@@ -19,13 +19,25 @@ export function redisUrl(): string {
 
 export const randomNamespace = (): string => `hub-test-${randomBytes(6).toString('hex')}`;
 
-/** Removes every key of a namespace. */
+const removeAll = `for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do redis.call('UNLINK', key) end`;
+
+/** Removes every key of a namespace, at once. */
 export async function removeKeys(url: string, namespace: string): Promise<void> {
-  await withClient(url, async (redis) => {
-    for await (const keys of redis.scanStream({ match: `${namespace}:*`, count: 1_000 }) as AsyncIterable<string[]>) {
-      if (keys.length > 0) await redis.unlink(...keys);
-    }
+  await withClient(url, (redis) => redis.eval(removeAll, 0, namespace));
+}
+
+/** Remembers every key of a namespace; the returned function makes it so again, as when an older copy was restored: by a new server. */
+export async function copyKeys(url: string, namespace: string): Promise<() => Promise<void>> {
+  const kept = await withClient(url, async (redis) => {
+    const keys = (await redis.keys(`${namespace}:*`)).filter((key) => !key.startsWith(`${namespace}:complete`));
+    return Promise.all(keys.map(async (key) => ({ key, value: await redis.dumpBuffer(key), ttl: await redis.pttl(key) })));
   });
+  return () =>
+    withClient(url, async (redis) => {
+      const all = redis.multi().eval(removeAll, 0, namespace);
+      for (const { key, value, ttl } of kept) if (value !== null) all.restore(key, Math.max(0, ttl), value);
+      await all.exec();
+    });
 }
 
 /** A client of the test's own, to look at what is really there. */

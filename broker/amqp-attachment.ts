@@ -67,10 +67,12 @@ export class Attachment {
   readonly #what: string;
   readonly #context: ConsumerContext;
   readonly #listen: (live: Live) => Promise<void>;
+  readonly #restored: () => void;
   #over: Promise<void> = Promise.resolve();
 
   /** `listen` makes the broker send to the fresh channel; its refusals by reply code are final at the first time. */
-  constructor(what: string, context: ConsumerContext, listen: (live: Live) => Promise<void>) {
+  constructor(what: string, context: ConsumerContext, listen: (live: Live) => Promise<void>, restored: () => void = () => {}) {
+    this.#restored = restored;
     this.#what = what;
     this.#context = context;
     this.#listen = listen;
@@ -136,7 +138,9 @@ export class Attachment {
       if (replyCode(error) !== 404) throw error;
       // A queue or an exchange of ours was deleted: have it back.
       await this.#context.restore(session);
-      return await this.#listening(session);
+      const live = await this.#listening(session);
+      this.#restored();
+      return live;
     }
   }
 

@@ -87,7 +87,7 @@ class QueueConsumer implements AmqpConsumer {
     this.#handler = handler;
     this.#context = context;
     this.#position = new StreamPosition(options.from);
-    this.#attachment = new Attachment(`queue ${queue}`, context, (live) => this.#listen(live));
+    this.#attachment = new Attachment(`queue ${queue}`, context, (live) => this.#listen(live), options.restored);
   }
 
   async start(): Promise<void> {

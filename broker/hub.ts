@@ -17,6 +17,7 @@ import type { Flow } from './flow.js';
 import { openGateway, type Gateway } from './gateway.js';
 import { freshMs, openJournal, type Journal } from './journal.js';
 import type { Later } from './later.js';
+import { openResurrect } from './resurrect.js';
 import { startRunner } from './runner.js';
 import { openRebuild } from './rebuild.js';
 import { openSettler } from './settle.js';
@@ -172,10 +173,17 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const patience = new AbortController();
   await Promise.race([sweeper.first, pause(clock, firstRoundMs, patience.signal)]);
   patience.abort();
+  const resurrect = openResurrect({ transport, store, journal, clock, names, emit, flows: project.flows, place }, stopping.signal);
   // A queue that somebody deletes while nobody consumes it is missed by nobody else.
+  const lookAfterTopology = async () => {
+    const gone: string[] = [];
+    for (const { name } of steps.values()) if ((await transport.inspect(names.workQueue(name))) === undefined) gone.push(name);
+    await transport.declare(topology);
+    for (const step of gone) void resurrect(step);
+  };
   const again = () => {
     if (transport.state() === 'connected')
-      void transport.declare(topology).catch((error: unknown) => emit('topology.failed', { error: String(error) }));
+      void lookAfterTopology().catch((error: unknown) => emit('topology.failed', { error: String(error) }));
     cancelCheck = clock.after(checkTopologyMs, again);
   };
   let cancelCheck = clock.after(checkTopologyMs, again);
@@ -223,7 +231,21 @@ export async function openWorkers({ ports, project, namespace, emit, place, only
   await later.start();
   const volatile = new Set(project.flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
   const serve = project.steps.filter(({ name }) => only === undefined || only.includes(name));
-  const runner = await startRunner({ transport, store, later, clock, names, journal, control, emit, steps, serve, volatile, place });
+  const runner = await startRunner({
+    flows: project.flows,
+    transport,
+    store,
+    later,
+    clock,
+    names,
+    journal,
+    control,
+    emit,
+    steps,
+    serve,
+    volatile,
+    place,
+  });
   return {
     async stop(withinMs) {
       await runner.stop(withinMs);

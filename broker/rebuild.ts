@@ -131,12 +131,13 @@ async function restore(
   function entry(delivery: Delivery): Promise<unknown> {
     entries++;
     const writes: Promise<unknown>[] = [];
-    const record = recordIn(delivery);
+    // Only what we publish ourselves is believed: by exchange, since anybody may write headers elsewhere.
+    const note = delivery.exchange === '' ? delivery.headers['hub-note'] : undefined;
+    const record = note !== undefined || delivery.exchange === names.work ? recordIn(delivery) : undefined;
     if (record !== undefined) {
       records++;
       writes.push(restoring.record({ ...record, published: true }));
     }
-    const note = delivery.headers['hub-note'];
     if (typeof note === 'string') noted(note, delivery, writes);
     else if (delivery.exchange === names.events) event(delivery);
     else if (delivery.exchange !== names.dead) message(delivery, writes);

@@ -9,8 +9,10 @@ import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
 import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
 import { Fault, isFault, messageOf } from './fault.js';
+import type { Flow } from './flow.js';
 import { freshMs, type Journal } from './journal.js';
 import type { Later } from './later.js';
+import { openResurrect } from './resurrect.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
 import { StoreError, type Progress, type Store } from './store.js';
 import { workAddress, type Names } from './topology.js';
@@ -18,6 +20,7 @@ import type { Consumer, Delivery, Headers, Transport } from './transport.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
 export interface RunnerOptions {
+  readonly flows: readonly Flow[];
   readonly transport: Transport;
   readonly store: Store;
   readonly later: Later;
@@ -59,10 +62,19 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
     }
   });
   const work = worker(options, running, stopping.signal);
+  const resurrect = openResurrect(options, stopping.signal);
   const consumers: Consumer[] = [];
   for (const step of options.serve.filter(({ run }) => run !== undefined)) {
     const consume = (queue: string) =>
-      transport.consume(queue, { prefetch: step.concurrency, tag: `${step.name}@${options.place}` }, (delivery) => work(step, delivery));
+      transport.consume(
+        queue,
+        {
+          prefetch: step.concurrency,
+          tag: `${step.name}@${options.place}`,
+          ...(queue === names.workQueue(step.name) ? { restored: () => void resurrect(step.name) } : {}),
+        },
+        (delivery) => work(step, delivery),
+      );
     consumers.push(await consume(names.workQueue(step.name)));
     if (options.volatile.has(step.name)) consumers.push(await consume(names.volatileQueue(step.name)));
   }

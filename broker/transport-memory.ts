@@ -247,12 +247,14 @@ class MemoryConsumer implements Served, Taker {
     for (let waitMs = 100; this.#queue === undefined; waitMs = 1_000) {
       await pause(this.#broker.clock, waitMs, this.#stopping.signal);
       if (this.#stopping.signal.aborted) return;
+      const wasGone = !this.#broker.queues.has(this.#queueName);
       try {
         this.#owner.restore();
       } catch {
         // Somebody declared it otherwise meanwhile: look again, as over the wire.
       }
       this.attach();
+      if (wasGone && this.#queue !== undefined) this.#options.restored?.();
     }
   }
 }

@@ -117,6 +117,8 @@ export interface ConsumeOptions {
   readonly exclusive?: boolean;
   /** Streams only: where to begin. `first`, `next` (only what comes from now on), or a time (ms since 1970). */
   readonly from?: 'first' | 'next' | number;
+  /** Called when this consumer found its queue gone and has declared it again: what was in it is lost. */
+  readonly restored?: () => void;
 }
 
 export interface Consumer {

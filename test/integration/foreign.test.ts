@@ -241,7 +241,7 @@ describe('a program in Python', () => {
       routingKey,
     } = received[0]!;
     expect([exchange, routingKey]).toEqual([hub.hub.names.work, 'price']);
-    expect(Object.keys(headers!).sort()).toEqual(['hub', 'traceparent', 'tracestate']);
+    expect(Object.keys(headers!).sort()).toEqual(['hub', 'hub-record', 'traceparent', 'tracestate']);
     expect(headers!['hub']).toMatch(
       /^flow=price, slip=\(price\), step=1, attempt=1, at=\d+, principal="anonymous", recorded, deadline=@\d{10}$/,
     );

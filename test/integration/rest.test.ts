@@ -115,7 +115,10 @@ describe('a step that calls a REST service', () => {
     const first = outgoing({}, {}, { traceparent: '00-11111111111111111111111111111111-2222222222222222-01' });
     await call(first);
     await call({ ...first, envelope: { ...first.envelope, attempt: 2 } });
-    await call({ ...first, envelope: { ...first.envelope, id: newId(), groups: [{ id: 'g', index: 1, size: 2, at: 'x', deadline: 1, name: 'b' }] } });
+    await call({
+      ...first,
+      envelope: { ...first.envelope, id: newId(), groups: [{ id: 'g', index: 1, size: 2, at: 'x', deadline: 1, name: 'b' }] },
+    });
     const keys = received.map(({ headers }) => headers['idempotency-key']);
     expect(keys[0]).toBe(keys[1]);
     expect(keys[2]).not.toBe(keys[0]);

@@ -140,7 +140,9 @@ async function restore(
     }
     if (typeof note === 'string') noted(note, delivery, writes);
     else if (delivery.exchange === names.events) event(delivery);
-    else if (delivery.exchange !== names.dead) message(delivery, writes);
+    // The first message of a request that will be answered here says no more than its record does.
+    else if (record === undefined || delivery.replyTo === undefined || delivery.replyTo === names.continuation)
+      if (delivery.exchange !== names.dead) message(delivery, writes);
     return Promise.all(writes);
   }
 
@@ -180,6 +182,8 @@ async function restore(
     if (typeof completed === 'string') {
       groups.delete(completed);
       done.set(completed, envelope.deadline);
+      // Whose deadline has passed is not opened again anyway.
+      if (done.size % 50_000 === 0) for (const [id, until] of done) if (until <= clock.now()) done.delete(id);
       writes.push(restoring.groupDone(completed));
     }
     if (delivery.exchange === names.replies) return void writes.push(restoring.outcome(requestId, outcomeOf(delivery, at), false));

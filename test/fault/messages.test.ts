@@ -228,7 +228,7 @@ describe('when a message', () => {
     });
   });
 
-  it('is deleted with its queue, its request ends by the deadline, and new ones are worked on within 2 s', async () => {
+  it('is deleted with its queue, the journal has it: every request is answered, and new ones are worked on within 2 s', async () => {
     let release: () => void = () => undefined;
     const gate = new Promise<void>((resolve) => (release = resolve));
     const slow = worker<Body>({
@@ -246,7 +246,7 @@ describe('when a message', () => {
     await open({ flows: { slow: ['slow'] }, steps: [slow] });
     const asked = Promise.all(
       Array.from({ length: 30 }, (_, n) =>
-        ask('slow', `t${n}`, { deadlineMs: 4_000, ...(n % 2 === 0 ? {} : { idempotencyKey: `k${n}` }) }),
+        ask('slow', `t${n}`, { deadlineMs: 20_000, ...(n % 2 === 0 ? {} : { idempotencyKey: `k${n}` }) }),
       ),
     );
     const queue = hub.hub.names.workQueue('slow');
@@ -262,8 +262,7 @@ describe('when a message', () => {
     expect(tookMs).toBeLessThan(2_000);
     expect(await ask('slow', 'new')).toMatchObject({ outcome: { kind: 'reply' } });
     const kinds = (await asked).map((told) => (told.kind === 'outcome' ? told.outcome.kind : told.kind));
-    expect(kinds.filter((kind) => kind === 'reply').length).toBe(5);
-    expect(kinds.filter((kind) => kind === 'timeout').length).toBe(25);
+    expect(kinds.filter((kind) => kind === 'reply').length).toBe(30);
     expect(broken(history.seen, effects, { withinMs: 10_000 })).toEqual([]);
     await operator.close();
   });

@@ -7,7 +7,7 @@ import { mayUse } from './access.js';
 import { pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
-import { newId, type Envelope } from './envelope.js';
+import type { Envelope } from './envelope.js';
 import { Fault, isFault, messageOf } from './fault.js';
 import { didYouMean, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
@@ -28,7 +28,7 @@ export interface Requests {
 }
 
 export function openRequests(options: GatewayOptions): Requests {
-  const { flows, store, correlator, settler, clock, names, control, transport, journal, emit } = options;
+  const { flows, store, correlator, settler, clock, newId, names, control, transport, journal, emit } = options;
   const { recordedWithin, accepted } = openWaiting(options);
   const byName = new Map(flows.map((flow) => [flow.name, flow]));
   const validate = validator(flows);

@@ -2,7 +2,6 @@
  * The broker that `transport-memory.ts` connects to: exchanges, queues and streams as RabbitMQ has them, as far as the port
  * shows them. It hands out later only, never from within a publish.
  */
-import { isDeepStrictEqual } from 'node:util';
 import type { Clock, Soon } from './clock.js';
 import {
   type Address,
@@ -203,7 +202,7 @@ export class Broker {
   #declareQueue(queue: Queue): void {
     const there = this.queues.get(queue.name)?.spec;
     if (there === undefined) this.queues.set(queue.name, new MemoryQueue(this, queue));
-    else if (!isDeepStrictEqual(comparable(there), comparable(queue))) {
+    else if (!isSame(there, queue)) {
       throw new TopologyError(
         `queue ${queue.name} is there with other properties: ${JSON.stringify(there)}, wanted ${JSON.stringify(queue)}`,
       );
@@ -273,7 +272,13 @@ export class Broker {
 }
 
 /** As RabbitMQ compares: not what people read. */
-const comparable = (queue: Queue) => ({ ...queue, about: '', singleActive: queue.singleActive === true });
+const isSame = (one: Queue, other: Queue): boolean =>
+  one.type === other.type &&
+  one.ttlMs === other.ttlMs &&
+  one.maxAge === other.maxAge &&
+  one.deadLetter?.exchange === other.deadLetter?.exchange &&
+  one.deadLetter?.routingKey === other.deadLetter?.routingKey &&
+  (one.singleActive ?? false) === (other.singleActive ?? false);
 
 function matches(exchange: Exchange, pattern: string, routingKey: string): boolean {
   if (exchange.type === 'fanout') return true;

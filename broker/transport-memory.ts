@@ -282,5 +282,6 @@ function copyOf(message: Message): Message {
 }
 
 function copyOfTable(table: { readonly [name: string]: HeaderValue }): Headers {
-  return structuredClone(Object.fromEntries(Object.entries(table).filter(([, value]) => value !== undefined)));
+  const present = Object.entries(table).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(present.map(([name, value]) => [name, typeof value === 'object' ? structuredClone(value) : value]));
 }

@@ -176,9 +176,12 @@ export function openRequests(options: GatewayOptions): Requests {
       const outcome = await recordedWithin(id, wait, waitMs, ask.signal, async (found) => void (await again(found)));
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs: clock.now() - began, replayed: true };
       // A 202 promises an outcome. Whoever asked first may have died before RabbitMQ had the request: until that is known, or is mended, no promise.
-      for (let found = await reachable(store.get(id)); found !== undefined && !(await again(found)); found = await reachable(store.get(id)))
+      let found = await reachable(store.get(id));
+      while (found !== undefined && !(await again(found))) {
         await pause(clock, 200);
-      return await accepted(id, clock.now() - began, true, record);
+        found = await reachable(store.get(id));
+      }
+      return await accepted(id, clock.now() - began, true, found);
     } finally {
       wait.close();
     }

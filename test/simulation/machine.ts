@@ -51,6 +51,13 @@ interface Link {
   generation(): number;
 }
 
+/** A consumer or a subscription, which is made anew on every connection. */
+interface Served {
+  isAttached: boolean;
+  attach(): Promise<void>;
+  detach(): void;
+}
+
 export function openMachine(world: World, name: string, pid: number): Machine {
   const { scheduler, random, clock: time } = { ...world, random: world.scheduler.random };
   const deaths: (() => void)[] = [];
@@ -196,7 +203,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
 
   function simulatedTransport() {
     const topologies: Topology[] = [];
-    const served = new Set<{ attach(): Promise<void>; detach?(): void }>();
+    const served = new Set<Served>();
     const listeners = new Set<(state: TransportState) => void>();
     let inner: Transport | undefined = world.broker.connect();
     let generation = 0;
@@ -220,6 +227,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       generation++;
       void inner.close();
       inner = undefined;
+      for (const one of served) one.isAttached = false;
       tell();
       const reconnect = () => {
         if (world.away.broker) return void clock.after(random.between(100, 1_000), reconnect);
@@ -232,43 +240,58 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       clock.after(ms, reconnect);
     }
 
-    function attach(one: { attach(): Promise<void> }): void {
+    function attach(one: Served): void {
+      if (one.isAttached || !served.has(one)) return;
       const mine = generation;
-      one.attach().catch(() => again(1_000, () => mine === generation && served.has(one) && attach(one)));
+      one.isAttached = true;
+      one.attach().catch(() => {
+        if (mine !== generation) return;
+        one.isAttached = false;
+        again(1_000, () => attach(one));
+      });
     }
 
     /** Until it has begun, whoever opens it hears why not. */
-    async function begin(one: { attach(): Promise<void>; detach?(): void }): Promise<void> {
+    async function begin(one: Served): Promise<void> {
       await moment();
       await one.attach();
+      one.isAttached = true;
       served.add(one);
       await moment();
     }
     const moment = () => new Promise<void>((resolve) => soon(() => isAlive && resolve()));
 
     async function consume(queue: string, options: ConsumeOptions, handler: Handler): Promise<Consumer> {
+      const running = new Set<Promise<void>>();
       let consumer: Consumer | undefined;
       const take = (delivery: Delivery) =>
         new Promise<void>((resolve, reject) => {
           const mine = generation;
           soon(() => {
             // It was in the pipe when the connection broke: the broker has it back already.
-            if (!isAlive || mine !== generation) return resolve();
+            if (!isAlive || mine !== generation) return;
+            if (!served.has(one)) return reject(new Error('closing'));
             trace?.(
               `takes from ${queue}: ${delivery.type} ${delivery.correlationId}${delivery.redelivered ? `, again (${delivery.deliveries})` : ''}`,
             );
             busy++;
-            const ended = handler(delivery).finally(() => busy--);
-            ended.then(
-              () => soon(() => (isAlive && random.chance(world.weather.ackLost) ? reject(new Error('acknowledgement lost')) : resolve())),
-              (error: Error) => {
-                trace?.(`gives back to ${queue}: ${error.message}`);
-                reject(error);
-              },
-            );
+            const settled = handler(delivery)
+              .then(
+                () => moment().then(() => (random.chance(world.weather.ackLost) ? reject(new Error('acknowledgement lost')) : resolve())),
+                (error: Error) => {
+                  trace?.(`gives back to ${queue}: ${error.message}`);
+                  reject(error);
+                },
+              )
+              .finally(() => {
+                busy--;
+                running.delete(settled);
+              });
+            running.add(settled);
           });
         });
-      const one = {
+      const one: Served = {
+        isAttached: false,
         attach: async () => void (consumer = await on((connection) => connection.consume(queue, options, take))),
         detach: () => void consumer?.close(),
       };
@@ -276,7 +299,8 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       return {
         async close() {
           served.delete(one);
-          await consumer?.close();
+          one.detach();
+          await Promise.all(running);
         },
       };
     }
@@ -287,12 +311,16 @@ export function openMachine(world: World, name: string, pid: number): Machine {
         if (random.chance(world.weather.hintLost)) return;
         for (const _ of random.chance(world.weather.hintLost) ? [1, 2] : [1]) soon(() => isAlive && listener(delivery));
       };
-      const one = { attach: async () => void (subscription = await on((connection) => connection.subscribe(exchange, keys, take))) };
+      const one: Served = {
+        isAttached: false,
+        attach: async () => void (subscription = await on((connection) => connection.subscribe(exchange, keys, take))),
+        detach: () => void subscription?.close(),
+      };
       await begin(one);
       return {
         async close() {
           served.delete(one);
-          await subscription?.close();
+          one.detach();
         },
       };
     }
@@ -309,7 +337,9 @@ export function openMachine(world: World, name: string, pid: number): Machine {
         const what = () =>
           `publish ${to.exchange === '' ? '' : `${to.exchange} → `}${to.routingKey}: ${String(message.headers?.['hub-note'] ?? message.type)} ${message.correlationId}`;
         const copy = { ...message };
-        if (options.durable ?? true) return call(amqp, what, () => world.arrive(to, copy, options));
+        // Whose own queue is gone is gone for good: not for a moment.
+        const link = to.exchange === '' ? { ...amqp, refused: () => new PublishError('nacked', 'refused') } : amqp;
+        if (options.durable ?? true) return call(link, what, () => world.arrive(to, copy, options));
         // Fire and forget.
         if (inner === undefined || world.away.blocked) return Promise.reject(amqp.away()!);
         const mine = generation;
@@ -334,8 +364,9 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       /** Each comes back when it has found out. */
       cancel() {
         for (const one of served) {
-          one.detach?.();
-          if (one.detach !== undefined) again(random.between(1, 1_500), () => served.has(one) && attach(one));
+          one.detach();
+          one.isAttached = false;
+          again(random.between(1, 1_500), () => attach(one));
         }
       },
       die() {

@@ -306,6 +306,7 @@ function openHosts(world: World, deeds: Deeds, told: Told): { readonly hosts: re
       } catch (error) {
         world.trace?.(name, `does not start: ${String(error)}`);
         mine.kill();
+        if (machine === mine) gone();
         world.clock.after(1_000, host.start);
       }
     }
@@ -320,12 +321,13 @@ function openHosts(world: World, deeds: Deeds, told: Told): { readonly hosts: re
       machine: () => machine,
       isReady: () => running !== undefined,
       start() {
+        if (machine !== undefined) return;
         machine = openMachine(world, name, ++pids);
         void run(machine);
       },
       kill(forMs) {
-        if (running === undefined) return;
-        machine?.kill();
+        if (machine === undefined) return;
+        machine.kill();
         gone();
         world.clock.after(forMs, host.start);
       },

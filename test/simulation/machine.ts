@@ -5,7 +5,7 @@
  */
 import type { Clock } from '../../broker/clock.js';
 import type { Ports } from '../../broker/hub.js';
-import type { Store } from '../../broker/store.js';
+import { StoreError, type Restoring, type Store } from '../../broker/store.js';
 import {
   PublishError,
   type ConsumeOptions,
@@ -47,6 +47,8 @@ interface Link {
   /** It is not known what became of it. */
   lost(): Error;
   refused(): Error;
+  /** How long after its caller has given up something may still be done. */
+  readonly staleMs: number;
   /** Rises whenever the connection breaks: what was under way then is lost. */
   generation(): number;
 }
@@ -122,8 +124,8 @@ export function openMachine(world: World, name: string, pid: number): Machine {
         if (becomes === 'lost before') return giveUp(() => fail(link.lost(), 'lost before'));
         if (becomes === 'refused') return fail(link.refused(), 'refused');
         if (becomes === 'stale') {
-          giveUp(() => fail(link.lost(), 'lost, done later'));
-          return void time.after(random.between(5_000, 8_000), () => void (link.away() ?? effect().catch(() => undefined)));
+          time.after(5_000, () => fail(link.lost(), 'lost, done later'));
+          return void time.after(5_000 + random.between(0, link.staleMs), () => void (link.away() ?? effect().catch(() => undefined)));
         }
         const isLost = becomes === 'lost after';
         effect().then(
@@ -144,9 +146,11 @@ export function openMachine(world: World, name: string, pid: number): Machine {
   let storeGeneration = 0;
   const redis: Link = {
     name: 'redis',
-    away: () => (world.away.store || storeAwayUntil > time.now() ? new Error('Redis is away') : undefined),
-    lost: () => new Error('Redis has not answered'),
-    refused: () => new Error('Redis is full'),
+    away: () => (world.away.store || storeAwayUntil > time.now() ? new StoreError('away', 'Redis is away') : undefined),
+    lost: () => new StoreError('away', 'Redis has not answered'),
+    refused: () => new StoreError('away', 'Redis is full'),
+    // A command is not sent again, and one without answer ends its connection.
+    staleMs: 500,
     generation: () => storeGeneration,
   };
   const { transport, lose, cancel, die } = simulatedTransport();
@@ -211,6 +215,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       name: 'amqp',
       away: () => (inner === undefined || world.away.blocked ? new PublishError('unavailable', 'RabbitMQ takes nothing now') : undefined),
       lost: () => new PublishError('unknown', 'not confirmed'),
+      staleMs: 5_000,
       refused: () => (random.chance(0.5) ? new PublishError('nacked', 'refused') : new PublishError('unroutable', 'no queue')),
       generation: () => generation,
     };
@@ -263,11 +268,14 @@ export function openMachine(world: World, name: string, pid: number): Machine {
 
     async function consume(queue: string, options: ConsumeOptions, handler: Handler): Promise<Consumer> {
       const running = new Set<Promise<void>>();
+      /** They come in the order in which they were sent. */
+      const inbox: (() => void)[] = [];
       let consumer: Consumer | undefined;
       const take = (delivery: Delivery) =>
         new Promise<void>((resolve, reject) => {
           const mine = generation;
-          soon(() => {
+          soon(() => inbox.shift()?.());
+          inbox.push(() => {
             // It was in the pipe when the connection broke: the broker has it back already.
             if (!isAlive || mine !== generation) return;
             if (!served.has(one)) return reject(new Error('closing'));
@@ -381,20 +389,33 @@ export function openMachine(world: World, name: string, pid: number): Machine {
 
   function simulatedStore(): Store {
     const inner = world.state.connect();
-    const calls = Object.entries(inner as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>).map(
-      ([name, act]) =>
-        [
+    const over = <Methods extends object>(methods: Methods, act: <T>(what: () => string, run: () => Promise<T>) => Promise<T>): Methods =>
+      Object.fromEntries(
+        Object.entries(methods).map(([name, method]: [string, unknown]) => [
           name,
-          (...args: unknown[]) =>
-            call(
-              redis,
-              () => `${name} ${String(args[0] ?? '')}`,
-              () => act(...args),
-            ),
-        ] as const,
-    );
+          typeof method === 'function'
+            ? (...args: unknown[]) =>
+                act(
+                  () => `${name} ${String(args[0] ?? '')}`,
+                  () => method(...args) as Promise<unknown>,
+                )
+            : method,
+        ]),
+      ) as Methods;
     return {
-      ...(Object.fromEntries(calls) as unknown as Store),
+      ...over(inner, (what, run) => call(redis, what, run)),
+      restoring(holder) {
+        const restoring = inner.restoring(holder);
+        // What is called first happens first; once one is lost, so are all that follow.
+        let last: Promise<unknown> = Promise.resolve();
+        return over<Restoring>(restoring, (what, run) => {
+          const before = last;
+          const mine = call(redis, what, () => before.then(run));
+          last = mine;
+          mine.catch(() => undefined);
+          return mine;
+        });
+      },
       watch: (wake) =>
         inner.watch((id) => {
           if (!isAlive || redis.away() !== undefined || random.chance(world.weather.hintLost)) return;

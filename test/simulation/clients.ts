@@ -55,8 +55,8 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
   const { random } = scheduler;
   const hasPatience = () => scheduler.elapsedMs() < patienceMs;
   const rest = () => pause(clock, restMs + random.next() * restMs);
-  /** Requests whose outcome everybody may read afterwards, and their tokens. */
-  const kept = new Map<string, string>();
+  /** Requests whose outcome everybody may read afterwards, if it is kept at all, and their tokens. */
+  const known = new Map<string, { readonly token: string; readonly isKept: boolean }>();
 
   async function someHub(): Promise<Open> {
     for (;;) {
@@ -92,7 +92,7 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
     if ('failed' in line) return refused(line.failed, operation, question);
     const { said } = line;
     operation.accepted(said.id);
-    if (said.kind === 'accepted' || question.key !== undefined) kept.set(said.id, question.token);
+    known.set(said.id, { token: question.token, isKept: said.kind === 'accepted' || question.key !== undefined });
     world.trace?.('client', `${question.token} is ${said.id}: ${said.kind}`);
     if (said.kind === 'outcome') outcome(operation, said.id, said.outcome.kind, said.outcome.body, question.flow !== 'quick');
     else await Promise.all([collect(said.id, operation, deadline), watch(said.id), cancel(said.id, question)]);
@@ -239,7 +239,7 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
       const state = String(delivery.headers['hub-state']);
       const kind = { replied: 'reply', faulted: 'fault', 'timed-out': 'timeout', cancelled: 'cancelled' }[state] ?? state;
       operation.accepted(id);
-      kept.set(id, token);
+      known.set(id, { token, isKept: true });
       outcome(operation, id, kind, delivery.body, true);
       hear();
     });
@@ -307,14 +307,15 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
     },
     /** Everybody reads every outcome that is kept, once more. */
     async readAgain(): Promise<void> {
-      for (const [id, token] of kept)
+      for (const [id, { token, isKept }] of known)
         for (const hub of hubs()) {
           const line = await over(hub, hub.gateway.collect(id, anonymous, 0));
           if ('said' in line && line.said?.kind === 'outcome') {
             const operation = history.ask(token, { key: `read again ${id}` });
             outcome(operation, id, line.said.outcome.kind, line.said.outcome.body, true);
-          } else if ('said' in line) told.wrong.push(`${id} has no outcome at rest: ${line.said?.kind ?? 'not known'}`);
-          else told.wrong.push(`${id} cannot be read at rest`);
+          } else if ('said' in line && (isKept || line.said !== undefined))
+            told.wrong.push(`${id} has no outcome at rest: ${line.said?.kind ?? 'not known'}`);
+          else if (!('said' in line)) told.wrong.push(`${id} cannot be read at rest`);
         }
     },
   };

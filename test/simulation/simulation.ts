@@ -215,7 +215,17 @@ function drawnQuestions({ scheduler: { random } }: World): readonly Question[] {
 interface Disturbance {
   readonly atMs: number;
   readonly what:
-    'kill' | 'stop' | 'lose broker' | 'lose store' | 'cancel consumers' | 'broker down' | 'broker blocked' | 'store down' | 'jump';
+    | 'state lost'
+    | 'state rolled back'
+    | 'kill'
+    | 'stop'
+    | 'lose broker'
+    | 'lose store'
+    | 'cancel consumers'
+    | 'broker down'
+    | 'broker blocked'
+    | 'store down'
+    | 'jump';
   readonly forMs: number;
   /** Whom it hits. */
   readonly lot: number;
@@ -236,6 +246,8 @@ function drawnDisturbances({ scheduler: { random } }: World): readonly Disturban
       'broker blocked',
       'store down',
       'jump',
+      'state lost',
+      'state rolled back',
     ] as const);
     return { what, atMs: random.between(0, loadMs + 3_000), forMs: random.pick([10, 300, 2_000, 6_000]), lot: random.next() };
   });
@@ -267,6 +279,15 @@ function disturb(world: World, hosts: readonly Host[], foreigner: Machine, { wha
       away.broker = true;
       for (const one of machines) one.loseBroker(forMs);
       return void clock.after(forMs, () => (away.broker = false));
+    case 'state lost':
+      return world.loseState();
+    case 'state rolled back': {
+      const restore = world.state.copy();
+      return void clock.after(forMs, () => {
+        world.loseState();
+        restore();
+      });
+    }
     case 'store down':
       away.store = true;
       return void clock.after(forMs, () => (away.store = false));
@@ -386,6 +407,7 @@ async function unrest({ wire, names, state }: World, hubs: readonly Open[]): Pro
     if (found !== undefined && found.ready > 0) left.push(`${found.ready} messages rest in ${queue}`);
   }
   const store = state.connect();
+  if (!(await store.condition()).complete) return [...left, 'the state is not rebuilt'];
   const due = await store.due(100);
   const owed = await store.owed(0, 100);
   if (due.length > 0) left.push(`no outcome in time: ${due.join(', ')}`);

@@ -41,6 +41,8 @@ export interface World {
   readonly broker: MemoryBroker;
   readonly state: MemoryState;
   readonly later: Later;
+  /** Redis is emptied: state and appointments are gone. */
+  loseState(): void;
   /** Always connected: what programs of others, and messages that are on their way already, arrive by. */
   readonly wire: Transport;
   weather: Weather;
@@ -91,6 +93,19 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
     if (isNote) note(decided, message.correlationId, text);
   }
 
+  /** Appointments are with Redis, whoever keeps them: they may be kept twice, and are tried again. */
+  const openLater = () =>
+    memoryLater({
+      clock,
+      publish: async (to, message) => {
+        if (world.away.broker || world.away.blocked || random.chance(world.weather.lostBefore))
+          throw new PublishError('unavailable', 'away');
+        await arrive(to, message);
+        if (random.chance(world.weather.lostAfter)) throw new PublishError('unknown', 'not confirmed');
+      },
+    });
+  let later = openLater();
+
   const world: World = {
     seed,
     scheduler: time,
@@ -99,16 +114,15 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
     broker,
     wire,
     state: memoryState({ clock, soon }),
-    // Appointments are with Redis, whoever keeps them: they may be kept twice, and are tried again.
-    later: memoryLater({
-      clock,
-      publish: async (to, message) => {
-        if (world.away.broker || world.away.blocked || random.chance(world.weather.lostBefore))
-          throw new PublishError('unavailable', 'away');
-        await arrive(to, message);
-        if (random.chance(world.weather.lostAfter)) throw new PublishError('unknown', 'not confirmed');
-      },
-    }),
+    get later() {
+      return later;
+    },
+    loseState() {
+      world.state.lose();
+      void later.close();
+      later = openLater();
+      void later.start();
+    },
     weather: calm,
     away: { store: false, broker: false, blocked: false },
     arrive,

@@ -47,6 +47,8 @@ interface Link {
   /** It is not known what became of it. */
   lost(): Error;
   refused(): Error;
+  /** How much rarer than usual something goes wrong. */
+  readonly luck: number;
   /** How long after its caller has given up something may still be done. */
   readonly staleMs: number;
   /** Rises whenever the connection breaks: what was under way then is lost. */
@@ -73,9 +75,9 @@ export function openMachine(world: World, name: string, pid: number): Machine {
   const trace = world.trace && ((what: string) => world.trace?.(name, what));
   const soon = (run: () => void) => void scheduler.clock.after(world.latencyMs(), run);
 
-  function fate(): Fate {
+  function fate({ luck }: Link): Fate {
     const { lostBefore, lostAfter, stale, refused } = world.weather;
-    let lot = random.next();
+    let lot = random.next() * luck;
     for (const [probability, what] of [
       [lostBefore, 'lost before'],
       [lostAfter, 'lost after'],
@@ -105,7 +107,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       const away = link.away();
       if (away !== undefined) return soon(() => fail(away, 'away'));
       const sentIn = link.generation();
-      const becomes = fate();
+      const becomes = fate(link);
       const hasBroken = () => link.generation() !== sentIn;
       const effect = () =>
         act().then(
@@ -151,6 +153,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
     refused: () => new StoreError('away', 'Redis is full'),
     // A command is not sent again, and one without answer ends its connection.
     staleMs: 500,
+    luck: 1,
     generation: () => storeGeneration,
   };
   const { transport, lose, cancel, die } = simulatedTransport();
@@ -216,6 +219,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       away: () => (inner === undefined || world.away.blocked ? new PublishError('unavailable', 'RabbitMQ takes nothing now') : undefined),
       lost: () => new PublishError('unknown', 'not confirmed'),
       staleMs: 5_000,
+      luck: 1,
       refused: () => (random.chance(0.5) ? new PublishError('nacked', 'refused') : new PublishError('unroutable', 'no queue')),
       generation: () => generation,
     };
@@ -406,11 +410,11 @@ export function openMachine(world: World, name: string, pid: number): Machine {
       ...over(inner, (what, run) => call(redis, what, run)),
       restoring(holder) {
         const restoring = inner.restoring(holder);
-        // What is called first happens first; once one is lost, so are all that follow.
+        // What is called first happens first; once one is lost, so are all that follow. There are so many that seldom one may be.
         let last: Promise<unknown> = Promise.resolve();
         return over<Restoring>(restoring, (what, run) => {
           const before = last;
-          const mine = call(redis, what, () => before.then(run));
+          const mine = call({ ...redis, luck: 20 }, what, () => before.then(run));
           last = mine;
           mine.catch(() => undefined);
           return mine;

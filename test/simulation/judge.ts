@@ -62,10 +62,12 @@ export function uneven(effects: readonly Effect[], members: readonly string[]): 
   return effects.flatMap(({ id, said }) => {
     const manifest = (said as { manifest?: Manifest } | undefined)?.manifest;
     if (manifest === undefined) return [];
-    const named = [...manifest.answered, ...manifest.failed.map(({ from }) => from), ...manifest.missing].sort();
+    // Who is asked is told in the messages to each: a rebuild that is between two of them knows a number instead of the name.
+    const nameOf = (name: string) => (/^\d$/.test(name) ? (members[Number(name)] ?? name) : name);
+    const named = [...manifest.answered, ...manifest.failed.map(({ from }) => from), ...manifest.missing].map(nameOf).sort();
     const isEven = named.join() === [...members].sort().join() && (manifest.completedBy !== 'all' || manifest.missing.length === 0);
     const { parts = [] } = said as { parts?: readonly (readonly [string, string])[] };
-    const isMixed = parts.some(([from, part]) => from !== part) || parts.map(([from]) => from).join() !== manifest.answered.join();
+    const isMixed = parts.some(([from, part]) => nameOf(from) !== part) || parts.map(([from]) => from).join() !== manifest.answered.join();
     return isEven && !isMixed ? [] : [`the group of ${id} was gathered as ${JSON.stringify({ manifest, parts })}`];
   });
 }

@@ -7,6 +7,11 @@ export interface Clock {
   after(ms: number, run: () => void): () => void;
 }
 
+/** Runs something soon, after whoever asks for it has ended: the order of what is concurrent, as a port. */
+export type Soon = (run: () => void) => void;
+
+export const nextTurn: Soon = (run) => void setImmediate(run);
+
 export const systemClock: Clock = {
   now: () => Date.now(),
   after(ms, run) {

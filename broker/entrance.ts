@@ -8,7 +8,7 @@
 import { anonymous, type Access, type Principal } from './access.js';
 import type { Clock } from './clock.js';
 import type { Emit } from './emit.js';
-import { deriveId, newId } from './envelope.js';
+import { deriveId } from './envelope.js';
 import { Fault, isFault } from './fault.js';
 import type { Ask, Gateway } from './gateway.js';
 import type { Names } from './topology.js';
@@ -21,12 +21,13 @@ export interface EntranceOptions {
   readonly access: Access;
   readonly names: Names;
   readonly clock: Clock;
+  readonly newId: () => string;
   readonly emit: Emit;
   readonly place: string;
 }
 
 export function openEntrance(options: EntranceOptions): Promise<Consumer> {
-  const { transport, gateway, names, clock, emit } = options;
+  const { transport, gateway, names, clock, newId, emit } = options;
 
   async function take(delivery: Delivery): Promise<void> {
     try {

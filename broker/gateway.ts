@@ -141,6 +141,8 @@ export interface GatewayOptions {
   readonly settler: Settler;
   readonly rebuild: Rebuild;
   readonly clock: Clock;
+  /** Makes the ids of requests and events. */
+  readonly newId: () => string;
   readonly names: Names;
   readonly emit: Emit;
   /** This hub's name: its return address is `hub.reply.<hub>`. */

@@ -11,7 +11,7 @@ import { openCorrelator } from './correlator.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
 import { openEntrance } from './entrance.js';
-import { follow } from './envelope.js';
+import { follow, newId as uuid } from './envelope.js';
 import { readFault } from './fault.js';
 import type { Flow } from './flow.js';
 import { openGateway, type Gateway } from './gateway.js';
@@ -33,6 +33,8 @@ export interface Ports {
   readonly store: Store;
   readonly later: Later;
   readonly clock?: Clock;
+  /** Makes the ids of requests. Default: UUIDv7. */
+  readonly newId?: () => string;
 }
 
 export interface Project {
@@ -78,6 +80,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const { ports, project, emit, place, access } = options;
   const { transport, store } = ports;
   const clock = ports.clock ?? systemClock;
+  const newId = ports.newId ?? uuid;
   const names = namesIn(options.namespace);
   if (names.reply(options.name) === names.late)
     throw new Error('a hub cannot be named "late": that is the queue of all hubs. Set HUB_NAME to another name');
@@ -103,6 +106,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     settler,
     rebuild,
     clock,
+    newId,
     names,
     emit,
     hub: options.name,
@@ -166,7 +170,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     await transport.consume(names.late, { prefetch: 200, tag: tag('late') }, (delivery) => replied({ ...delivery, exchange: names.late })),
     await transport.consume(names.continuation, { prefetch: 200, tag: tag('continue') }, continued),
     await transport.consume(names.lastEvents, { prefetch: 200, tag: tag('last-events') }, remembered),
-    await openEntrance({ transport, gateway, access, names, clock, emit, place }),
+    await openEntrance({ transport, gateway, access, names, clock, newId, emit, place }),
   ];
   const sweeper = startSweeper({ store, settler, journal, rebuild, clock, emit, hub: options.name });
   // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.

@@ -1,9 +1,8 @@
 /**
  * The broker that `transport-memory.ts` connects to: exchanges, queues and streams as RabbitMQ has them, as far as the port
- * shows them. It hands out in later turns of the event loop only, so that nobody is called from within a publish.
+ * shows them. It hands out later only, never from within a publish.
  */
-import { isDeepStrictEqual } from 'node:util';
-import type { Clock } from './clock.js';
+import type { Clock, Soon } from './clock.js';
 import {
   type Address,
   type Binding,
@@ -175,10 +174,13 @@ export class Broker {
   readonly queues = new Map<string, MemoryQueue>();
   readonly #bindings = new Map<string, Map<string, Binding>>();
   readonly #awake = new Set<MemoryQueue>();
+  readonly #soon: Soon;
+  #privateQueues = 0;
   connections = 0;
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, soon: Soon) {
     this.clock = clock;
+    this.#soon = soon;
   }
 
   declare(topology: Topology): void {
@@ -200,7 +202,7 @@ export class Broker {
   #declareQueue(queue: Queue): void {
     const there = this.queues.get(queue.name)?.spec;
     if (there === undefined) this.queues.set(queue.name, new MemoryQueue(this, queue));
-    else if (!isDeepStrictEqual(comparable(there), comparable(queue))) {
+    else if (!isSame(there, queue)) {
       throw new TopologyError(
         `queue ${queue.name} is there with other properties: ${JSON.stringify(there)}, wanted ${JSON.stringify(queue)}`,
       );
@@ -253,21 +255,30 @@ export class Broker {
     for (const queue of this.queues.values()) this.wake(queue);
   }
 
-  /** Lets a queue hand out in the next turn of the event loop, so that nobody is called from within a publish. */
-  wake(queue: MemoryQueue): void {
-    if (this.#awake.size === 0) setImmediate(() => this.#pump());
-    this.#awake.add(queue);
+  /** A name for a queue that is one connection's own. */
+  privateName(): string {
+    return `amq.gen-${++this.#privateQueues}`;
   }
 
-  #pump(): void {
-    const queues = [...this.#awake];
-    this.#awake.clear();
-    for (const queue of queues) queue.pump();
+  /** Lets a queue hand out soon, and never at once: nobody is called from within a publish. */
+  wake(queue: MemoryQueue): void {
+    if (this.#awake.has(queue)) return;
+    this.#awake.add(queue);
+    this.#soon(() => {
+      this.#awake.delete(queue);
+      queue.pump();
+    });
   }
 }
 
 /** As RabbitMQ compares: not what people read. */
-const comparable = (queue: Queue) => ({ ...queue, about: '', singleActive: queue.singleActive === true });
+const isSame = (one: Queue, other: Queue): boolean =>
+  one.type === other.type &&
+  one.ttlMs === other.ttlMs &&
+  one.maxAge === other.maxAge &&
+  one.deadLetter?.exchange === other.deadLetter?.exchange &&
+  one.deadLetter?.routingKey === other.deadLetter?.routingKey &&
+  (one.singleActive ?? false) === (other.singleActive ?? false);
 
 function matches(exchange: Exchange, pattern: string, routingKey: string): boolean {
   if (exchange.type === 'fanout') return true;

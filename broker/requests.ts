@@ -7,7 +7,7 @@ import { mayUse } from './access.js';
 import { pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
-import { newId, type Envelope } from './envelope.js';
+import type { Envelope } from './envelope.js';
 import { Fault, isFault, messageOf } from './fault.js';
 import { didYouMean, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
@@ -28,7 +28,7 @@ export interface Requests {
 }
 
 export function openRequests(options: GatewayOptions): Requests {
-  const { flows, store, correlator, settler, clock, names, control, transport, journal, emit } = options;
+  const { flows, store, correlator, settler, clock, newId, names, control, transport, journal, emit } = options;
   const { recordedWithin, accepted } = openWaiting(options);
   const byName = new Map(flows.map((flow) => [flow.name, flow]));
   const validate = validator(flows);
@@ -122,42 +122,57 @@ export function openRequests(options: GatewayOptions): Requests {
       return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
     }
     const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
-    // Without RabbitMQ the record alone must do: the sweeper tells the journal of it later.
+    // Without RabbitMQ the record alone must do; the journal is told as soon as it can be.
     const carriedAt = await journal.note('recorded', id, {}, recordHeader(record)).then(
       () => clock.now(),
       () => 0,
     );
-    for (const giveUpAt = clock.now() + 10_000; wait.caught === undefined;) {
+    const giveUpAt = clock.now() + 10_000;
+    /** `undefined`: it was tried, and is not known. */
+    let isKept: boolean | undefined = false;
+    while (wait.caught === undefined || isKept === undefined) {
+      isKept = undefined;
       try {
         await store.create({ ...record, carriedAt });
+        isKept = true;
         break;
       } catch (cause) {
-        if (clock.now() >= giveUpAt)
-          throw new Fault(
-            'unavailable',
-            `request ${id} is under way, but there is no place to keep its answer now: Redis is away. Send it again with the same Idempotency-Key`,
-            { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
-          );
-        await wait.within(500);
+        if (clock.now() >= giveUpAt) throw noPlace(id, cause);
+        await (wait.caught === undefined ? wait.within(500) : pause(clock, 500));
       }
     }
     if (wait.caught !== undefined) {
-      // It came in this very moment. Whoever has the id may read it, too; and the journal, told of a record, is told how it ended.
+      // It came in this very moment. Store and journal, told of a record, are told how it ended before anybody else.
       const outcome = wait.caught;
-      if (carriedAt > 0) await journal.outcome(id, outcome, record).catch(() => undefined);
-      await store
-        .settle(id, outcome, false)
-        .then(
-          () => store.show(id),
-          () => undefined,
-        )
-        .catch(() => undefined);
-      return { kind: 'outcome', id, outcome, heldMs, replayed: false };
+      wait.close();
+      for (;;) {
+        try {
+          if (isKept && (await settler.settle(id, outcome, false)) === 'late') return await accepted(id, heldMs, false);
+          if (!isKept) await journal.outcome(id, outcome, record);
+          return { kind: 'outcome', id, outcome, heldMs, replayed: false };
+        } catch (cause) {
+          if (clock.now() >= giveUpAt) throw noPlace(id, cause);
+          await pause(clock, 500);
+        }
+      }
     }
+    if (carriedAt === 0) void tellJournal(record);
     wait.close();
     await control.watch(id);
     emit('request.detached', { requestId: id, flow: envelope.flow, heldMs });
     return accepted(id, heldMs, false, knownOf(envelope, ask));
+  }
+
+  /** What only the store knows is lost with it. If this hub dies first, the sweeper does it. */
+  async function tellJournal(record: NewRecord): Promise<void> {
+    for (let at = 0; at === 0 && !options.stopping.aborted;) {
+      await pause(clock, 1_000, options.stopping);
+      at = await journal.note('recorded', record.id, {}, recordHeader(record)).then(
+        () => clock.now(),
+        () => 0,
+      );
+      if (at > 0) await store.carried(record.id, at).catch(() => undefined);
+    }
   }
 
   /** The id or the key is taken: the same request goes on, and this requestor waits with the first. */
@@ -176,9 +191,12 @@ export function openRequests(options: GatewayOptions): Requests {
       const outcome = await recordedWithin(id, wait, waitMs, ask.signal, async (found) => void (await again(found)));
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs: clock.now() - began, replayed: true };
       // A 202 promises an outcome. Whoever asked first may have died before RabbitMQ had the request: until that is known, or is mended, no promise.
-      for (let found = await reachable(store.get(id)); found !== undefined && !(await again(found)); found = await reachable(store.get(id)))
+      let found = await reachable(store.get(id));
+      while (found !== undefined && !(await again(found))) {
         await pause(clock, 200);
-      return await accepted(id, clock.now() - began, true, record);
+        found = await reachable(store.get(id));
+      }
+      return await accepted(id, clock.now() - began, true, found);
     } finally {
       wait.close();
     }
@@ -274,6 +292,13 @@ export function openRequests(options: GatewayOptions): Requests {
 
   return { request, send };
 }
+
+const noPlace = (id: string, cause: unknown): Fault =>
+  new Fault(
+    'unavailable',
+    `request ${id} is under way, but there is no place to keep its answer now: Redis or RabbitMQ is away. Send it again with the same Idempotency-Key`,
+    { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
+  );
 
 function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, ask: Ask | OneWay): NewRecord {
   const claim = claimOf(ask);

@@ -106,7 +106,13 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const groups = step.gatherMs === undefined ? envelope.groups : envelope.groups.slice(1);
     if (control.isDropped({ ...envelope, groups })) return emit('step.dropped', about);
     // Whoever waits for the request writes the timeout; work that nobody may use any more is not begun.
-    if (envelope.deadline <= clock.now()) return emit('step.expired', about);
+    if (envelope.deadline <= clock.now()) {
+      emit('step.expired', about);
+      // For a one-way message nobody waits: it must not vanish.
+      if (envelope.replyTo === undefined && envelope.durable)
+        await bury(delivery, new Fault('timeout', 'not done before its deadline'), step);
+      return;
+    }
     if (delivery.deliveries >= deliveryLimit)
       return giveUp(
         step,

@@ -12,6 +12,7 @@ export type Validate = (
 ) => void;
 
 export function validator(flows: readonly Flow[]): Validate {
+  if (flows.every(({ request }) => request === undefined)) return () => undefined;
   const ajv = new Ajv2020({ allErrors: true, strict: false });
   addFormats.default(ajv);
   const compiled = new Map<string, ValidateFunction>();

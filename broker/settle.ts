@@ -61,7 +61,11 @@ export function openSettler({ store, journal, correlator, control, transport, em
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
     const settled = await store.settle(requestId, outcome, journalled);
     if (settled === 'won' || settled === 'same') await complete(requestId, outcome);
-    else await late(requestId, outcome, settled);
+    else {
+      // Replies are in the journal in the order in which they were sent, which need not be the one in which they were settled.
+      if (settled === 'late') await confirm(requestId);
+      await late(requestId, outcome, settled);
+    }
     if (settled === 'same') await journal.note('duplicate', requestId, {}, { 'hub-outcome': outcome.kind }).catch(() => undefined);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
@@ -77,6 +81,12 @@ export function openSettler({ store, journal, correlator, control, transport, em
     if (settled === 'late') await late(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
+  }
+
+  /** Writes down which outcome counts, so that a rebuild takes no other. */
+  async function confirm(requestId: string): Promise<void> {
+    const record = await store.get(requestId);
+    if (record?.outcome !== undefined) await journal.outcome(requestId, record.outcome, record);
   }
 
   const late = (requestId: string, { kind }: Outcome, because: Settled) =>

@@ -2,7 +2,7 @@
  * The store in memory, for tests of one's own flows and for `--demo`: the same behaviour as the one on Redis, gone with the process.
  * Two hubs in one process share it: `memoryState()`, and a `connect()` for each.
  */
-import { systemClock, type Clock } from './clock.js';
+import { nextTurn, systemClock, type Clock, type Soon } from './clock.js';
 import {
   longPendingMs,
   stateOf,
@@ -26,6 +26,8 @@ export interface MemoryStoreOptions {
   readonly clock?: Clock;
   /** How long a request is kept after its outcome (ms). Default 24 h. */
   readonly retentionMs?: number;
+  /** When watchers are told. Default: the next turn of the event loop. */
+  readonly soon?: Soon;
 }
 
 export interface MemoryState {
@@ -61,7 +63,7 @@ interface KeptGroup {
   readonly expiresAt: number;
 }
 
-export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: MemoryStoreOptions = {}): MemoryState {
+export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soon = nextTurn }: MemoryStoreOptions = {}): MemoryState {
   const requests = new Map<string, Kept>();
   const claims = new Map<string, string>();
   const groups = new Map<string, KeptGroup>();
@@ -89,7 +91,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000 }: M
     for (const [scope, id] of claims) if (!requests.has(id)) claims.delete(scope);
   }
 
-  const wake = (id: string) => void setImmediate(() => watchers.forEach((watcher) => watcher(id)));
+  const wake = (id: string) => soon(() => watchers.forEach((watcher) => watcher(id)));
 
   function append(kept: Kept, name: RequestEvent['name'], data: RequestEvent['data']): void {
     const last = kept.events.at(-1);

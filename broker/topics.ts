@@ -1,7 +1,6 @@
 /** Events: published to whoever listens, and the last value of each topic (EIP: Publish-Subscribe Channel). */
 import { mayUse, type Principal } from './access.js';
 import type { Clock } from './clock.js';
-import { newId } from './envelope.js';
 import { Fault } from './fault.js';
 import type { Gateway, TopicMessage } from './gateway.js';
 import type { Store } from './store.js';
@@ -13,11 +12,13 @@ export function openTopics({
   transport,
   store,
   clock,
+  newId,
   names,
 }: {
   readonly transport: Transport;
   readonly store: Store;
   readonly clock: Clock;
+  readonly newId: () => string;
   readonly names: Names;
 }): Pick<Gateway, 'publish' | 'subscribe' | 'last'> {
   return {

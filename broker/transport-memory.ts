@@ -4,7 +4,7 @@
  * connection, and what a closed connection had not acknowledged goes back to its queue.
  */
 import { setMaxListeners } from 'node:events';
-import { type Clock, pause, systemClock } from './clock.js';
+import { type Clock, nextTurn, pause, type Soon, systemClock } from './clock.js';
 import { Declared } from './declared.js';
 import { Broker, type Entry, type MemoryQueue, type Taker } from './memory-broker.js';
 import { restMs } from './requeue.js';
@@ -29,8 +29,9 @@ export interface MemoryBroker {
   connect(): Transport;
 }
 
-export function memoryBroker(options: { readonly clock?: Clock } = {}): MemoryBroker {
-  const broker = new Broker(options.clock ?? systemClock);
+/** `soon`: when a queue that has something to hand out does so. Default: the next turn of the event loop. */
+export function memoryBroker(options: { readonly clock?: Clock; readonly soon?: Soon } = {}): MemoryBroker {
+  const broker = new Broker(options.clock ?? systemClock, options.soon ?? nextTurn);
   return { connect: () => new Connection(broker) };
 }
 
@@ -91,7 +92,7 @@ class Connection implements Transport {
 
   async subscribe(exchange: string, routingKeys: readonly string[], listener: (delivery: Delivery) => void): Promise<Consumer> {
     this.#assertOpen();
-    const name = `amq.gen-${nextName++}`;
+    const name = this.#broker.privateName();
     if (!this.#broker.exchanges.has(exchange)) throw new TopologyError(`no exchange ${exchange} to subscribe to`);
     this.#broker.declare({
       exchanges: [],
@@ -150,8 +151,6 @@ class Connection implements Transport {
     if (this.#closed) throw new Error('the transport is closed');
   }
 }
-
-let nextName = 1;
 
 class MemoryConsumer implements Served, Taker {
   readonly exclusive: boolean;
@@ -283,5 +282,6 @@ function copyOf(message: Message): Message {
 }
 
 function copyOfTable(table: { readonly [name: string]: HeaderValue }): Headers {
-  return structuredClone(Object.fromEntries(Object.entries(table).filter(([, value]) => value !== undefined)));
+  const present = Object.entries(table).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(present.map(([name, value]) => [name, typeof value === 'object' ? structuredClone(value) : value]));
 }

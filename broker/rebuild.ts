@@ -136,7 +136,8 @@ async function restore(
     const record = note !== undefined || delivery.exchange === names.work ? recordIn(delivery) : undefined;
     if (record !== undefined) {
       records++;
-      writes.push(restoring.record({ ...record, published: true }));
+      // It may have been at work already, and a status only moves forward.
+      writes.push(restoring.record({ ...record, published: true, state: 'running' }));
     }
     if (typeof note === 'string') noted(note, delivery, writes);
     else if (delivery.exchange === names.events) event(delivery);

@@ -8,7 +8,7 @@ import { pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
 import type { Envelope } from './envelope.js';
-import { Fault, isFault, messageOf } from './fault.js';
+import { Fault, isFault, messageOf, readFault } from './fault.js';
 import { didYouMean, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
@@ -227,7 +227,9 @@ export function openRequests(options: GatewayOptions): Requests {
   /** Is this message known to be with the broker? Somebody may be sending it at this very moment. */
   async function sentBefore(record: RequestRecord): Promise<boolean> {
     for (let found: RequestRecord | undefined = record; found !== undefined; found = await reachable(store.get(record.id))) {
-      if (found.outcome !== undefined) return true;
+      if (found.outcome?.kind === 'reply') return true;
+      // Whoever asked first died, and the deadline came before anybody knew.
+      if (found.outcome !== undefined) throw readFault(found.outcome.body);
       if (clock.now() - found.acceptedAt >= unpublishedMs) return false;
       await pause(clock, 50);
     }

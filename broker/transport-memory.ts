@@ -206,18 +206,20 @@ class MemoryConsumer implements Served, Taker {
 
   drop(): void {
     this.#stop();
+    this.#owner.ended(this);
     for (const entry of [...this.#unacked]) this.#giveBack(entry);
   }
 
   async close(): Promise<void> {
     this.#stop();
+    // Until then what its handlers hold goes back when the connection closes.
     if (this.#running > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
+    this.#owner.ended(this);
   }
 
   #stop(): void {
     this.#queue?.detach(this);
     this.#stopping.abort();
-    this.#owner.ended(this);
   }
 
   async #serve(entry: Entry): Promise<void> {

@@ -28,17 +28,28 @@ const rank: Readonly<Record<string, number>> = {
   cancelled: 2,
 };
 
-/** Sentences about everything that clients were told and that cannot all be true. */
-export function contradictions(seen: readonly Seen[], { states, cancelled, wrong }: Told): readonly string[] {
+/**
+ * Sentences about everything that clients were told and that cannot all be true. `isLossy`: Redis lost its data; how far a request
+ * is on its way is not in the journal, so it may seem to be where it began.
+ */
+export function contradictions(
+  seen: readonly Seen[],
+  { states, cancelled, wrong }: Told,
+  excused: ReadonlySet<string>,
+  isLossy: boolean,
+): readonly string[] {
   const kinds = new Map(seen.flatMap((one) => (one.what === 'outcome' ? [[one.id, one.kind] as const] : [])));
   const last = new Map<string, string>();
   return [
     ...wrong,
     ...states.flatMap(({ id, state }) => {
+      if (excused.has(id)) return [];
       const before = last.get(id);
       if (state === undefined) return [`request ${id} was accepted and is not known any more`];
       last.set(id, state);
-      const isBack = before !== undefined && (rank[state]! < rank[before]! || (rank[before] === 2 && state !== before));
+      const isBack =
+        before !== undefined &&
+        ((rank[state]! < rank[before]! && !(isLossy && rank[before] === 1)) || (rank[before] === 2 && state !== before));
       return isBack ? [`request ${id} went from ${before} back to ${state}`] : [];
     }),
     ...cancelled.flatMap(({ id }) =>

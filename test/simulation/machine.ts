@@ -47,6 +47,8 @@ interface Link {
   /** It is not known what became of it. */
   lost(): Error;
   refused(): Error;
+  /** What is sent first happens first. */
+  readonly inbox?: (() => void)[];
   /** How much rarer than usual something goes wrong. */
   readonly luck: number;
   /** How long after its caller has given up something may still be done. */
@@ -120,7 +122,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
             throw error;
           },
         );
-      soon(() => {
+      const arrive = () => {
         // What was sent before the link broke, or the process died, may arrive all the same.
         if ((!isAlive || hasBroken()) && random.chance(0.5)) return fail(link.lost(), 'lost');
         if (becomes === 'lost before') return giveUp(() => fail(link.lost(), 'lost before'));
@@ -137,7 +139,9 @@ export function openMachine(world: World, name: string, pid: number): Machine {
           },
           (error: Error) => answer(() => reject(error)),
         );
-      });
+      };
+      link.inbox?.push(arrive);
+      soon(link.inbox === undefined ? arrive : () => link.inbox?.shift()?.());
     });
   }
 
@@ -154,6 +158,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
     // A command is not sent again, and one without answer ends its connection.
     staleMs: 500,
     luck: 1,
+    inbox: [],
     generation: () => storeGeneration,
   };
   const { transport, lose, cancel, die } = simulatedTransport();

@@ -50,7 +50,7 @@ export interface World {
   readonly away: { store: boolean; broker: boolean; blocked: boolean };
   /** Every publish that arrives at the broker does so here. */
   arrive(to: Address, message: Message, options?: PublishOptions): Promise<void>;
-  /** The hashes of the outcomes of a request that the journal has so far; explicit ones only. */
+  /** What the journal has so far. */
   readonly journal: Journalled;
   newId(): string;
   /** How long one way takes, ms. */
@@ -61,6 +61,8 @@ export interface World {
 export interface Journalled {
   /** By request: every outcome that any message tells. */
   readonly told: ReadonlyMap<string, ReadonlySet<string>>;
+  /** Requests whose record it has. */
+  readonly recorded: ReadonlySet<string>;
   /** By request: the outcomes that a hub has decided. */
   readonly decided: ReadonlyMap<string, ReadonlySet<string>>;
 }
@@ -75,16 +77,18 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
   const wire = broker.connect();
   const told = new Map<string, Set<string>>();
   const decided = new Map<string, Set<string>>();
-  const note = (where: Map<string, Set<string>>, id: string, hash: string) => {
-    const hashes = where.get(id);
-    if (hashes === undefined) where.set(id, new Set([hash]));
-    else hashes.add(hash);
+  const recorded = new Set<string>();
+  const note = (where: Map<string, Set<string>>, id: string, text: string) => {
+    const texts = where.get(id);
+    if (texts === undefined) where.set(id, new Set([text]));
+    else texts.add(text);
   };
   let ids = 0;
 
   async function arrive(to: Address, message: Message, options?: PublishOptions): Promise<void> {
     await wire.publish(to, message, options);
     if (message.correlationId === undefined) return;
+    if (message.headers?.['hub-record'] !== undefined) recorded.add(message.correlationId);
     const isNote = to.exchange === '' && to.routingKey === names.journal && message.headers?.['hub-note'] === 'outcome';
     if (!isNote && to.exchange !== names.replies) return;
     const { kind, body } = outcomeOf(message, 0);
@@ -126,7 +130,7 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
     weather: calm,
     away: { store: false, broker: false, blocked: false },
     arrive,
-    journal: { told, decided },
+    journal: { told, decided, recorded },
     // UUIDv7 with a counter: sorts by time, tells it, and is the same again for the same seed.
     newId() {
       const ms = clock.now().toString(16).padStart(12, '0');

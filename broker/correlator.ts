@@ -10,6 +10,8 @@ export interface Wait {
   within(ms: number, signal?: AbortSignal): Promise<Outcome | undefined>;
   /** What has come so far, also after `within` has given up. */
   readonly caught: Outcome | undefined;
+  /** False when the request's flow leaves the journal out. */
+  readonly journal: boolean;
   /** First outcome wins. */
   catch(outcome: Outcome): boolean;
   /** Stop waiting: what comes now is not for this requestor. Every wait must be closed. */
@@ -18,7 +20,7 @@ export interface Wait {
 
 export interface Correlator {
   /** From now on, outcomes of this request are caught. `alone`: there is no record, this hub's memory decides the outcome. */
-  expect(requestId: string, alone: boolean): Wait;
+  expect(requestId: string, alone: boolean, journal?: boolean): Wait;
   /** Hands an outcome to every requestor that waits here; tells whether there was one. */
   deliver(requestId: string, outcome: Outcome): boolean;
   /** The wait that alone decides the request's outcome, if there is one. */
@@ -69,10 +71,11 @@ export function openCorrelator(clock: Clock): Correlator {
   const buckets = deadlineBuckets(clock);
   let gone = false;
 
-  const waitFor = (requestId: string, alone: boolean): Wait => {
+  const waitFor = (requestId: string, alone: boolean, journal: boolean): Wait => {
     let caught: Outcome | undefined;
     let awake: (() => void) | undefined;
     const wait: Wait = {
+      journal,
       get caught() {
         return caught;
       },
@@ -109,8 +112,8 @@ export function openCorrelator(clock: Clock): Correlator {
   };
 
   return {
-    expect(requestId, alone) {
-      const wait = waitFor(requestId, alone);
+    expect(requestId, alone, journal = true) {
+      const wait = waitFor(requestId, alone, journal);
       const among = waits.get(requestId);
       if (among === undefined) waits.set(requestId, new Set([wait]));
       else among.add(wait);

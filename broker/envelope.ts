@@ -44,6 +44,8 @@ export interface Envelope {
   readonly conversation?: string;
   /** False on volatile flows: transient, unconfirmed, best effort. */
   readonly durable: boolean;
+  /** False on flows that leave the journal out (volatile ones always do): their messages go straight to the queues. */
+  readonly journal: boolean;
   /** True when the store holds a record of the request, so that steps report where it is. */
   readonly recorded: boolean;
   /** The step that produced this message, and for how long its handler ran (ms). */

@@ -9,7 +9,7 @@ import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
 import { newId, type Envelope } from './envelope.js';
 import { Fault, isFault, messageOf } from './fault.js';
-import { didYouMean, type Flow } from './flow.js';
+import { didYouMean, isJournalled, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
@@ -50,9 +50,9 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     emit('request.accepted', { requestId: id, flow: flow.name, recorded });
     const began = clock.now();
-    const wait = correlator.expect(id, !recorded); // expect, then publish: the reply may be faster than the confirm
+    const wait = correlator.expect(id, !recorded, envelope.journal); // expect, then publish: the reply may be faster than the confirm
     try {
-      await enterRecorded(recorded ? { ...envelope, extra: recordHeader(recordOf(envelope, ask)) } : envelope, true);
+      await enterRecorded(recorded ? withRecord(envelope, recordOf(envelope, ask)) : envelope, true);
       const life = Math.min(waitMs, deadline - clock.now());
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
@@ -79,12 +79,12 @@ export function openRequests(options: GatewayOptions): Requests {
   /** Hands a request to the broker, once. The Fault says whether it may have arrived all the same. */
   async function enter(envelope: Envelope, isFirst = true): Promise<void> {
     try {
-      await transport.publish(workAddress(names, envelope.slip[0]!, envelope.durable), await messageFor(envelope, options), {
+      await transport.publish(workAddress(names, envelope.slip[0]!, envelope), await messageFor(envelope, options), {
         durable: envelope.durable,
       });
     } catch (cause) {
       // The work queue refused it, and the journal, which is under the same confirm, may have it.
-      if (cause instanceof PublishError && cause.failure === 'nacked')
+      if (envelope.journal && cause instanceof PublishError && cause.failure === 'nacked')
         await journal.note('refused', envelope.requestId).catch(() => undefined);
       const unknown = !isFirst || (cause instanceof PublishError && cause.failure === 'unknown');
       emit('request.refused', {
@@ -123,10 +123,12 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
     // Without RabbitMQ the record alone must do: the sweeper tells the journal of it later.
-    const carriedAt = await journal.note('recorded', id, {}, recordHeader(record)).then(
-      () => clock.now(),
-      () => 0,
-    );
+    const carriedAt = !envelope.journal
+      ? 0
+      : await journal.note('recorded', id, {}, recordHeader(record)).then(
+          () => clock.now(),
+          () => 0,
+        );
     for (const giveUpAt = clock.now() + 10_000; wait.caught === undefined;) {
       try {
         await store.create({ ...record, carriedAt });
@@ -169,7 +171,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const again = async (found: RequestRecord): Promise<boolean> => {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
-      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline, extra: recordHeader(found) }, false);
+      await enterRecorded(withRecord({ ...envelope, id, requestId: id, deadline: found.deadline }, found), false);
       return true;
     };
     try {
@@ -197,7 +199,7 @@ export function openRequests(options: GatewayOptions): Requests {
       if (created.result === 'exists' && (await sentBefore(created.record))) return created.record.id;
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
       const first = created.result === 'exists' ? created.record : record;
-      await enterRecorded({ ...envelope, id: first.id, requestId: first.id, extra: recordHeader(first) }, created.result === 'created');
+      await enterRecorded(withRecord({ ...envelope, id: first.id, requestId: first.id }, first), created.result === 'created');
       await reachable(store.settle(first.id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
       return first.id;
     }
@@ -261,6 +263,7 @@ export function openRequests(options: GatewayOptions): Requests {
       groups: [],
       principal: ask.principal.name,
       durable: flow.durable,
+      journal: isJournalled(flow),
       recorded,
       at: clock.now(),
       body: ask.body,
@@ -274,6 +277,10 @@ export function openRequests(options: GatewayOptions): Requests {
 
   return { request, send };
 }
+
+/** The first message of a recorded request tells the journal of the record. */
+const withRecord = (envelope: Envelope, record: NewRecord): Envelope =>
+  envelope.journal ? { ...envelope, extra: recordHeader(record) } : envelope;
 
 function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, ask: Ask | OneWay): NewRecord {
   const claim = claimOf(ask);

@@ -13,7 +13,7 @@ import { freshMs, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
 import { StoreError, type Progress, type Store } from './store.js';
-import { workAddress, type Names } from './topology.js';
+import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
 import type { Consumer, Delivery, Headers, Transport } from './transport.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
@@ -168,12 +168,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       later: options.later,
       clock,
       remainingMs: () => Math.max(0, envelope.deadline - clock.now()),
-      addressOf: (name) => workAddress(names, name, envelope.durable),
+      addressOf: (name) => workAddress(names, name, envelope),
       drop: (id) => control.drop(id),
       absorbed: async (part) => {
-        if (clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
+        if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
       },
-      late: (late) => journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' }),
+      late: async (late) => {
+        if (late.journal) await journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' });
+      },
       report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve()),
       progress: throttled(clock, (progress) => {
         if (!control.isWatched(envelope)) return;
@@ -249,7 +251,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const onwards = rest.slice(rest.indexOf(at));
     const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', deadline);
     if (parts.length === 0) return [bell];
-    await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, true), message: encode(bell) });
+    await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, envelope), message: encode(bell) });
     void (
       control.isWatched(envelope) &&
       store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined)
@@ -284,7 +286,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       took,
       extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) },
     };
-    await publish({ exchange: names.retry(delay), routingKey: step.name }, encode(again));
+    await publish(retryAddress(names, step.name, delay, envelope), encode(again));
     if (control.isWatched(envelope)) {
       const waitingOn = `retry ${again.attempt} of ${step.retry.length + 1} of ${step.name} in ${delay}`;
       const where =
@@ -301,11 +303,11 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   /** After the last attempt: the message goes to `hub.dead.<step>` for a person, `internal` to the requestor. */
   async function giveUp(step: Step, envelope: Envelope, delivery: Delivery, error: unknown): Promise<void> {
     emit('step.dead', { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt, error: messageOf(error) });
-    if (envelope.durable) await bury(delivery, error, step);
+    if (envelope.durable) await bury(delivery, error, step, envelope);
     await send(faultEnvelope(envelope, faultOf(error, step.name), clock.now()));
   }
 
-  function bury(delivery: Delivery, error: unknown, step: Step): Promise<void> {
+  function bury(delivery: Delivery, error: unknown, step: Step, way = { journal: true }): Promise<void> {
     const fault = isFault(error) ? error : new Fault('internal', messageOf(error));
     const {
       exchange: _exchange,
@@ -316,17 +318,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       headers,
       ...message
     } = delivery;
-    return publish(
-      { exchange: names.dead, routingKey: step.name },
-      {
-        ...message,
-        headers: {
-          ...withoutBrokers(headers),
-          ...errorHeaders(fault, step.name, clock.now()),
-          'hub-origin-queue': names.workQueue(step.name),
-        },
+    return publish(deadAddress(names, step.name, way), {
+      ...message,
+      headers: {
+        ...withoutBrokers(headers),
+        ...errorHeaders(fault, step.name, clock.now()),
+        'hub-origin-queue': names.workQueue(step.name),
       },
-    );
+    });
   }
 }
 

@@ -30,12 +30,13 @@ const member = ({ id, index, size, at, deadline, name }: GroupMember): string =>
 
 function hubHeader(envelope: Envelope): string {
   let header = `flow=${nameOf(envelope.flow)}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
+  if (!envelope.durable) header += ', durable=?0';
+  else if (!envelope.journal) header += ', journal=?0';
   if (envelope.groups.length > 0) header += `, groups=(${envelope.groups.map(member).join(' ')})`;
   if (envelope.from !== undefined) header += `, from=${envelope.from}, took=${Math.round(envelope.took ?? 0)}`;
   if (envelope.key !== undefined) header += `, key=${text(envelope.key)}`;
   if (envelope.principal !== undefined) header += `, principal=${text(envelope.principal)}`;
   if (envelope.conversation !== undefined) header += `, conversation=${text(envelope.conversation)}`;
-  if (!envelope.durable) header += ', durable=?0';
   if (envelope.recorded) header += ', recorded';
   // Last, since structured-headers 2.1 does not take a comma after a Date.
   return `${header}, deadline=@${Math.ceil(envelope.deadline / 1_000)}`;
@@ -81,6 +82,13 @@ export function decode(message: Message): Envelope | Undecodable {
 
 export const isUndecodable = (found: Envelope | Undecodable): found is Undecodable => 'undecodable' in found;
 
+/** Does this message say that its flow leaves the journal out? A plain reply of a foreign worker says nothing. */
+export function leavesJournalOut({ headers }: Message): boolean {
+  const hub = headers?.['hub'];
+  // No quotation mark before it: it is not part of somebody's text.
+  return typeof hub === 'string' && /^flow=[^,]*, [^"]*, (?:durable|journal)=\?0/.test(hub);
+}
+
 // What the library gives, without its `any`.
 type BareItem = string | number | boolean | Date | Token | DisplayString | ArrayBuffer;
 type Parameters = ReadonlyMap<string, BareItem>;
@@ -106,6 +114,7 @@ function read(message: Message, hub: Dictionary): Envelope {
     deadline: dateIn(hub, 'deadline'),
     groups: listIn(hub, 'groups').map(groupMember),
     durable: bareIn(hub, 'durable') !== false,
+    journal: bareIn(hub, 'durable') !== false && bareIn(hub, 'journal') !== false,
     recorded: bareIn(hub, 'recorded') === true,
     at: numberIn(hub, 'at') ?? (message.timestamp ?? 0) * 1_000,
     body: message.body,

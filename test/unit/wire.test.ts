@@ -43,6 +43,7 @@ const required = {
     { maxLength: 3 },
   ),
   durable: fc.boolean(),
+  journal: fc.boolean(),
   recorded: fc.boolean(),
   at: ms,
   body: bytes,
@@ -64,7 +65,7 @@ const envelopes = fc
     fc.record({ ...required, ...optional }, { requiredKeys: Object.keys(required) as (keyof typeof required)[] }),
     fc.option(fc.record({ from: stepName, took: fc.nat(1_000_000) }), { nil: undefined }),
   )
-  .map(([envelope, done]): Envelope => ({ ...envelope, ...done }));
+  .map(([envelope, done]): Envelope => ({ ...envelope, ...done, journal: envelope.durable && envelope.journal }));
 
 const anything = fc.oneof(anyText, fc.integer(), fc.double(), fc.boolean(), fc.constant(null), fc.object()) as fc.Arbitrary<HeaderValue>;
 /** A header as ours, with something wrong in it. */

@@ -4,11 +4,12 @@
  *
  *   flow=loan.quote, slip=(bank.offer loan.best), step=2, attempt=1, at=1795413590123, key="C-1042", deadline=@1795413600
  *
- * It is written by template, since that is on the way of every message, and read by a library. Reading never throws.
+ * It is written by template, since that is on the way of every message, and read in `dictionary.ts`. Reading never throws.
  */
-import { DisplayString, parseDictionary, Token } from 'structured-headers';
+import { DisplayString, Token } from 'structured-headers';
+import { readDictionary, type BareItem, type Dictionary, type InnerList, type Item } from './dictionary.js';
 import { isFault, readFault, type Fault } from './fault.js';
-import type { Envelope, EnvelopeType, GroupMember } from './envelope.js';
+import type { Draft, Envelope, EnvelopeType, GroupMember } from './envelope.js';
 import type { NewRecord, Outcome } from './store.js';
 import type { Delivery, HeaderValue, Headers, Message } from './transport.js';
 import { version } from './version.js';
@@ -48,7 +49,7 @@ export function encode(envelope: Envelope): Message {
   if (envelope.traceparent !== undefined) headers['traceparent'] = envelope.traceparent;
   if (envelope.tracestate !== undefined) headers['tracestate'] = envelope.tracestate;
   if (envelope.extra !== undefined) Object.assign(headers, envelope.extra);
-  return {
+  const message: { -readonly [Name in keyof Message]: Message[Name] } = {
     body: envelope.body,
     messageId: envelope.id,
     correlationId: envelope.requestId,
@@ -57,10 +58,11 @@ export function encode(envelope: Envelope): Message {
     timestamp: Math.floor(envelope.at / 1_000),
     appId,
     headers,
-    ...(envelope.replyTo === undefined ? {} : { replyTo: envelope.replyTo }),
-    ...(envelope.contentEncoding === undefined ? {} : { contentEncoding: envelope.contentEncoding }),
-    ...(envelope.priority === undefined ? {} : { priority: envelope.priority }),
   };
+  if (envelope.replyTo !== undefined) message.replyTo = envelope.replyTo;
+  if (envelope.contentEncoding !== undefined) message.contentEncoding = envelope.contentEncoding;
+  if (envelope.priority !== undefined) message.priority = envelope.priority;
+  return message;
 }
 
 /** A text that says what is wrong with a message. */
@@ -74,7 +76,7 @@ export function decode(message: Message): Envelope | Undecodable {
   if (typeof hub !== 'string')
     return { undecodable: 'it has no "hub" header: only the hub publishes to work queues; others publish to the requests exchange' };
   try {
-    return read(message, parseDictionary(hub) as Dictionary);
+    return read(message, readDictionary(hub));
   } catch (error) {
     return { undecodable: `its "hub" header cannot be read: ${error instanceof Error ? error.message : String(error)}` };
   }
@@ -89,21 +91,12 @@ export function leavesJournalOut({ headers }: Message): boolean {
   return typeof hub === 'string' && /^flow=[^,]*, [^"]*, (?:durable|journal)=\?0/.test(hub);
 }
 
-// What the library gives, without its `any`.
-type BareItem = string | number | boolean | Date | Token | DisplayString | ArrayBuffer;
-type Parameters = ReadonlyMap<string, BareItem>;
-type Item = readonly [BareItem, Parameters];
-type InnerList = readonly [readonly Item[], Parameters];
-type Dictionary = ReadonlyMap<string, Item | InnerList>;
-
 function read(message: Message, hub: Dictionary): Envelope {
   if (message.messageId === undefined || message.correlationId === undefined)
     throw new TypeError('message_id and correlation_id are missing');
   if (message.type === undefined || !envelopeTypes.includes(message.type)) throw new TypeError(`type is ${JSON.stringify(message.type)}`);
-  const optional = <Name extends string>(name: Name, value: string | undefined): { [N in Name]?: string } =>
-    value === undefined ? {} : ({ [name]: value } as { [N in Name]: string });
-  const took = numberIn(hub, 'took');
-  return {
+  const durable = bareIn(hub, 'durable') !== false;
+  const envelope: Draft = {
     id: message.messageId,
     requestId: message.correlationId,
     type: message.type as EnvelopeType,
@@ -113,24 +106,30 @@ function read(message: Message, hub: Dictionary): Envelope {
     attempt: required(numberIn(hub, 'attempt'), 'attempt'),
     deadline: dateIn(hub, 'deadline'),
     groups: listIn(hub, 'groups').map(groupMember),
-    durable: bareIn(hub, 'durable') !== false,
-    journal: bareIn(hub, 'durable') !== false && bareIn(hub, 'journal') !== false,
+    durable,
+    journal: durable && bareIn(hub, 'journal') !== false,
     recorded: bareIn(hub, 'recorded') === true,
     at: numberIn(hub, 'at') ?? (message.timestamp ?? 0) * 1_000,
     body: message.body,
     contentType: message.contentType ?? 'application/octet-stream',
-    ...(took === undefined ? {} : { took }),
-    ...optional('from', stringIn(hub, 'from')),
-    ...optional('key', stringIn(hub, 'key')),
-    ...optional('principal', stringIn(hub, 'principal')),
-    ...optional('conversation', stringIn(hub, 'conversation')),
-    ...optional('replyTo', message.replyTo),
-    ...optional('contentEncoding', message.contentEncoding),
-    ...optional('traceparent', headerText(message.headers, 'traceparent')),
-    ...optional('tracestate', headerText(message.headers, 'tracestate')),
-    ...(message.priority === undefined ? {} : { priority: message.priority }),
-    ...extraOf(message.headers),
   };
+  // Put in one by one: spreading an object for each that may be there cost a third of the reading.
+  put(envelope, 'took', numberIn(hub, 'took'));
+  put(envelope, 'from', stringIn(hub, 'from'));
+  put(envelope, 'key', stringIn(hub, 'key'));
+  put(envelope, 'principal', stringIn(hub, 'principal'));
+  put(envelope, 'conversation', stringIn(hub, 'conversation'));
+  put(envelope, 'replyTo', message.replyTo);
+  put(envelope, 'contentEncoding', message.contentEncoding);
+  put(envelope, 'traceparent', headerText(message.headers, 'traceparent'));
+  put(envelope, 'tracestate', headerText(message.headers, 'tracestate'));
+  put(envelope, 'priority', message.priority);
+  put(envelope, 'extra', extraOf(message.headers));
+  return envelope;
+}
+
+function put<Name extends keyof Draft>(envelope: Draft, name: Name, value: Draft[Name] | undefined): void {
+  if (value !== undefined) envelope[name] = value;
 }
 
 const isList = (entry: Item | InnerList | undefined): entry is InnerList => entry !== undefined && Array.isArray(entry[0]);
@@ -173,9 +172,10 @@ const headerText = (headers: Headers | undefined, name: string): string | undefi
   const value = headers?.[name];
   return typeof value === 'string' ? value : undefined;
 };
-function extraOf(headers: Headers | undefined): { extra?: Record<string, HeaderValue> } {
-  const extra = Object.entries(headers ?? {}).filter(([name]) => name.startsWith('hub-'));
-  return extra.length === 0 ? {} : { extra: Object.fromEntries(extra) };
+function extraOf(headers: Headers = {}): Record<string, HeaderValue> | undefined {
+  let extra: Record<string, HeaderValue> | undefined;
+  for (const name of Object.keys(headers)) if (name.startsWith('hub-')) (extra ??= {})[name] = headers[name]!;
+  return extra;
 }
 
 /** Everything about a request that is not in the messages that follow from it, so that the journal can tell the record again. */

@@ -1,5 +1,5 @@
 /**
- * Reading the `hub` header, a Structured Field dictionary (RFC 9651): what our own template writes by patterns, anything else by a library.
+ * Reading the `hub` header, a Structured Field dictionary (RFC 9651): what our own template writes by ourselves, anything else by a library.
  */
 import { parseDictionary, type DisplayString, type Token } from 'structured-headers';
 
@@ -13,47 +13,92 @@ export type Dictionary = ReadonlyMap<string, Item | InnerList>;
 /** Throws when it is not a dictionary. */
 export const readDictionary = (header: string): Dictionary => ourDictionary(header) ?? (parseDictionary(header) as Dictionary);
 
-const entryPattern =
-  /([a-z]+)(?:=(?:(\d{1,15})|([a-z][a-z0-9.-]*)|"([ !#-[\]-~]*)"|(\?0)|@(\d{1,11})$|\(((?:[a-z][a-z0-9.-]*(?: (?=[a-z])|(?=\))))*)\)|\(("[^()\\]+)\)))?(?:, (?=.)|$)/y;
-const memberPattern = /"([ !#-[\]-~]*)"((?:;[a-z]+=(?:\d{1,15}|[a-z][a-z0-9.-]*))*)(?: (?=.)|$)/y;
-const parameterPattern = /;([a-z]+)=(?:(\d+)|([^;]+))/g;
+/** Where the reading of a text is. */
+interface Reader {
+  readonly text: string;
+  at: number;
+}
+
+const name = /[a-z]+/y;
+const word = /[a-z][a-z0-9.-]*/y;
+const integer = /\d{1,15}/y;
+const quoted = /"[ !#-[\]-~]*"/y;
+const no = /\?0/y;
+const lastDate = /@\d{1,11}$/y;
+
 const noParameters: Parameters = new Map();
 
 /**
- * The dictionary as our own template writes it, by patterns; undefined for any other, which is the library's to read. It is on the way of
- * every message, and takes a fifth of the library's time.
+ * The dictionary as our own template writes it; undefined for any other. It is on the way of every message, and takes a quarter of the
+ * library's time.
  */
-export function ourDictionary(header: string): Dictionary | undefined {
+export function ourDictionary(text: string): Dictionary | undefined {
   const entries = new Map<string, Item | InnerList>();
-  entryPattern.lastIndex = 0;
-  while (entryPattern.lastIndex < header.length || entries.size === 0) {
-    const [, name, digits, token, quoted, no, seconds, tokens, members] = entryPattern.exec(header) ?? [];
-    if (name === undefined) return undefined;
-    if (tokens !== undefined) entries.set(name, [tokens === '' ? [] : tokens.split(' ').map(plainItem), noParameters]);
-    else if (members !== undefined) {
-      const items = ourMembers(members);
-      if (items === undefined) return undefined;
-      entries.set(name, [items, noParameters]);
-    } else if (digits !== undefined) entries.set(name, plainItem(Number(digits)));
-    else if (seconds !== undefined) entries.set(name, plainItem(new Date(Number(seconds) * 1_000)));
-    else entries.set(name, plainItem(token ?? quoted ?? no === undefined));
+  const reader: Reader = { text, at: 0 };
+  for (;;) {
+    const key = take(reader, name);
+    if (key === undefined) return undefined;
+    const value = !skip(reader, '=') ? true : skip(reader, '(') ? list(reader) : bare(reader);
+    if (value === undefined) return undefined;
+    entries.set(key, typeof value === 'object' && !(value instanceof Date) ? [value as Item[], noParameters] : [value, noParameters]);
+    if (reader.at === text.length) return entries;
+    if (!skip(reader, ',') || !skip(reader, ' ')) return undefined;
   }
-  return entries;
 }
 
-const plainItem = (value: BareItem): Item => [value, noParameters];
-
-/** `"id";index=0;size=2;at=best "id";…` */
-function ourMembers(list: string): readonly Item[] | undefined {
+/** The rest of an inner list, behind its bracket. */
+function list(reader: Reader): Item[] | undefined {
   const items: Item[] = [];
-  memberPattern.lastIndex = 0;
-  while (memberPattern.lastIndex < list.length) {
-    const [, id, parameters] = memberPattern.exec(list) ?? [];
-    if (id === undefined) return undefined;
-    const read = new Map<string, BareItem>();
-    for (const [, name, digits, token] of parameters!.matchAll(parameterPattern))
-      read.set(name!, digits === undefined ? token! : Number(digits));
-    items.push([id, read]);
+  while (!skip(reader, ')')) {
+    if (items.length > 0 && !skip(reader, ' ')) return undefined;
+    const item = bare(reader);
+    const parameters = reader.text[reader.at] === ';' ? parametersOf(reader) : noParameters;
+    if (item === undefined || parameters === undefined) return undefined;
+    items.push([item, parameters]);
   }
   return items;
+}
+
+function parametersOf(reader: Reader): Parameters | undefined {
+  const parameters = new Map<string, BareItem>();
+  while (skip(reader, ';')) {
+    const key = take(reader, name);
+    const value = skip(reader, '=') ? bare(reader) : undefined;
+    if (key === undefined || value === undefined) return undefined;
+    parameters.set(key, value);
+  }
+  return parameters;
+}
+
+function bare(reader: Reader): string | number | boolean | Date | undefined {
+  switch (reader.text[reader.at]) {
+    case '"':
+      return take(reader, quoted)?.slice(1, -1);
+    case '?':
+      return take(reader, no) === undefined ? undefined : false;
+    case '@': {
+      const seconds = take(reader, lastDate)?.slice(1);
+      return seconds === undefined ? undefined : new Date(Number(seconds) * 1_000);
+    }
+    default: {
+      const digits = take(reader, integer);
+      return digits === undefined ? take(reader, word) : Number(digits);
+    }
+  }
+}
+
+/** What matches here, and goes on behind it. */
+function take(reader: Reader, pattern: RegExp): string | undefined {
+  pattern.lastIndex = reader.at;
+  if (!pattern.test(reader.text)) return undefined;
+  const found = reader.text.slice(reader.at, pattern.lastIndex);
+  reader.at = pattern.lastIndex;
+  return found;
+}
+
+/** Is this character here? Then it goes on behind it. */
+function skip(reader: Reader, character: string): boolean {
+  const isHere = reader.text[reader.at] === character;
+  if (isHere) reader.at++;
+  return isHere;
 }

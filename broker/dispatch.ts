@@ -78,13 +78,20 @@ export function openDispatch(
  * the last step (then it answers the requestor's own address), the envelope is parked and the answer comes to the hub's
  * continuation queue, which goes on from there.
  */
-export async function messageFor(
+export function messageFor(
   envelope: Envelope,
-  { store, steps, names, clock, control }: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>,
-): Promise<Message> {
+  options: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>,
+): Message | Promise<Message> {
   const message = encode(envelope);
+  return options.steps.get(envelope.slip[0] ?? '')?.kind === 'foreign' ? foreignMessage(envelope, message, options) : message;
+}
+
+async function foreignMessage(
+  envelope: Envelope,
+  message: Message,
+  { store, names, clock, control }: Parameters<typeof messageFor>[1],
+): Promise<Message> {
   const [name = ''] = envelope.slip;
-  if (steps.get(name)?.kind !== 'foreign') return message;
   if (control.isWatched(envelope)) {
     await store
       .report(
@@ -131,9 +138,6 @@ export function faultEnvelope(envelope: Envelope, fault: Fault, at: number, took
   const groups = envelope.groups[0]?.at === step ? envelope.groups.slice(1) : envelope.groups;
   const aggregator = groups[0]?.at;
   const slip = aggregator === undefined ? [] : envelope.slip.slice(envelope.slip.indexOf(aggregator));
-  const { contentEncoding: _encoding, ...plain } = envelope;
-  return {
-    ...follow(plain, { at, took, slip, groups, ...faultMessage(fault), type: 'fault' }, 'fault'),
-    extra: errorHeaders(fault, step, at),
-  };
+  const extra = errorHeaders(fault, step, at);
+  return follow(envelope, { at, took, slip, groups, ...faultMessage(fault), contentEncoding: undefined, type: 'fault', extra }, 'fault');
 }

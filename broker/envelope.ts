@@ -2,6 +2,8 @@
  * Envelope (EIP: Message with Correlation Identifier, Return Address, Message Expiration, Routing Slip, Message Sequence,
  * Message History). Immutable; every hop derives the next one, and derives its id from the one before, so that a step
  * that runs twice produces the same message twice.
+ *
+ * What is absent is there as `undefined`, so that all envelopes have one shape: copies of mixed ones take 2 µs and more, these 0.2.
  */
 import { hash, randomUUID } from 'node:crypto';
 import type { HeaderValue } from './transport.js';
@@ -35,13 +37,13 @@ export interface Envelope {
   /** When the request must have its outcome: ms since 1970, whole seconds (the wire carries seconds). */
   readonly deadline: number;
   /** Return address: a queue's name. Absent on one-way messages. */
-  readonly replyTo?: string;
+  readonly replyTo?: string | undefined;
   /** Innermost first. */
   readonly groups: readonly GroupMember[];
   /** Business key to find the request by. */
-  readonly key?: string;
-  readonly principal?: string;
-  readonly conversation?: string;
+  readonly key?: string | undefined;
+  readonly principal?: string | undefined;
+  readonly conversation?: string | undefined;
   /** False on volatile flows: transient, unconfirmed, best effort. */
   readonly durable: boolean;
   /** False on flows that leave the journal out (volatile ones always do): their messages go straight to the queues. */
@@ -49,18 +51,18 @@ export interface Envelope {
   /** True when the store holds a record of the request, so that steps report where it is. */
   readonly recorded: boolean;
   /** The step that produced this message, and for how long its handler ran (ms). */
-  readonly from?: string;
-  readonly took?: number;
+  readonly from?: string | undefined;
+  readonly took?: number | undefined;
   /** When it was made, ms since 1970. */
   readonly at: number;
   readonly body: Buffer;
   readonly contentType: string;
-  readonly contentEncoding?: string;
-  readonly traceparent?: string;
-  readonly tracestate?: string;
-  readonly priority?: number;
+  readonly contentEncoding?: string | undefined;
+  readonly traceparent?: string | undefined;
+  readonly tracestate?: string | undefined;
+  readonly priority?: number | undefined;
   /** `hub-error…` and foreign headers that travel along (faults, retries, dead letters). */
-  readonly extra?: Readonly<Record<string, HeaderValue>>;
+  readonly extra?: Readonly<Record<string, HeaderValue>> | undefined;
 }
 
 /** A fresh request id: UUIDv7 (RFC 9562), so ids sort by time and tell when the request came in. */
@@ -88,39 +90,34 @@ export function timeOfId(id: string): number | undefined {
 
 /** The envelope that follows `previous` once its step is done. */
 export function follow(previous: Envelope, change: Partial<Envelope> & { readonly at: number }, index: string | number = 0): Envelope {
-  const [from = previous.from] = previous.slip;
   const slip = change.slip ?? previous.slip.slice(1);
-  const next: Draft = {
-    ...(previous.extra === undefined ? previous : without(previous, 'extra')),
+  return {
+    ...previous,
     attempt: 1,
     step: previous.step + 1,
     type: slip.length === 0 ? 'reply' : 'request',
+    from: previous.slip[0] ?? previous.from,
+    extra: undefined,
     ...change,
     slip,
     id: deriveId(previous.id, previous.slip[0] ?? 'end', index),
   };
-  if (from !== undefined) next.from = from;
-  return next;
-}
-
-/** An envelope that is being made. */
-export type Draft = { -readonly [Name in keyof Envelope]: Envelope[Name] };
-
-/** The same without one of its optional parts. To leave one out of each copy costs more than the copy: ask whether it is there. */
-export function without<Name extends 'extra' | 'contentEncoding'>(envelope: Envelope, name: Name): Omit<Envelope, Name> {
-  const { [name]: _left, ...rest } = envelope;
-  return rest;
 }
 
 /** The message that makes an aggregator look at a group: at its deadline, after a quiet period, or when it has no members. */
 export function ringFor(envelope: Envelope, groups: Envelope['groups'], slip: readonly string[], reason: string, now: number): Envelope {
-  const { contentEncoding: _encoding, ...plain } = envelope;
-  return {
-    ...follow(
-      plain,
-      { at: now, slip, groups, body: Buffer.alloc(0), contentType: 'application/octet-stream', type: 'event' },
-      `ring-${reason}`,
-    ),
-    extra: { 'hub-ring': reason },
-  };
+  return follow(
+    envelope,
+    {
+      at: now,
+      slip,
+      groups,
+      body: Buffer.alloc(0),
+      contentType: 'application/octet-stream',
+      contentEncoding: undefined,
+      type: 'event',
+      extra: { 'hub-ring': reason },
+    },
+    `ring-${reason}`,
+  );
 }

@@ -128,7 +128,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     if (isUndecodable(envelope)) return bury(delivery, envelope.undecodable);
     const { kind, body, contentType, contentEncoding } = outcomeOf(delivery, clock.now());
     if (kind !== 'reply') return send(faultEnvelope(envelope, readFault(body), clock.now()));
-    await send(follow(envelope, { at: clock.now(), body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) }));
+    await send(follow(envelope, { at: clock.now(), body, contentType, contentEncoding }));
   }
 
   async function bury({ body, headers: _headers, exchange, routingKey, ...delivery }: Delivery, why: string): Promise<void> {

@@ -243,14 +243,6 @@ export function openRequests(options: GatewayOptions): Requests {
     recorded: boolean,
     replyTo: string | undefined,
   ): Envelope {
-    const optional = {
-      contentEncoding: ask.contentEncoding,
-      key: ask.key,
-      traceparent: ask.traceparent,
-      tracestate: ask.tracestate,
-      priority: 'priority' in ask ? ask.priority : undefined,
-      replyTo,
-    };
     return {
       id,
       requestId: id,
@@ -261,14 +253,23 @@ export function openRequests(options: GatewayOptions): Requests {
       attempt: 1,
       deadline,
       groups: [],
-      principal: ask.principal.name,
       durable: flow.durable,
       journal: isJournalled(flow),
       recorded,
       at: clock.now(),
       body: ask.body,
       contentType: ask.contentType,
-      ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<Envelope>),
+      took: undefined,
+      from: undefined,
+      key: ask.key,
+      principal: ask.principal.name,
+      conversation: undefined,
+      replyTo,
+      contentEncoding: ask.contentEncoding,
+      traceparent: ask.traceparent,
+      tracestate: ask.tracestate,
+      priority: 'priority' in ask ? ask.priority : undefined,
+      extra: undefined,
     };
   }
 

@@ -3,7 +3,7 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
-import { pause, type Clock } from './clock.js';
+import { deadlineBuckets, pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
@@ -50,11 +50,11 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const { transport, names, control, clock } = options;
   const stopping = new AbortController();
   setMaxListeners(0, stopping.signal); // each publish that waits for the broker listens
-  const running = new Map<string, { envelope: Envelope; abort: AbortController; report: () => void }>();
+  const running: Running = new Map();
   control.listen((what, id) => {
     for (const { envelope, abort, report } of running.values()) {
       const meant = envelope.requestId === id || envelope.groups.some((group) => group.id === id);
-      if (what === 'drop' && meant) abort.abort(new Fault('cancelled', 'the request was cancelled'));
+      if (what === 'drop' && meant) abort(new Fault('cancelled', 'the request was cancelled'));
       if (what === 'watch' && envelope.requestId === id) report();
     }
   });
@@ -70,7 +70,7 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
     async stop(withinMs) {
       const cancelTimer = clock.after(withinMs, () => {
         stopping.abort(new Error('the process stops'));
-        for (const { abort } of running.values()) abort.abort(new Error('the process stops'));
+        for (const { abort } of running.values()) abort(new Error('the process stops'));
       });
       await Promise.all(consumers.map((consumer) => consumer.close()));
       cancelTimer();
@@ -79,12 +79,13 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   };
 }
 
-type Running = Map<string, { envelope: Envelope; abort: AbortController; report: () => void }>;
+type Running = Map<string, { envelope: Envelope; abort: (why: Error) => void; report: () => void }>;
 
 /** What one delivery becomes. Resolves: acknowledged. Rejects: given back (only when the process stops). */
 function worker(options: RunnerOptions, running: Running, stopping: AbortSignal) {
   const { store, clock, names, control, emit, steps, journal } = options;
   const { publish, send } = openDispatch(options, stopping);
+  const deadlines = deadlineBuckets(clock);
 
   return async function work(step: Step, delivery: Delivery): Promise<void> {
     const envelope = decode(delivery);
@@ -92,7 +93,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const about = { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt };
     // An aggregator still hears the late parts of a group that is complete, to put them on record.
     const groups = step.gatherMs === undefined ? envelope.groups : envelope.groups.slice(1);
-    if (control.isDropped({ ...envelope, groups })) return emit('step.dropped', about);
+    if (control.isDropped({ requestId: envelope.requestId, groups })) return emit('step.dropped', about);
     // Whoever waits for the request writes the timeout; work that nobody may use any more is not begun.
     if (envelope.deadline <= clock.now()) return emit('step.expired', about);
     if (delivery.deliveries >= deliveryLimit)
@@ -113,8 +114,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     }
     if (stopping.aborted && verdict.go === 'nowhere' && step.kind === 'worker') throw new Error('the process stops');
     if (verdict.go === 'nowhere') return emit('step.absorbed', { ...about, tookMs: clock.now() - started });
+    const took = clock.now() - started;
+    const next =
+      verdict.go === 'apart'
+        ? await withStore(() => apart(step, envelope, verdict.parts, verdict.into, took))
+        : [onwards(step, envelope, verdict, took)];
+    // All at once, in their order: parts that wait for one another's confirms would take a trip to the broker each.
+    await Promise.all(next.map((one) => withStore(() => send(one))));
     const { afterwards } = verdict.go === 'on' ? verdict : {};
-    for (const next of await withStore(() => follows(step, envelope, verdict, clock.now() - started))) await withStore(() => send(next));
     if (afterwards !== undefined) await withStore(afterwards);
     emit('step.done', { ...about, tookMs: clock.now() - started });
   };
@@ -134,20 +141,31 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
 
   /** Runs one attempt, with its time-out, its signal and its progress. */
   async function attempt(step: Step, envelope: Envelope): Promise<Verdict> {
-    const abort = new AbortController();
+    let abort: (why: Error) => void = () => undefined;
+    let aborted: Error | undefined;
+    // Made when a handler looks at its signal, which few do: with a timer, it was a tenth of a worker's time.
+    let controller: AbortController | undefined;
+    const signal = () => {
+      controller ??= new AbortController();
+      if (aborted !== undefined) controller.abort(aborted);
+      return controller.signal;
+    };
     const report = () => void whereabouts(step, envelope).catch(() => undefined);
     if (control.isWatched(envelope) && step.gatherMs === undefined) report();
-    running.set(envelope.id, { envelope, abort, report });
     const left = Math.min(step.timeoutMs, envelope.deadline - clock.now());
-    const cancelTimer = clock.after(left, () => abort.abort(new Error(`no result within ${left} ms`)));
+    const notLate = deadlines.add(left, () => abort(new Error(`no result within ${left} ms`)));
     try {
-      const aborted = new Promise<never>((_, reject) =>
-        abort.signal.addEventListener('abort', () => reject(abort.signal.reason as Error), { once: true }),
-      );
-      aborted.catch(() => undefined);
-      return await Promise.race([step.run!(envelope, toolsFor(envelope, abort.signal)), aborted]);
+      return await new Promise<Verdict>((resolve, reject) => {
+        abort = (why) => {
+          aborted ??= why;
+          controller?.abort(aborted);
+          reject(aborted);
+        };
+        running.set(envelope.id, { envelope, abort, report });
+        step.run!(envelope, toolsFor(envelope, signal)).then(resolve, reject);
+      });
     } finally {
-      cancelTimer();
+      notLate();
       running.delete(envelope.id);
     }
   }
@@ -161,9 +179,11 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     await store.report(requestId, { state: 'waiting', step: group.at, waitingOn: `parts: ${silent.join(', ')}` }, event);
   }
 
-  function toolsFor(envelope: Envelope, signal: AbortSignal): StepTools {
+  function toolsFor(envelope: Envelope, signal: () => AbortSignal): StepTools {
     return {
-      signal,
+      get signal() {
+        return signal();
+      },
       store,
       later: options.later,
       clock,
@@ -189,29 +209,12 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     };
   }
 
-  /** The messages that follow from a verdict, with where each goes. */
-  async function follows(
-    step: Step,
-    envelope: Envelope,
-    verdict: Exclude<Verdict, { go: 'nowhere' }>,
-    took: number,
-  ): Promise<readonly Envelope[]> {
-    const at = clock.now();
-    if (verdict.go === 'apart') return apart(step, envelope, verdict.parts, verdict.into, took);
+  /** The message that follows from a verdict. */
+  function onwards(step: Step, envelope: Envelope, verdict: Extract<Verdict, { go: 'on' }>, took: number): Envelope {
     const { body, contentType, contentEncoding, slip, change } = verdict;
-    const { contentEncoding: _old, ...plain } = envelope;
     for (const name of slip ?? []) if (!steps.has(name)) throw new Error(`step ${step.name} routes to unknown step ${name}`);
-    return [
-      follow(plain, {
-        at,
-        took,
-        body,
-        contentType,
-        ...(contentEncoding === undefined ? {} : { contentEncoding }),
-        ...(slip === undefined ? {} : { slip: [...slip, ...mandatoryRest(envelope, slip)] }),
-        ...change,
-      }),
-    ];
+    const next = slip === undefined ? change : { slip: [...slip, ...mandatoryRest(envelope, slip)], ...change };
+    return follow(envelope, { at: clock.now(), took, body, contentType, contentEncoding, ...next });
   }
 
   /** A part of a group may not route around the aggregator that waits for it. */
@@ -259,7 +262,15 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     return parts.map((part, index) =>
       follow(
         envelope,
-        { at: now, took, ...written(part.body), groups: member(index), slip: [...(part.steps ?? []), ...rest], type: 'request' },
+        {
+          at: now,
+          took,
+          contentEncoding: undefined,
+          ...written(part.body),
+          groups: member(index),
+          slip: [...(part.steps ?? []), ...rest],
+          type: 'request',
+        },
         index,
       ),
     );

@@ -40,7 +40,7 @@ export function ourDictionary(text: string): Dictionary | undefined {
     if (key === undefined) return undefined;
     const value = !skip(reader, '=') ? true : skip(reader, '(') ? list(reader) : bare(reader);
     if (value === undefined) return undefined;
-    entries.set(key, typeof value === 'object' && !(value instanceof Date) ? [value as Item[], noParameters] : [value, noParameters]);
+    entries.set(key, typeof value === 'object' && !(value instanceof Date) ? [value, noParameters] : [value, noParameters]);
     if (reader.at === text.length) return entries;
     if (!skip(reader, ',') || !skip(reader, ' ')) return undefined;
   }

@@ -75,7 +75,7 @@ const commonEnvelopes = fc.tuple(envelopes, fc.uuid(), fc.stringMatching(/^[ !#-
   const { key, principal, conversation, ...rest } = envelope;
   return {
     ...rest,
-    groups: envelope.groups.map((group) => ({ ...group, id })),
+    groups: envelope.groups.map((group) => ({ ...group, id, name: text })),
     ...(key === undefined ? {} : { key: text }),
     ...(principal === undefined ? {} : { principal: text }),
     ...(conversation === undefined ? {} : { conversation: text }),

@@ -27,6 +27,38 @@ export const systemClock: Clock = {
   },
 };
 
+const bucketMs = 50;
+
+/** Many things that may end by time, and mostly end otherwise: one timer for all that are due within the same 50 ms. */
+export function deadlineBuckets(clock: Clock): {
+  /** Calls `end` after `ms`, up to 50 ms late; the returned function takes that back. */
+  add(ms: number, end: () => void): () => void;
+} {
+  const buckets = new Map<number, { ends: Set<() => void>; cancel: () => void }>();
+  return {
+    add(ms, end) {
+      const at = Math.ceil((clock.now() + ms) / bucketMs) * bucketMs;
+      let bucket = buckets.get(at);
+      if (bucket === undefined) {
+        const ends = new Set<() => void>();
+        const cancel = clock.after(at - clock.now(), () => {
+          buckets.delete(at);
+          for (const each of ends) each();
+        });
+        buckets.set(at, (bucket = { ends, cancel }));
+      }
+      const { ends, cancel } = bucket;
+      ends.add(end);
+      return () => {
+        ends.delete(end);
+        if (ends.size > 0 || buckets.get(at)?.ends !== ends) return;
+        buckets.delete(at);
+        cancel();
+      };
+    },
+  };
+}
+
 export interface TestClock extends Clock {
   /** Lets `ms` go by: every timer that falls due runs, in order, and what it set going is awaited. */
   advance(ms: number): Promise<void>;

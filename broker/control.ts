@@ -12,7 +12,7 @@ export interface Control {
   drop(id: string): Promise<void>;
   /** The request has a record from now on: steps report where it is. */
   watch(id: string): Promise<void>;
-  isDropped(envelope: Envelope): boolean;
+  isDropped(envelope: Pick<Envelope, 'requestId' | 'groups'>): boolean;
   isWatched(envelope: Envelope): boolean;
   /** Calls back for each id that is dropped or watched. */
   listen(listener: (what: 'drop' | 'watch', id: string) => void): void;

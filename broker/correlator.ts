@@ -2,7 +2,7 @@
  * Reply to waiting requestor (EIP: Correlation Identifier): one Map look-up. Waits end by shared deadline buckets, since a
  * timer object per waiting request doubles its memory.
  */
-import type { Clock } from './clock.js';
+import { deadlineBuckets, type Clock } from './clock.js';
 import type { Outcome } from './store.js';
 
 export interface Wait {
@@ -10,6 +10,8 @@ export interface Wait {
   within(ms: number, signal?: AbortSignal): Promise<Outcome | undefined>;
   /** What has come so far, also after `within` has given up. */
   readonly caught: Outcome | undefined;
+  /** False when the request's flow leaves the journal out. */
+  readonly journal: boolean;
   /** First outcome wins. */
   catch(outcome: Outcome): boolean;
   /** Stop waiting: what comes now is not for this requestor. Every wait must be closed. */
@@ -18,7 +20,7 @@ export interface Wait {
 
 export interface Correlator {
   /** From now on, outcomes of this request are caught. `alone`: there is no record, this hub's memory decides the outcome. */
-  expect(requestId: string, alone: boolean): Wait;
+  expect(requestId: string, alone: boolean, journal?: boolean): Wait;
   /** Hands an outcome to every requestor that waits here; tells whether there was one. */
   deliver(requestId: string, outcome: Outcome): boolean;
   /** The wait that alone decides the request's outcome, if there is one. */
@@ -32,47 +34,24 @@ export interface Correlator {
   readonly size: number;
 }
 
-const bucketMs = 50;
-
-/** Waits that end together: one timer for all that end within the same 50 ms. */
-function deadlineBuckets(clock: Clock) {
-  const buckets = new Map<number, { ends: Set<() => void>; cancel: () => void }>();
-  return {
-    add(ms: number, end: () => void): () => void {
-      const at = Math.ceil((clock.now() + ms) / bucketMs) * bucketMs;
-      let bucket = buckets.get(at);
-      if (bucket === undefined) {
-        const ends = new Set<() => void>();
-        const cancel = clock.after(at - clock.now(), () => {
-          buckets.delete(at);
-          for (const each of ends) each();
-        });
-        buckets.set(at, (bucket = { ends, cancel }));
-      }
-      const { ends, cancel } = bucket;
-      ends.add(end);
-      return () => {
-        ends.delete(end);
-        if (ends.size > 0 || buckets.get(at)?.ends !== ends) return;
-        buckets.delete(at);
-        cancel();
-      };
-    },
-  };
+/** A wait, and how its `within` ends. */
+interface Waiting extends Wait {
+  end(): void;
 }
 
 export function openCorrelator(clock: Clock): Correlator {
-  const waits = new Map<string, Set<Wait>>();
-  const alones = new Map<string, Wait>();
+  /** By requests that have a record: any number of requestors may wait for one. */
+  const waits = new Map<string, Set<Waiting>>();
+  const alones = new Map<string, Waiting>();
   const wakers = new Map<string, Set<() => void>>();
-  const lettingGo = new Set<() => void>();
   const buckets = deadlineBuckets(clock);
   let gone = false;
 
-  const waitFor = (requestId: string, alone: boolean): Wait => {
+  const waitFor = (requestId: string, alone: boolean, journal: boolean): Waiting => {
     let caught: Outcome | undefined;
     let awake: (() => void) | undefined;
-    const wait: Wait = {
+    const wait: Waiting = {
+      journal,
       get caught() {
         return caught;
       },
@@ -82,39 +61,36 @@ export function openCorrelator(clock: Clock): Correlator {
         awake?.();
         return true;
       },
+      end: () => awake?.(),
       within(ms, signal) {
         if (caught !== undefined || ms <= 0 || gone || signal?.aborted) return Promise.resolve(caught);
         return new Promise((resolve) => {
           const end = () => {
             awake = undefined;
             leave();
-            lettingGo.delete(end);
             signal?.removeEventListener('abort', end);
             resolve(caught);
           };
           const leave = buckets.add(ms, end);
           awake = end;
-          lettingGo.add(end);
           signal?.addEventListener('abort', end, { once: true });
         });
       },
       close() {
+        if (alone) return void alones.delete(requestId);
         const among = waits.get(requestId);
         among?.delete(wait);
         if (among?.size === 0) waits.delete(requestId);
-        if (alone) alones.delete(requestId);
       },
     };
     return wait;
   };
 
   return {
-    expect(requestId, alone) {
-      const wait = waitFor(requestId, alone);
-      const among = waits.get(requestId);
-      if (among === undefined) waits.set(requestId, new Set([wait]));
-      else among.add(wait);
+    expect(requestId, alone, journal = true) {
+      const wait = waitFor(requestId, alone, journal);
       if (alone) alones.set(requestId, wait);
+      else waits.set(requestId, (waits.get(requestId) ?? new Set()).add(wait));
       return wait;
     },
     deliver(requestId, outcome) {
@@ -136,13 +112,13 @@ export function openCorrelator(clock: Clock): Correlator {
     },
     letGo() {
       gone = true;
-      for (const end of [...lettingGo]) end();
+      for (const wait of [...alones.values(), ...[...waits.values()].flatMap((among) => [...among])]) wait.end();
     },
     get gone() {
       return gone;
     },
     get size() {
-      return waits.size;
+      return alones.size + waits.size;
     },
   };
 }

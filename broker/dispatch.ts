@@ -10,7 +10,7 @@ import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Step } from './step.js';
 import type { Store } from './store.js';
-import { replyAddress, workAddress, type Names } from './topology.js';
+import { isReturnAddress, isWorkQueue, replyAddress, workAddress, type Names } from './topology.js';
 import { PublishError, type Address, type Message, type Transport } from './transport.js';
 import { encode, errorHeaders, faultMessage } from './wire.js';
 
@@ -45,8 +45,10 @@ export function openDispatch(
         return await transport.publish(to, message, { durable });
       } catch (error) {
         if (!(error instanceof PublishError) || stopping.aborted) throw error;
-        // A foreign requestor's queue that is gone: nobody is left to hear it.
-        if (error.failure === 'unroutable' && to.exchange === '')
+        const isGone = error.failure === 'unroutable' && to.exchange === '';
+        // A foreign requestor's queue that is gone: nobody is left to hear it. A hub's: any hub takes the reply.
+        if (isGone && isReturnAddress(names, to.routingKey)) to = { ...to, exchange: names.lateReplies };
+        else if (isGone && !isWorkQueue(names, to.routingKey))
           return emit('publish.undeliverable', { routingKey: to.routingKey, requestId: message.correlationId });
         emit('publish.again', { exchange: to.exchange, routingKey: to.routingKey, failure: error.failure, tries });
         await pause(clock, Math.min(2_000, 100 * 2 ** tries), stopping);
@@ -58,12 +60,12 @@ export function openDispatch(
     const [step] = envelope.slip;
     if (step !== undefined)
       return publish(
-        workAddress(names, step, envelope.durable),
+        workAddress(names, step, envelope),
         await messageFor(envelope, { store, steps, names, clock, control }),
         envelope.durable,
       );
-    if (envelope.replyTo !== undefined)
-      return publish(replyAddress(names, envelope.replyTo, envelope.durable), encode(envelope), envelope.durable);
+    if (envelope.replyTo !== undefined) return publish(replyAddress(names, envelope.replyTo, envelope), encode(envelope), envelope.durable);
+    if (!envelope.journal) return;
     const { body: _body, ...message } = encode(envelope);
     await journal.note('done', envelope.requestId, message, message.headers);
   }
@@ -76,13 +78,20 @@ export function openDispatch(
  * the last step (then it answers the requestor's own address), the envelope is parked and the answer comes to the hub's
  * continuation queue, which goes on from there.
  */
-export async function messageFor(
+export function messageFor(
   envelope: Envelope,
-  { store, steps, names, clock, control }: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>,
-): Promise<Message> {
+  options: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>,
+): Message | Promise<Message> {
   const message = encode(envelope);
+  return options.steps.get(envelope.slip[0] ?? '')?.kind === 'foreign' ? foreignMessage(envelope, message, options) : message;
+}
+
+async function foreignMessage(
+  envelope: Envelope,
+  message: Message,
+  { store, names, clock, control }: Parameters<typeof messageFor>[1],
+): Promise<Message> {
   const [name = ''] = envelope.slip;
-  if (steps.get(name)?.kind !== 'foreign') return message;
   if (control.isWatched(envelope)) {
     await store
       .report(
@@ -129,9 +138,6 @@ export function faultEnvelope(envelope: Envelope, fault: Fault, at: number, took
   const groups = envelope.groups[0]?.at === step ? envelope.groups.slice(1) : envelope.groups;
   const aggregator = groups[0]?.at;
   const slip = aggregator === undefined ? [] : envelope.slip.slice(envelope.slip.indexOf(aggregator));
-  const { contentEncoding: _encoding, ...plain } = envelope;
-  return {
-    ...follow(plain, { at, took, slip, groups, ...faultMessage(fault), type: 'fault' }, 'fault'),
-    extra: errorHeaders(fault, step, at),
-  };
+  const extra = errorHeaders(fault, step, at);
+  return follow(envelope, { at, took, slip, groups, ...faultMessage(fault), contentEncoding: undefined, type: 'fault', extra }, 'fault');
 }

@@ -2,8 +2,10 @@
  * Envelope (EIP: Message with Correlation Identifier, Return Address, Message Expiration, Routing Slip, Message Sequence,
  * Message History). Immutable; every hop derives the next one, and derives its id from the one before, so that a step
  * that runs twice produces the same message twice.
+ *
+ * What is absent is there as `undefined`, so that all envelopes have one shape: copies of mixed ones take 2 µs and more, these 0.2.
  */
-import { v5, v7 } from 'uuid';
+import { hash, randomUUID } from 'node:crypto';
 import type { HeaderValue } from './transport.js';
 
 export type EnvelopeType = 'request' | 'reply' | 'part' | 'progress' | 'fault' | 'event' | 'cancel';
@@ -35,39 +37,49 @@ export interface Envelope {
   /** When the request must have its outcome: ms since 1970, whole seconds (the wire carries seconds). */
   readonly deadline: number;
   /** Return address: a queue's name. Absent on one-way messages. */
-  readonly replyTo?: string;
+  readonly replyTo?: string | undefined;
   /** Innermost first. */
   readonly groups: readonly GroupMember[];
   /** Business key to find the request by. */
-  readonly key?: string;
-  readonly principal?: string;
-  readonly conversation?: string;
+  readonly key?: string | undefined;
+  readonly principal?: string | undefined;
+  readonly conversation?: string | undefined;
   /** False on volatile flows: transient, unconfirmed, best effort. */
   readonly durable: boolean;
+  /** False on flows that leave the journal out (volatile ones always do): their messages go straight to the queues. */
+  readonly journal: boolean;
   /** True when the store holds a record of the request, so that steps report where it is. */
   readonly recorded: boolean;
   /** The step that produced this message, and for how long its handler ran (ms). */
-  readonly from?: string;
-  readonly took?: number;
+  readonly from?: string | undefined;
+  readonly took?: number | undefined;
   /** When it was made, ms since 1970. */
   readonly at: number;
   readonly body: Buffer;
   readonly contentType: string;
-  readonly contentEncoding?: string;
-  readonly traceparent?: string;
-  readonly tracestate?: string;
-  readonly priority?: number;
+  readonly contentEncoding?: string | undefined;
+  readonly traceparent?: string | undefined;
+  readonly tracestate?: string | undefined;
+  readonly priority?: number | undefined;
   /** `hub-error…` and foreign headers that travel along (faults, retries, dead letters). */
-  readonly extra?: Readonly<Record<string, HeaderValue>>;
+  readonly extra?: Readonly<Record<string, HeaderValue>> | undefined;
 }
 
 /** A fresh request id: UUIDv7 (RFC 9562), so ids sort by time and tell when the request came in. */
-export const newId = (): string => v7();
+export function newId(at = Date.now()): string {
+  const time = at.toString(16).padStart(12, '0');
+  // The random bits of a UUIDv4 have the same places, and Node makes those in advance.
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${randomUUID().slice(15)}`;
+}
 
-const namespace = '6d0c9f5e-7a0b-5f8e-9b6e-0a5b3c2d1e4f';
+const namespace = Buffer.from('6d0c9f5e7a0b5f8e9b6e0a5b3c2d1e4f', 'hex');
 
 /** The id that follows from `id`: UUIDv5 of it and what happened. Same input, same id, on any machine. */
-export const deriveId = (id: string, ...what: readonly (string | number)[]): string => v5(`${id}/${what.join('/')}`, namespace);
+export function deriveId(id: string, ...what: readonly (string | number)[]): string {
+  const digest = hash('sha1', Buffer.concat([namespace, Buffer.from(`${id}/${what.join('/')}`)]), 'hex');
+  const variant = '89ab'[Number.parseInt(digest[16]!, 16) & 3]!;
+  return `${digest.slice(0, 8)}-${digest.slice(8, 12)}-5${digest.slice(13, 16)}-${variant}${digest.slice(17, 20)}-${digest.slice(20, 32)}`;
+}
 
 /** When a UUIDv7 was made, ms since 1970; undefined for any other id. */
 export function timeOfId(id: string): number | undefined {
@@ -79,13 +91,13 @@ export function timeOfId(id: string): number | undefined {
 /** The envelope that follows `previous` once its step is done. */
 export function follow(previous: Envelope, change: Partial<Envelope> & { readonly at: number }, index: string | number = 0): Envelope {
   const slip = change.slip ?? previous.slip.slice(1);
-  const { extra: _dropped, ...kept } = previous;
   return {
-    ...kept,
+    ...previous,
     attempt: 1,
     step: previous.step + 1,
     type: slip.length === 0 ? 'reply' : 'request',
-    ...(previous.slip[0] === undefined ? {} : { from: previous.slip[0] }),
+    from: previous.slip[0] ?? previous.from,
+    extra: undefined,
     ...change,
     slip,
     id: deriveId(previous.id, previous.slip[0] ?? 'end', index),
@@ -94,13 +106,18 @@ export function follow(previous: Envelope, change: Partial<Envelope> & { readonl
 
 /** The message that makes an aggregator look at a group: at its deadline, after a quiet period, or when it has no members. */
 export function ringFor(envelope: Envelope, groups: Envelope['groups'], slip: readonly string[], reason: string, now: number): Envelope {
-  const { contentEncoding: _encoding, ...plain } = envelope;
-  return {
-    ...follow(
-      plain,
-      { at: now, slip, groups, body: Buffer.alloc(0), contentType: 'application/octet-stream', type: 'event' },
-      `ring-${reason}`,
-    ),
-    extra: { 'hub-ring': reason },
-  };
+  return follow(
+    envelope,
+    {
+      at: now,
+      slip,
+      groups,
+      body: Buffer.alloc(0),
+      contentType: 'application/octet-stream',
+      contentEncoding: undefined,
+      type: 'event',
+      extra: { 'hub-ring': reason },
+    },
+    `ring-${reason}`,
+  );
 }

@@ -19,6 +19,11 @@ export interface Flow {
   readonly maxDeadlineMs: number;
   /** False: volatile, for idempotent reads only: transient messages, no confirms, no 202. */
   readonly durable: boolean;
+  /**
+   * False: its messages are not in the journal. They are as durable as any, and cheaper; but `trace` knows nothing of them, and
+   * their records cannot be rebuilt when Redis is lost. Default: true.
+   */
+  readonly journal?: boolean;
   /** JSON Schemas (2020-12) of the request's and the reply's body. */
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
@@ -27,6 +32,9 @@ export interface Flow {
   /** What the example is answered with. */
   readonly exampleReply?: unknown;
 }
+
+/** Are its messages in the journal? Those of a volatile flow never are. */
+export const isJournalled = ({ durable, journal }: Flow): boolean => durable && journal !== false;
 
 /** Something wrong with the flows, and where it is in `hub.yaml`. */
 export interface FlowFlaw {

@@ -13,7 +13,7 @@ import type { Emit } from './emit.js';
 import { openEntrance } from './entrance.js';
 import { follow, newId as uuid } from './envelope.js';
 import { readFault } from './fault.js';
-import type { Flow } from './flow.js';
+import { isJournalled, type Flow } from './flow.js';
 import { openGateway, type Gateway } from './gateway.js';
 import { freshMs, openJournal, type Journal } from './journal.js';
 import type { Later } from './later.js';
@@ -26,7 +26,7 @@ import type { Store } from './store.js';
 import { startSweeper } from './sweeper.js';
 import { namesIn, topologyOf, type Names } from './topology.js';
 import type { Delivery, Message, Transport } from './transport.js';
-import { decode, isUndecodable, outcomeOf } from './wire.js';
+import { decode, isUndecodable, leavesJournalOut, outcomeOf } from './wire.js';
 
 export interface Ports {
   readonly transport: Transport;
@@ -93,7 +93,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const control = await openControl(transport, names);
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);
-  const settler = openSettler({ store, journal, correlator, control, transport, emit });
+  const leftOut = new Set(project.flows.filter((flow) => !isJournalled(flow)).map(({ name }) => name));
+  const settler = openSettler({ store, journal, correlator, control, transport, leftOut, emit });
   const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
   const gateway = openGateway({
     flows: project.flows,
@@ -120,7 +121,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     if (delivery.correlationId === undefined) return bury(delivery, 'a reply without correlation_id');
     // By our own exchange it came to the journal, too. What has waited for long is told again: see `freshMs`.
     const journalled = delivery.exchange === names.replies && clock.now() - (delivery.timestamp ?? 0) * 1_000 < freshMs;
-    await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), journalled);
+    await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), journalled, leavesJournalOut(delivery));
   }
 
   /** A foreign worker in the middle of a slip has answered: the slip goes on. */
@@ -132,7 +133,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     if (isUndecodable(envelope)) return bury(delivery, envelope.undecodable);
     const { kind, body, contentType, contentEncoding } = outcomeOf(delivery, clock.now());
     if (kind !== 'reply') return send(faultEnvelope(envelope, readFault(body), clock.now()));
-    await send(follow(envelope, { at: clock.now(), body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) }));
+    await send(follow(envelope, { at: clock.now(), body, contentType, contentEncoding }));
   }
 
   async function bury({ body, headers: _headers, exchange, routingKey, ...delivery }: Delivery, why: string): Promise<void> {
@@ -172,7 +173,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     await transport.consume(names.lastEvents, { prefetch: 200, tag: tag('last-events') }, remembered),
     await openEntrance({ transport, gateway, access, names, clock, newId, emit, place }),
   ];
-  const sweeper = startSweeper({ store, settler, journal, rebuild, clock, emit, hub: options.name });
+  const sweeper = startSweeper({ store, settler, journal, leftOut, rebuild, clock, emit, hub: options.name });
   // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.
   const patience = new AbortController();
   await Promise.race([sweeper.first, pause(clock, firstRoundMs, patience.signal)]);

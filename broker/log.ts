@@ -31,5 +31,8 @@ export function openLog(level: string, about: Readonly<Record<string, unknown>>)
   // pino knows errors as "err" only, and shows any other as {}.
   const serializers = { error: (error: unknown) => (error instanceof Error ? messageOf(error) : error) };
   const log = pino({ level, base: about, serializers, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ fd: 2, sync: true }));
-  return (event, fields = {}) => log[levels[event] ?? (event.endsWith('.failed') ? 'warn' : 'info')]({ event, ...fields });
+  return (event, fields = {}) => {
+    const level = levels[event] ?? (event.endsWith('.failed') ? 'warn' : 'info');
+    if (log.isLevelEnabled(level)) log[level]({ event, ...fields });
+  };
 }

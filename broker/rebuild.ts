@@ -216,7 +216,7 @@ async function restore(
     const { at, deadline } = member;
     await restoring.openGroup({ id, requestId: sample.requestId, members, deadline });
     for (const one of parts.values()) await restoring.addPart(id, one, Number.MAX_SAFE_INTEGER);
-    const to = workAddress(names, at, true);
+    const to = workAddress(names, at, sample);
     const onwards = sample.slip.slice(sample.slip.indexOf(at));
     const ring = (reason: string, when: number) => encode(ringFor(sample, [{ ...member, index: 0 }, ...outer], onwards, reason, when));
     const now = clock.now();

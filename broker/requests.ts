@@ -9,7 +9,7 @@ import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
 import type { Envelope } from './envelope.js';
 import { Fault, isFault, messageOf, readFault } from './fault.js';
-import { didYouMean, type Flow } from './flow.js';
+import { didYouMean, isJournalled, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
@@ -50,9 +50,9 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     emit('request.accepted', { requestId: id, flow: flow.name, recorded });
     const began = clock.now();
-    const wait = correlator.expect(id, !recorded); // expect, then publish: the reply may be faster than the confirm
+    const wait = correlator.expect(id, !recorded, envelope.journal); // expect, then publish: the reply may be faster than the confirm
     try {
-      await enterRecorded(recorded ? { ...envelope, extra: recordHeader(recordOf(envelope, ask)) } : envelope, true);
+      await enterRecorded(recorded ? withRecord(envelope, recordOf(envelope, ask)) : envelope, true);
       const life = Math.min(waitMs, deadline - clock.now());
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
@@ -79,12 +79,12 @@ export function openRequests(options: GatewayOptions): Requests {
   /** Hands a request to the broker, once. The Fault says whether it may have arrived all the same. */
   async function enter(envelope: Envelope, isFirst = true): Promise<void> {
     try {
-      await transport.publish(workAddress(names, envelope.slip[0]!, envelope.durable), await messageFor(envelope, options), {
+      await transport.publish(workAddress(names, envelope.slip[0]!, envelope), await messageFor(envelope, options), {
         durable: envelope.durable,
       });
     } catch (cause) {
       // The work queue refused it, and the journal, which is under the same confirm, may have it.
-      if (cause instanceof PublishError && cause.failure === 'nacked')
+      if (envelope.journal && cause instanceof PublishError && cause.failure === 'nacked')
         await journal.note('refused', envelope.requestId).catch(() => undefined);
       const unknown = !isFirst || (cause instanceof PublishError && cause.failure === 'unknown');
       emit('request.refused', {
@@ -123,17 +123,14 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
     // Without RabbitMQ the record alone must do; the journal is told as soon as it can be.
-    const carriedAt = await journal.note('recorded', id, {}, recordHeader(record)).then(
-      () => clock.now(),
-      () => 0,
-    );
+    const carriedAt = envelope.journal ? await noteRecorded(record) : undefined;
     const giveUpAt = clock.now() + 10_000;
     /** `undefined`: it was tried, and is not known. */
     let isKept: boolean | undefined = false;
     while (wait.caught === undefined || isKept === undefined) {
       isKept = undefined;
       try {
-        await store.create({ ...record, carriedAt });
+        await store.create({ ...record, ...(carriedAt === undefined ? {} : { carriedAt }) });
         isKept = true;
         break;
       } catch (cause) {
@@ -148,7 +145,7 @@ export function openRequests(options: GatewayOptions): Requests {
       for (;;) {
         try {
           if (isKept && (await settler.settle(id, outcome, false)) === 'late') return await accepted(id, heldMs, false);
-          if (!isKept) await journal.outcome(id, outcome, record);
+          if (!isKept && envelope.journal) await journal.outcome(id, outcome, record);
           return { kind: 'outcome', id, outcome, heldMs, replayed: false };
         } catch (cause) {
           if (clock.now() >= giveUpAt) throw noPlace(id, cause);
@@ -163,14 +160,18 @@ export function openRequests(options: GatewayOptions): Requests {
     return accepted(id, heldMs, false, knownOf(envelope, ask));
   }
 
+  /** Tells the journal of a record; when that was, or 0 if it could not be. */
+  const noteRecorded = (record: NewRecord): Promise<number> =>
+    journal.note('recorded', record.id, {}, recordHeader(record)).then(
+      () => clock.now(),
+      () => 0,
+    );
+
   /** What only the store knows is lost with it. If this hub dies first, the sweeper does it. */
   async function tellJournal(record: NewRecord): Promise<void> {
     for (let at = 0; at === 0 && !options.stopping.aborted;) {
       await pause(clock, 1_000, options.stopping);
-      at = await journal.note('recorded', record.id, {}, recordHeader(record)).then(
-        () => clock.now(),
-        () => 0,
-      );
+      at = await noteRecorded(record);
       if (at > 0) await store.carried(record.id, at).catch(() => undefined);
     }
   }
@@ -184,7 +185,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const again = async (found: RequestRecord): Promise<boolean> => {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
-      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline, extra: recordHeader(found) }, false);
+      await enterRecorded(withRecord({ ...envelope, id, requestId: id, deadline: found.deadline }, found), false);
       return true;
     };
     try {
@@ -215,7 +216,7 @@ export function openRequests(options: GatewayOptions): Requests {
       if (created.result === 'exists' && (await sentBefore(created.record))) return created.record.id;
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
       const first = created.result === 'exists' ? created.record : record;
-      await enterRecorded({ ...envelope, id: first.id, requestId: first.id, extra: recordHeader(first) }, created.result === 'created');
+      await enterRecorded(withRecord({ ...envelope, id: first.id, requestId: first.id }, first), created.result === 'created');
       await reachable(store.settle(first.id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
       return first.id;
     }
@@ -261,14 +262,6 @@ export function openRequests(options: GatewayOptions): Requests {
     recorded: boolean,
     replyTo: string | undefined,
   ): Envelope {
-    const optional = {
-      contentEncoding: ask.contentEncoding,
-      key: ask.key,
-      traceparent: ask.traceparent,
-      tracestate: ask.tracestate,
-      priority: 'priority' in ask ? ask.priority : undefined,
-      replyTo,
-    };
     return {
       id,
       requestId: id,
@@ -279,13 +272,23 @@ export function openRequests(options: GatewayOptions): Requests {
       attempt: 1,
       deadline,
       groups: [],
-      principal: ask.principal.name,
       durable: flow.durable,
+      journal: isJournalled(flow),
       recorded,
       at: clock.now(),
       body: ask.body,
       contentType: ask.contentType,
-      ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<Envelope>),
+      took: undefined,
+      from: undefined,
+      key: ask.key,
+      principal: ask.principal.name,
+      conversation: undefined,
+      replyTo,
+      contentEncoding: ask.contentEncoding,
+      traceparent: ask.traceparent,
+      tracestate: ask.tracestate,
+      priority: 'priority' in ask ? ask.priority : undefined,
+      extra: undefined,
     };
   }
 
@@ -301,6 +304,10 @@ const noPlace = (id: string, cause: unknown): Fault =>
     `request ${id} is under way, but there is no place to keep its answer now: Redis or RabbitMQ is away. Send it again with the same Idempotency-Key`,
     { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
   );
+
+/** The first message of a recorded request tells the journal of the record. */
+const withRecord = (envelope: Envelope, record: NewRecord): Envelope =>
+  envelope.journal ? { ...envelope, extra: recordHeader(record) } : envelope;
 
 function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, ask: Ask | OneWay): NewRecord {
   const claim = claimOf(ask);

@@ -3,7 +3,7 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
-import { pause, type Clock } from './clock.js';
+import { deadlineBuckets, pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
@@ -15,7 +15,7 @@ import type { Later } from './later.js';
 import { openResurrect } from './resurrect.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
 import { StoreError, type Progress, type Store } from './store.js';
-import { workAddress, type Names } from './topology.js';
+import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
 import type { Consumer, Delivery, Headers, Transport } from './transport.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
@@ -53,11 +53,11 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const { transport, names, control, clock } = options;
   const stopping = new AbortController();
   setMaxListeners(0, stopping.signal); // each publish that waits for the broker listens
-  const running = new Map<string, { envelope: Envelope; abort: AbortController; report: () => void }>();
+  const running: Running = new Map();
   control.listen((what, id) => {
     for (const { envelope, abort, report } of running.values()) {
       const meant = envelope.requestId === id || envelope.groups.some((group) => group.id === id);
-      if (what === 'drop' && meant) abort.abort(new Fault('cancelled', 'the request was cancelled'));
+      if (what === 'drop' && meant) abort(new Fault('cancelled', 'the request was cancelled'));
       if (what === 'watch' && envelope.requestId === id) report();
     }
   });
@@ -82,7 +82,7 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
     async stop(withinMs) {
       const cancelTimer = clock.after(withinMs, () => {
         stopping.abort(new Error('the process stops'));
-        for (const { abort } of running.values()) abort.abort(new Error('the process stops'));
+        for (const { abort } of running.values()) abort(new Error('the process stops'));
       });
       await Promise.all(consumers.map((consumer) => consumer.close()));
       cancelTimer();
@@ -91,12 +91,13 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   };
 }
 
-type Running = Map<string, { envelope: Envelope; abort: AbortController; report: () => void }>;
+type Running = Map<string, { envelope: Envelope; abort: (why: Error) => void; report: () => void }>;
 
 /** What one delivery becomes. Resolves: acknowledged. Rejects: given back (only when the process stops). */
 function worker(options: RunnerOptions, running: Running, stopping: AbortSignal) {
   const { store, clock, names, control, emit, steps, journal } = options;
   const { publish, send } = openDispatch(options, stopping);
+  const deadlines = deadlineBuckets(clock);
 
   return async function work(step: Step, delivery: Delivery): Promise<void> {
     const envelope = decode(delivery);
@@ -104,7 +105,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const about = { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt };
     // An aggregator still hears the late parts of a group that is complete, to put them on record.
     const groups = step.gatherMs === undefined ? envelope.groups : envelope.groups.slice(1);
-    if (control.isDropped({ ...envelope, groups })) return emit('step.dropped', about);
+    if (control.isDropped({ requestId: envelope.requestId, groups })) return emit('step.dropped', about);
     // Whoever waits for the request writes the timeout; work that nobody may use any more is not begun.
     if (envelope.deadline <= clock.now()) {
       emit('step.expired', about);
@@ -131,8 +132,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     }
     if (stopping.aborted && verdict.go === 'nowhere' && step.kind === 'worker') throw new Error('the process stops');
     if (verdict.go === 'nowhere') return emit('step.absorbed', { ...about, tookMs: clock.now() - started });
+    const took = clock.now() - started;
+    const next =
+      verdict.go === 'apart'
+        ? await withStore(() => apart(step, envelope, verdict.parts, verdict.into, took))
+        : [onwards(step, envelope, verdict, took)];
+    // All at once, in their order: parts that wait for one another's confirms would take a trip to the broker each.
+    await Promise.all(next.map((one) => withStore(() => send(one))));
     const { afterwards } = verdict.go === 'on' ? verdict : {};
-    for (const next of await withStore(() => follows(step, envelope, verdict, clock.now() - started))) await withStore(() => send(next));
     if (afterwards !== undefined) await withStore(afterwards);
     emit('step.done', { ...about, tookMs: clock.now() - started });
   };
@@ -152,20 +159,31 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
 
   /** Runs one attempt, with its time-out, its signal and its progress. */
   async function attempt(step: Step, envelope: Envelope): Promise<Verdict> {
-    const abort = new AbortController();
+    let abort: (why: Error) => void = () => undefined;
+    let aborted: Error | undefined;
+    // Made when a handler looks at its signal, which few do: with a timer, it was a tenth of a worker's time.
+    let controller: AbortController | undefined;
+    const signal = () => {
+      controller ??= new AbortController();
+      if (aborted !== undefined) controller.abort(aborted);
+      return controller.signal;
+    };
     const report = () => void whereabouts(step, envelope).catch(() => undefined);
     if (control.isWatched(envelope) && step.gatherMs === undefined) report();
-    running.set(envelope.id, { envelope, abort, report });
     const left = Math.min(step.timeoutMs, envelope.deadline - clock.now());
-    const cancelTimer = clock.after(left, () => abort.abort(new Error(`no result within ${left} ms`)));
+    const notLate = deadlines.add(left, () => abort(new Error(`no result within ${left} ms`)));
     try {
-      const aborted = new Promise<never>((_, reject) =>
-        abort.signal.addEventListener('abort', () => reject(abort.signal.reason as Error), { once: true }),
-      );
-      aborted.catch(() => undefined);
-      return await Promise.race([step.run!(envelope, toolsFor(envelope, abort.signal)), aborted]);
+      return await new Promise<Verdict>((resolve, reject) => {
+        abort = (why) => {
+          aborted ??= why;
+          controller?.abort(aborted);
+          reject(aborted);
+        };
+        running.set(envelope.id, { envelope, abort, report });
+        step.run!(envelope, toolsFor(envelope, signal)).then(resolve, reject);
+      });
     } finally {
-      cancelTimer();
+      notLate();
       running.delete(envelope.id);
     }
   }
@@ -179,19 +197,23 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     await store.report(requestId, { state: 'waiting', step: group.at, waitingOn: `parts: ${silent.join(', ')}` }, event);
   }
 
-  function toolsFor(envelope: Envelope, signal: AbortSignal): StepTools {
+  function toolsFor(envelope: Envelope, signal: () => AbortSignal): StepTools {
     return {
-      signal,
+      get signal() {
+        return signal();
+      },
       store,
       later: options.later,
       clock,
       remainingMs: () => Math.max(0, envelope.deadline - clock.now()),
-      addressOf: (name) => workAddress(names, name, envelope.durable),
+      addressOf: (name) => workAddress(names, name, envelope),
       drop: (id) => control.drop(id),
       absorbed: async (part) => {
-        if (clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
+        if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
       },
-      late: (late) => journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' }),
+      late: async (late) => {
+        if (late.journal) await journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' });
+      },
       report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve()),
       progress: throttled(clock, (progress) => {
         if (!control.isWatched(envelope)) return;
@@ -205,29 +227,12 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     };
   }
 
-  /** The messages that follow from a verdict, with where each goes. */
-  async function follows(
-    step: Step,
-    envelope: Envelope,
-    verdict: Exclude<Verdict, { go: 'nowhere' }>,
-    took: number,
-  ): Promise<readonly Envelope[]> {
-    const at = clock.now();
-    if (verdict.go === 'apart') return apart(step, envelope, verdict.parts, verdict.into, took);
+  /** The message that follows from a verdict. */
+  function onwards(step: Step, envelope: Envelope, verdict: Extract<Verdict, { go: 'on' }>, took: number): Envelope {
     const { body, contentType, contentEncoding, slip, change } = verdict;
-    const { contentEncoding: _old, ...plain } = envelope;
     for (const name of slip ?? []) if (!steps.has(name)) throw new Error(`step ${step.name} routes to unknown step ${name}`);
-    return [
-      follow(plain, {
-        at,
-        took,
-        body,
-        contentType,
-        ...(contentEncoding === undefined ? {} : { contentEncoding }),
-        ...(slip === undefined ? {} : { slip: [...slip, ...mandatoryRest(envelope, slip)] }),
-        ...change,
-      }),
-    ];
+    const next = slip === undefined ? change : { slip: [...slip, ...mandatoryRest(envelope, slip)], ...change };
+    return follow(envelope, { at: clock.now(), took, body, contentType, contentEncoding, ...next });
   }
 
   /** A part of a group may not route around the aggregator that waits for it. */
@@ -267,7 +272,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const onwards = rest.slice(rest.indexOf(at));
     const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', deadline);
     if (parts.length === 0) return [bell];
-    await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, true), message: encode(bell) });
+    await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, envelope), message: encode(bell) });
     void (
       control.isWatched(envelope) &&
       store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined)
@@ -275,7 +280,15 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     return parts.map((part, index) =>
       follow(
         envelope,
-        { at: now, took, ...written(part.body), groups: member(index), slip: [...(part.steps ?? []), ...rest], type: 'request' },
+        {
+          at: now,
+          took,
+          contentEncoding: undefined,
+          ...written(part.body),
+          groups: member(index),
+          slip: [...(part.steps ?? []), ...rest],
+          type: 'request',
+        },
         index,
       ),
     );
@@ -302,7 +315,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       took,
       extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) },
     };
-    await publish({ exchange: names.retry(delay), routingKey: step.name }, encode(again));
+    await publish(retryAddress(names, step.name, delay, envelope), encode(again));
     if (control.isWatched(envelope)) {
       const waitingOn = `retry ${again.attempt} of ${step.retry.length + 1} of ${step.name} in ${delay}`;
       const where =
@@ -319,11 +332,11 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   /** After the last attempt: the message goes to `hub.dead.<step>` for a person, `internal` to the requestor. */
   async function giveUp(step: Step, envelope: Envelope, delivery: Delivery, error: unknown): Promise<void> {
     emit('step.dead', { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt, error: messageOf(error) });
-    if (envelope.durable) await bury(delivery, error, step);
+    if (envelope.durable) await bury(delivery, error, step, envelope);
     await send(faultEnvelope(envelope, faultOf(error, step.name), clock.now()));
   }
 
-  function bury(delivery: Delivery, error: unknown, step: Step): Promise<void> {
+  function bury(delivery: Delivery, error: unknown, step: Step, way = { journal: true }): Promise<void> {
     const fault = isFault(error) ? error : new Fault('internal', messageOf(error));
     const {
       exchange: _exchange,
@@ -334,17 +347,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       headers,
       ...message
     } = delivery;
-    return publish(
-      { exchange: names.dead, routingKey: step.name },
-      {
-        ...message,
-        headers: {
-          ...withoutBrokers(headers),
-          ...errorHeaders(fault, step.name, clock.now()),
-          'hub-origin-queue': names.workQueue(step.name),
-        },
+    return publish(deadAddress(names, step.name, way), {
+      ...message,
+      headers: {
+        ...withoutBrokers(headers),
+        ...errorHeaders(fault, step.name, clock.now()),
+        'hub-origin-queue': names.workQueue(step.name),
       },
-    );
+    });
   }
 }
 

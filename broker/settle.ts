@@ -14,8 +14,11 @@ import { faultMessage } from './wire.js';
 import { version } from './version.js';
 
 export interface Settler {
-  /** `journalled`: the journal has this outcome already, since a moment ago, under the same confirm that brought it here. */
-  settle(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled>;
+  /**
+   * `journalled`: the journal has this outcome already, since a moment ago, under the same confirm that brought it here. `isLeftOut`: it
+   * says itself that its flow leaves the journal out; where it does not say, the wait or the record knows.
+   */
+  settle(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut?: boolean): Promise<Settled>;
   /** Ends what a hub that died left half done: the outcome is journalled, shown, forwarded. */
   finish(requestId: string): Promise<void>;
 }
@@ -26,6 +29,8 @@ export interface SettlerOptions {
   readonly correlator: Correlator;
   readonly control: Control;
   readonly transport: Transport;
+  /** Names of the flows that leave the journal out. */
+  readonly leftOut: ReadonlySet<string>;
   readonly emit: Emit;
 }
 
@@ -34,15 +39,15 @@ export function outcomeOfFault(kind: Exclude<Outcome['kind'], 'reply'>, fault: F
   return { kind, ...faultMessage(fault), at };
 }
 
-export function openSettler({ store, journal, correlator, control, transport, emit }: SettlerOptions): Settler {
+export function openSettler({ store, journal, correlator, control, transport, leftOut, emit }: SettlerOptions): Settler {
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
 
-  async function settle(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
+  async function settle(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
     for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
     const alone = correlator.alone(requestId);
-    if (alone === undefined) return settleRecorded(requestId, outcome, journalled);
-    if (journalled || alone.caught !== undefined) return settleAlone(alone, requestId, outcome);
+    if (alone === undefined) return settleRecorded(requestId, outcome, journalled, isLeftOut);
+    if (journalled || !alone.journal || alone.caught !== undefined) return settleAlone(alone, requestId, outcome);
     // One at a time: whoever has begun to write wins, so that the journal has one outcome.
     const written = journal
       .outcome(requestId, outcome)
@@ -58,15 +63,10 @@ export function openSettler({ store, journal, correlator, control, transport, em
     return written;
   }
 
-  async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean): Promise<Settled> {
-    const settled = await store.settle(requestId, outcome, journalled);
+  async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
+    const settled = await store.settle(requestId, outcome, journalled || isLeftOut);
     if (settled === 'won' || settled === 'same') await complete(requestId, outcome);
-    else {
-      // Replies are in the journal in the order in which they were sent, which need not be the one in which they were settled.
-      if (settled === 'late') await confirm(requestId);
-      await late(requestId, outcome, settled);
-    }
-    if (settled === 'same') await journal.note('duplicate', requestId, {}, { 'hub-outcome': outcome.kind }).catch(() => undefined);
+    if (settled !== 'won' && !isLeftOut) await notCounted(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
   }
@@ -78,15 +78,18 @@ export function openSettler({ store, journal, correlator, control, transport, em
       : alone.caught?.kind === outcome.kind && alone.caught.body.equals(outcome.body)
         ? 'same'
         : 'late';
-    if (settled === 'late') await late(requestId, outcome, settled);
+    if (settled === 'late' && alone.journal) await late(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
   }
 
-  /** Writes down which outcome counts, so that a rebuild takes no other. */
-  async function confirm(requestId: string): Promise<void> {
-    const record = await store.get(requestId);
+  /** The journal is told what did not count; and what did, since it has replies in the order in which they were sent, not settled. */
+  async function notCounted(requestId: string, outcome: Outcome, settled: Settled): Promise<void> {
+    const record = settled === 'unknown' ? undefined : await store.get(requestId);
+    if (record !== undefined && leftOut.has(record.flow)) return;
+    if (settled === 'same') return journal.note('duplicate', requestId, {}, { 'hub-outcome': outcome.kind }).catch(() => undefined);
     if (record?.outcome !== undefined) await journal.outcome(requestId, record.outcome, record);
+    await late(requestId, outcome, settled);
   }
 
   const late = (requestId: string, { kind }: Outcome, because: Settled) =>
@@ -97,7 +100,7 @@ export function openSettler({ store, journal, correlator, control, transport, em
     const record = await store.get(requestId);
     if (record === undefined) return;
     if (!record.shown) {
-      await journal.outcome(requestId, outcome, record);
+      if (!leftOut.has(record.flow)) await journal.outcome(requestId, outcome, record);
       await store.show(requestId);
     }
     correlator.deliver(requestId, outcome);
@@ -106,7 +109,7 @@ export function openSettler({ store, journal, correlator, control, transport, em
   }
 
   /** To the foreign requestor's own queue, under its own correlation id. */
-  async function forward({ id, forward: address }: RequestRecord, outcome: Outcome): Promise<void> {
+  async function forward({ id, flow, forward: address }: RequestRecord, outcome: Outcome): Promise<void> {
     if (address === undefined) return;
     const direct = address.queue.startsWith('amq.rabbitmq.reply-to');
     const message = {
@@ -130,7 +133,7 @@ export function openSettler({ store, journal, correlator, control, transport, em
       how = 'undeliverable';
     }
     // So that a rebuild does not send it again.
-    await journal.note(how, id);
+    if (!leftOut.has(flow)) await journal.note(how, id);
     await store.forwarded(id);
   }
 

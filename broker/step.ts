@@ -122,7 +122,7 @@ const checkPauses = (pauses: readonly Pause[]): readonly Pause[] => (pauses.forE
 const isJson = (contentType: string): boolean => /^application\/(?:[\w.+-]+\+)?json\b/i.test(contentType);
 
 /** The body as a handler sees it: parsed when it says it is JSON, else the Buffer. */
-export function bodyOf(message: { readonly body: Buffer; readonly contentType: string; readonly contentEncoding?: string }): never {
+export function bodyOf(message: Pick<Envelope, 'body' | 'contentType' | 'contentEncoding'>): never {
   if (!isJson(message.contentType) || message.contentEncoding !== undefined) return message.body as never;
   try {
     return (message.body.length === 0 ? undefined : JSON.parse(message.body.toString('utf8'))) as never;

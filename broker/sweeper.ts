@@ -30,6 +30,7 @@ export function startSweeper({
   store,
   settler,
   journal,
+  leftOut,
   rebuild,
   clock,
   emit,
@@ -38,6 +39,8 @@ export function startSweeper({
   readonly store: Store;
   readonly settler: Settler;
   readonly journal: Journal;
+  /** Names of the flows that leave the journal out. */
+  readonly leftOut: ReadonlySet<string>;
   readonly rebuild: Rebuild;
   readonly clock: Clock;
   readonly emit: Emit;
@@ -77,7 +80,7 @@ export function startSweeper({
     const record = await store.get(id);
     if (record === undefined || record.outcome !== undefined) return;
     const at = clock.now();
-    await journal.note('carried', id, {}, recordHeader({ ...record, carriedAt: at }));
+    if (!leftOut.has(record.flow)) await journal.note('carried', id, {}, recordHeader({ ...record, carriedAt: at }));
     await store.carried(id, at);
   }
 

@@ -2,7 +2,8 @@
  * Every name in RabbitMQ, and what is declared there. Sorted, the RabbitMQ queues page reads as the hub's own status
  * page. The first word is the namespace, so that tests and two hubs on one broker live side by side.
  */
-import type { Flow } from './flow.js';
+import type { Envelope } from './envelope.js';
+import { isJournalled, type Flow } from './flow.js';
 import { pauseMs, type Step } from './step.js';
 import type { Address, Binding, Exchange, Queue, Topology } from './transport.js';
 
@@ -23,9 +24,13 @@ export function namesIn(namespace: string) {
     /** Return address of a hub; also its routing key in `replies`. */
     reply: (hub: string) => name('reply', hub),
     late: name('reply', 'late'),
+    /** Exchange of replies that no hub's own queue takes. */
+    lateReplies: name('replies', 'late'),
     /** Answers of foreign workers in the middle of a slip. */
     continuation: name('continue'),
     retry: (delay: string) => name('retry', delay),
+    /** Retries of flows that leave the journal out. */
+    plainRetry: (delay: string) => name('retry', delay, 'plain'),
     dead: name('dead'),
     deadQueue: (step: string) => name('dead', step),
     events: name('events'),
@@ -53,8 +58,8 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
     { name: names.unrouted, type: 'fanout' },
     { name: names.requests, type: 'topic', alternate: names.unrouted },
     { name: names.work, type: 'direct' },
-    { name: `${names.replies}.late`, type: 'fanout' },
-    { name: names.replies, type: 'direct', alternate: `${names.replies}.late` },
+    { name: names.lateReplies, type: 'fanout' },
+    { name: names.replies, type: 'direct', alternate: names.lateReplies },
     { name: names.dead, type: 'direct' },
     { name: names.events, type: 'topic' },
     { name: names.control, type: 'fanout' },
@@ -79,7 +84,7 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
   const bindings: Binding[] = [
     { exchange: names.unrouted, queue: names.deadQueue('unrouted'), routingKey: '' },
     { exchange: names.requests, queue: names.requests, routingKey: '#' },
-    { exchange: `${names.replies}.late`, queue: names.late, routingKey: '' },
+    { exchange: names.lateReplies, queue: names.late, routingKey: '' },
     { exchange: names.dead, queue: names.deadQueue('unrouted'), routingKey: 'unrouted' },
     { exchange: names.events, queue: names.lastEvents, routingKey: '#' },
     { exchange: names.events, queue: names.journal, routingKey: '#' },
@@ -106,7 +111,8 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
       { exchange: names.dead, queue: names.journal, routingKey: step.name },
     );
   }
-  for (const delay of new Set([...steps.values()].flatMap((step) => step.retry))) {
+  const delays = new Set([...steps.values()].flatMap((step) => step.retry));
+  for (const delay of delays) {
     exchanges.push({ name: names.retry(delay), type: 'fanout' });
     queues.push({
       name: names.retry(delay),
@@ -120,6 +126,20 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
       { exchange: names.retry(delay), queue: names.journal, routingKey: '' },
     );
   }
+  // All steps, since a step may route to any other.
+  const retriesPlainly = flows.some((flow) => flow.durable && !isJournalled(flow));
+  for (const delay of retriesPlainly ? delays : []) {
+    exchanges.push({ name: names.plainRetry(delay), type: 'fanout' });
+    queues.push({
+      name: names.plainRetry(delay),
+      type: 'quorum',
+      about: `Failed, will be tried again after ${delay}. Not in the journal`,
+      ttlMs: pauseMs(delay),
+      // The routing key is the name of the work queue.
+      deadLetter: { exchange: '' },
+    });
+    bindings.push({ exchange: names.plainRetry(delay), queue: names.plainRetry(delay), routingKey: '' });
+  }
   const volatileSteps = new Set(flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
   if (volatileSteps.size > 0) exchanges.push({ name: names.volatile, type: 'direct' });
   for (const step of volatileSteps) {
@@ -132,7 +152,7 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
       type: 'quorum',
       about: `Replies on their way to hub ${hub}`,
       ttlMs: replyTtlMs,
-      deadLetter: { exchange: `${names.replies}.late` },
+      deadLetter: { exchange: names.lateReplies },
     });
     bindings.push(
       { exchange: names.replies, queue: names.reply(hub), routingKey: names.reply(hub) },
@@ -142,14 +162,30 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
   return { exchanges, queues, bindings };
 }
 
-/** Where a message for a step is published. */
-export const workAddress = (names: Names, step: string, durable: boolean): Address => ({
-  exchange: durable ? names.work : names.volatile,
-  routingKey: step,
-});
+/** What decides by which exchange a message goes: see `Envelope`. */
+type Way = Pick<Envelope, 'durable' | 'journal'>;
+
+/** Where a message for a step is published: the stream of the journal is bound beside the queue, unless it is left out. */
+export function workAddress(names: Names, step: string, { durable, journal }: Way): Address {
+  if (!durable) return { exchange: names.volatile, routingKey: step };
+  return journal ? { exchange: names.work, routingKey: step } : { exchange: '', routingKey: names.workQueue(step) };
+}
 
 /** Where an outcome is published: our own return addresses through `hub.replies` (and so the journal), others directly. */
-export const replyAddress = (names: Names, replyTo: string, durable: boolean): Address =>
-  durable && replyTo.startsWith(`${names.namespace}.reply.`)
+export const replyAddress = (names: Names, replyTo: string, { durable, journal }: Way): Address =>
+  durable && journal && isReturnAddress(names, replyTo)
     ? { exchange: names.replies, routingKey: replyTo }
     : { exchange: '', routingKey: replyTo };
+
+/** Is it the reply queue of a hub? */
+export const isReturnAddress = (names: Names, queue: string): boolean => queue.startsWith(`${names.namespace}.reply.`);
+
+export const isWorkQueue = (names: Names, queue: string): boolean => queue.startsWith(`${names.work}.`);
+
+/** Where a failed message waits for its next attempt. */
+export const retryAddress = (names: Names, step: string, delay: string, { journal }: Way): Address =>
+  journal ? { exchange: names.retry(delay), routingKey: step } : { exchange: names.plainRetry(delay), routingKey: names.workQueue(step) };
+
+/** Where a message goes that a person must look at. */
+export const deadAddress = (names: Names, step: string, { journal }: Pick<Way, 'journal'>): Address =>
+  journal ? { exchange: names.dead, routingKey: step } : { exchange: '', routingKey: names.deadQueue(step) };

@@ -4,9 +4,10 @@
  *
  *   flow=loan.quote, slip=(bank.offer loan.best), step=2, attempt=1, at=1795413590123, key="C-1042", deadline=@1795413600
  *
- * It is written by template, since that is on the way of every message, and read by a library. Reading never throws.
+ * It is written by template, since that is on the way of every message, and read in `dictionary.ts`. Reading never throws.
  */
-import { DisplayString, parseDictionary, Token } from 'structured-headers';
+import { DisplayString, Token } from 'structured-headers';
+import { readDictionary, type BareItem, type Dictionary, type InnerList, type Item } from './dictionary.js';
 import { isFault, readFault, type Fault } from './fault.js';
 import type { Envelope, EnvelopeType, GroupMember } from './envelope.js';
 import type { NewRecord, Outcome } from './store.js';
@@ -30,12 +31,13 @@ const member = ({ id, index, size, at, deadline, name }: GroupMember): string =>
 
 function hubHeader(envelope: Envelope): string {
   let header = `flow=${nameOf(envelope.flow)}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
+  if (!envelope.durable) header += ', durable=?0';
+  else if (!envelope.journal) header += ', journal=?0';
   if (envelope.groups.length > 0) header += `, groups=(${envelope.groups.map(member).join(' ')})`;
   if (envelope.from !== undefined) header += `, from=${envelope.from}, took=${Math.round(envelope.took ?? 0)}`;
   if (envelope.key !== undefined) header += `, key=${text(envelope.key)}`;
   if (envelope.principal !== undefined) header += `, principal=${text(envelope.principal)}`;
   if (envelope.conversation !== undefined) header += `, conversation=${text(envelope.conversation)}`;
-  if (!envelope.durable) header += ', durable=?0';
   if (envelope.recorded) header += ', recorded';
   // Last, since structured-headers 2.1 does not take a comma after a Date.
   return `${header}, deadline=@${Math.ceil(envelope.deadline / 1_000)}`;
@@ -47,7 +49,7 @@ export function encode(envelope: Envelope): Message {
   if (envelope.traceparent !== undefined) headers['traceparent'] = envelope.traceparent;
   if (envelope.tracestate !== undefined) headers['tracestate'] = envelope.tracestate;
   if (envelope.extra !== undefined) Object.assign(headers, envelope.extra);
-  return {
+  const message: { -readonly [Name in keyof Message]: Message[Name] } = {
     body: envelope.body,
     messageId: envelope.id,
     correlationId: envelope.requestId,
@@ -56,10 +58,11 @@ export function encode(envelope: Envelope): Message {
     timestamp: Math.floor(envelope.at / 1_000),
     appId,
     headers,
-    ...(envelope.replyTo === undefined ? {} : { replyTo: envelope.replyTo }),
-    ...(envelope.contentEncoding === undefined ? {} : { contentEncoding: envelope.contentEncoding }),
-    ...(envelope.priority === undefined ? {} : { priority: envelope.priority }),
   };
+  if (envelope.replyTo !== undefined) message.replyTo = envelope.replyTo;
+  if (envelope.contentEncoding !== undefined) message.contentEncoding = envelope.contentEncoding;
+  if (envelope.priority !== undefined) message.priority = envelope.priority;
+  return message;
 }
 
 /** A text that says what is wrong with a message. */
@@ -73,7 +76,7 @@ export function decode(message: Message): Envelope | Undecodable {
   if (typeof hub !== 'string')
     return { undecodable: 'it has no "hub" header: only the hub publishes to work queues; others publish to the requests exchange' };
   try {
-    return read(message, parseDictionary(hub) as Dictionary);
+    return read(message, readDictionary(hub));
   } catch (error) {
     return { undecodable: `its "hub" header cannot be read: ${error instanceof Error ? error.message : String(error)}` };
   }
@@ -81,20 +84,18 @@ export function decode(message: Message): Envelope | Undecodable {
 
 export const isUndecodable = (found: Envelope | Undecodable): found is Undecodable => 'undecodable' in found;
 
-// What the library gives, without its `any`.
-type BareItem = string | number | boolean | Date | Token | DisplayString | ArrayBuffer;
-type Parameters = ReadonlyMap<string, BareItem>;
-type Item = readonly [BareItem, Parameters];
-type InnerList = readonly [readonly Item[], Parameters];
-type Dictionary = ReadonlyMap<string, Item | InnerList>;
+/** Does this message say that its flow leaves the journal out? A plain reply of a foreign worker says nothing. */
+export function leavesJournalOut({ headers }: Message): boolean {
+  const hub = headers?.['hub'];
+  // No quotation mark before it: it is not part of somebody's text.
+  return typeof hub === 'string' && /^flow=[^,]*, [^"]*, (?:durable|journal)=\?0/.test(hub);
+}
 
 function read(message: Message, hub: Dictionary): Envelope {
   if (message.messageId === undefined || message.correlationId === undefined)
     throw new TypeError('message_id and correlation_id are missing');
   if (message.type === undefined || !envelopeTypes.includes(message.type)) throw new TypeError(`type is ${JSON.stringify(message.type)}`);
-  const optional = <Name extends string>(name: Name, value: string | undefined): { [N in Name]?: string } =>
-    value === undefined ? {} : ({ [name]: value } as { [N in Name]: string });
-  const took = numberIn(hub, 'took');
+  const durable = bareIn(hub, 'durable') !== false;
   return {
     id: message.messageId,
     requestId: message.correlationId,
@@ -105,22 +106,23 @@ function read(message: Message, hub: Dictionary): Envelope {
     attempt: required(numberIn(hub, 'attempt'), 'attempt'),
     deadline: dateIn(hub, 'deadline'),
     groups: listIn(hub, 'groups').map(groupMember),
-    durable: bareIn(hub, 'durable') !== false,
+    durable,
+    journal: durable && bareIn(hub, 'journal') !== false,
     recorded: bareIn(hub, 'recorded') === true,
     at: numberIn(hub, 'at') ?? (message.timestamp ?? 0) * 1_000,
     body: message.body,
     contentType: message.contentType ?? 'application/octet-stream',
-    ...(took === undefined ? {} : { took }),
-    ...optional('from', stringIn(hub, 'from')),
-    ...optional('key', stringIn(hub, 'key')),
-    ...optional('principal', stringIn(hub, 'principal')),
-    ...optional('conversation', stringIn(hub, 'conversation')),
-    ...optional('replyTo', message.replyTo),
-    ...optional('contentEncoding', message.contentEncoding),
-    ...optional('traceparent', headerText(message.headers, 'traceparent')),
-    ...optional('tracestate', headerText(message.headers, 'tracestate')),
-    ...(message.priority === undefined ? {} : { priority: message.priority }),
-    ...extraOf(message.headers),
+    took: numberIn(hub, 'took'),
+    from: stringIn(hub, 'from'),
+    key: stringIn(hub, 'key'),
+    principal: stringIn(hub, 'principal'),
+    conversation: stringIn(hub, 'conversation'),
+    replyTo: message.replyTo,
+    contentEncoding: message.contentEncoding,
+    traceparent: headerText(message.headers, 'traceparent'),
+    tracestate: headerText(message.headers, 'tracestate'),
+    priority: message.priority,
+    extra: extraOf(message.headers),
   };
 }
 
@@ -164,9 +166,10 @@ const headerText = (headers: Headers | undefined, name: string): string | undefi
   const value = headers?.[name];
   return typeof value === 'string' ? value : undefined;
 };
-function extraOf(headers: Headers | undefined): { extra?: Record<string, HeaderValue> } {
-  const extra = Object.entries(headers ?? {}).filter(([name]) => name.startsWith('hub-'));
-  return extra.length === 0 ? {} : { extra: Object.fromEntries(extra) };
+function extraOf(headers: Headers = {}): Record<string, HeaderValue> | undefined {
+  let extra: Record<string, HeaderValue> | undefined;
+  for (const name of Object.keys(headers)) if (name.startsWith('hub-')) (extra ??= {})[name] = headers[name]!;
+  return extra;
 }
 
 /** Everything about a request that is not in the messages that follow from it, so that the journal can tell the record again. */

@@ -70,7 +70,7 @@ export async function replay(transport: Transport, names: Names, step: string): 
       at: now,
       deadline: Math.max(envelope.deadline, now + secondLifeMs),
     };
-    await transport.publish(workAddress(names, step, true), encode(again));
+    await transport.publish(workAddress(names, step, envelope), encode(again));
     if (++sent === letters) finish();
   });
   await finished;

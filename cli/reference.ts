@@ -1,6 +1,7 @@
 /** docs/reference.md, made from the code: settings, adapters, fault codes, names in RabbitMQ. */
 import type { Adapter, SettingsSchema } from '../broker/adapter.js';
 import { faultCodes } from '../broker/fault.js';
+import { flowKeys } from '../config/flows.js';
 import { coreSettings } from '../config/schema.js';
 
 const row = (...cells: readonly string[]): string => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
@@ -69,6 +70,14 @@ export function reference(adapters: readonly Adapter<never>[]): string {
     ...coreSettings.map(({ name, env, spec }) =>
       row(`\`${name}\``, `\`${env}\``, name === 'name' ? "this machine's name" : code(spec.default), spec.doc),
     ),
+    '',
+    '## Flows',
+    '',
+    'Each under its name in `flows:`: a list of steps, or a mapping with',
+    '',
+    row('Key', 'What it is'),
+    row('---', '---'),
+    ...Object.entries(flowKeys).map(([name, doc]) => row(`\`${name}\``, doc)),
     '',
     '## Adapters',
     '',

@@ -22,6 +22,7 @@ export interface Flow {
   readonly deadlineMs: number;
   readonly maxDeadlineMs: number;
   readonly durable: boolean;
+  readonly journal?: boolean;
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
   readonly example?: unknown;
@@ -29,7 +30,22 @@ export interface Flow {
   readonly exampleReply?: unknown;
 }
 
-const keys = ['summary', 'steps', 'request', 'reply', 'wait', 'maxWait', 'deadline', 'maxDeadline', 'durable', 'example', 'exampleReply'];
+/** What a flow may say in hub.yaml. */
+export const flowKeys = {
+  steps: 'Names of its steps, in order',
+  summary: 'One sentence for the documents',
+  request: 'JSON Schema (2020-12) of the body, or the name of a file with one; what does not fit is refused',
+  reply: 'JSON Schema of the reply, or the name of a file with one: for the documents',
+  wait: 'How long a requestor is held when it does not say',
+  maxWait: 'How long a requestor is held at most',
+  deadline: 'How long a request lives when its requestor does not say',
+  maxDeadline: 'How long a request lives at most',
+  durable: '`false`: volatile. Transient messages without confirms, answered on the line or not at all: for reads that may be repeated',
+  journal:
+    '`false`: its messages are not in the journal. They are kept and confirmed like any, and cheaper; but `answerback trace` knows nothing of them, and what Redis knew of them (202s, idempotency keys) cannot be rebuilt when Redis is lost',
+  example: 'A body to show in documents and in the curl that can be pasted',
+  exampleReply: 'What the example is answered with',
+} as const;
 
 interface Source {
   readonly file: HubFile;
@@ -67,7 +83,7 @@ class FlowReader {
       );
       return undefined;
     }
-    this.#source.file.knows(this.#path, keys, `flow ${this.#name}: `);
+    this.#source.file.knows(this.#path, Object.keys(flowKeys), `flow ${this.#name}: `);
     return this.#flow(this.#steps(['steps']), value);
   }
 
@@ -78,6 +94,7 @@ class FlowReader {
     const maxDeadlineMs = this.#ms('maxDeadline') ?? defaults.maxDeadline;
     const request = this.#schema('request');
     const reply = this.#schema('reply');
+    const journal = this.#setting('journal', 'bool') as boolean | undefined;
     if (request !== undefined && 'example' in value) this.#checkExample(request.validate, value['example']);
     return {
       name: this.#name,
@@ -88,6 +105,7 @@ class FlowReader {
       deadlineMs: this.#ms('deadline') ?? Math.min(defaults.deadline, maxDeadlineMs),
       maxDeadlineMs,
       durable: (this.#setting('durable', 'bool') as boolean | undefined) ?? true,
+      ...(journal === undefined ? {} : { journal }),
       ...(summary === undefined ? {} : { summary }),
       ...(request === undefined ? {} : { request: request.schema }),
       ...(reply === undefined ? {} : { reply: reply.schema }),

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { gzipSync } from 'node:zlib';
-import { v7 } from 'uuid';
+import { newId } from '../../broker/envelope.js';
 import type { KeyedPrincipal } from '../../broker/access.js';
 import { newKey } from '../../broker/access.js';
 import { eventually } from '../support/eventually.js';
@@ -178,7 +178,7 @@ describe('POST /requests/{flow}', () => {
 
 describe('Idempotency-Key', () => {
   it('gives the same answer again, marked as replayed, in either spelling', async () => {
-    const key = v7();
+    const key = newId();
     const first = await post('double', { n: 3 }, { 'idempotency-key': `"${key}"` });
     const second = await post('double', { n: 3 }, { 'idempotency-key': key });
     expect([first.status, second.status]).toEqual([200, 200]);
@@ -188,7 +188,7 @@ describe('Idempotency-Key', () => {
   });
 
   it('answers 422 to the same key with another body', async () => {
-    const headers = { 'idempotency-key': v7() };
+    const headers = { 'idempotency-key': newId() };
     await post('double', { n: 3 }, headers);
     const response = await post('double', { n: 4 }, headers);
     expect([response.status, await response.json()]).toEqual([
@@ -198,7 +198,7 @@ describe('Idempotency-Key', () => {
   });
 
   it('joins a request that still runs', async () => {
-    const headers = { 'idempotency-key': v7() };
+    const headers = { 'idempotency-key': newId() };
     const first = await post('slow', {}, { ...headers, ...later });
     const second = post('slow', {}, headers);
     await eventually(() => expect(served.hub.hub.holding()).toBeGreaterThan(0));
@@ -261,7 +261,7 @@ describe('a request that takes longer', () => {
 
   it('goes on when the client hangs up', async () => {
     const hangUp = new AbortController();
-    const key = v7();
+    const key = newId();
     const held = served.fetch('/requests/slow', { json: {}, headers: { 'idempotency-key': key }, signal: hangUp.signal });
     held.catch(() => undefined);
     await eventually(() => expect(served.hub.hub.holding()).toBe(1));
@@ -275,21 +275,21 @@ describe('a request that takes longer', () => {
 
 describe('a request that this hub does not have', () => {
   it.each(['', '/reply', '/events'])('answers 404 on GET /requests/{id}%s', async (rest) => {
-    const response = await served.fetch(`/requests/${v7()}${rest}`);
+    const response = await served.fetch(`/requests/${newId()}${rest}`);
     expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([404, 'not-found']);
   });
 
   it('answers 404 to its cancellation, and to ids of any other shape', async () => {
-    expect((await served.fetch(`/requests/${v7()}`, { method: 'DELETE' })).status).toBe(404);
+    expect((await served.fetch(`/requests/${newId()}`, { method: 'DELETE' })).status).toBe(404);
     for (const id of ['x', '%00', '..%2f..', 'a'.repeat(255), '🙂', '00000000-0000-0000-0000-000000000000'])
       expect((await served.fetch(`/requests/${id}`)).status).toBe(404);
     expect((await served.fetch(`/requests/${'a'.repeat(256)}`)).status).toBe(414);
   });
 
   it('answers 410 when the id tells that it would be forgotten by now', async () => {
-    const old = v7({ msecs: Date.now() - 86_400_000 - 1_000 });
+    const old = newId(Date.now() - 86_400_000 - 1_000);
     for (const rest of ['', '/reply', '/events']) expect((await served.fetch(`/requests/${old}${rest}`)).status).toBe(410);
-    expect((await served.fetch(`/requests/${v7({ msecs: Date.now() - 86_000_000 })}`)).status).toBe(404);
+    expect((await served.fetch(`/requests/${newId(Date.now() - 86_000_000)}`)).status).toBe(404);
   });
 
   it('answers the same for one of somebody else as for none', async () => {
@@ -300,7 +300,7 @@ describe('a request that this hub does not have', () => {
       const as = (key: { key: string }) => ({ authorization: `Bearer ${key.key}` });
       const made = await shared.fetch('/requests/slow', { json: {}, headers: { ...later, ...as(ann) } });
       const id = made.headers.get('hub-request-id')!;
-      const none = v7();
+      const none = newId();
       expect((await shared.fetch(`/requests/${id}`, { headers: as(ann) })).status).toBe(200);
       for (const [method, rest] of [
         ['GET', ''],

@@ -407,6 +407,64 @@ describe.each([
     ]);
   });
 
+  it('writes nothing into the journal about flows that leave it out, whatever becomes of their requests', async () => {
+    let attempts = 0;
+    const gate = gated('slow');
+    const steps = [
+      echo,
+      gate.step,
+      worker({ name: 'spread', handle: (body) => split([{ body }, { body }]) }),
+      aggregator<number>({ name: 'sum', combine: (answers) => answers.reduce((total, { body }) => total + body, 0) }),
+      worker({ name: 'flaky', retry: ['50ms'], handle: (body) => (++attempts < 2 ? Promise.reject(new Error('once')) : body) }),
+      worker({ name: 'bad', retry: [], handle: () => Promise.reject(new Error('always')) }),
+    ];
+    const plain = (...names: string[]) => ({ steps: names, journal: false });
+    await open({
+      flows: {
+        echo: plain('echo', 'flaky'),
+        sum: plain('spread', 'echo', 'sum'),
+        bad: plain('bad'),
+        slow: plain('slow'),
+        quick: { steps: ['echo'], durable: false },
+      },
+      steps,
+    });
+    const { journal, names } = hub.hub;
+    const ids: string[] = [];
+    const ask = async (...asked: Parameters<TestHub['ask']>) => {
+      const answer = await hub.ask(...asked);
+      ids.push(answer.id);
+      return answer.kind === 'outcome' ? answer.outcome : answer;
+    };
+    expect(await ask('echo', 1)).toMatchObject({ kind: 'reply', body: Buffer.from('1') });
+    expect(attempts).toBe(2);
+    expect(await ask('sum', 2)).toMatchObject({ kind: 'reply', body: Buffer.from('4') });
+    expect(await ask('bad', 3)).toMatchObject({ kind: 'fault' });
+    await eventually(async () => expect(await hub.ports.transport.inspect(names.deadQueue('bad'))).toMatchObject({ ready: 1 }));
+    expect(await ask('quick', 4)).toMatchObject({ kind: 'reply' });
+    expect(await ask('slow', 5, { waitMs: 50 })).toMatchObject({ kind: 'accepted' });
+    expect(await hub.gateway.cancel(ids.at(-1)!, anonymous)).toBe('cancelled');
+    expect(await ask('slow', 6, { waitMs: 50 })).toMatchObject({ kind: 'accepted' });
+    gate.open(1);
+    expect(await hub.gateway.collect(ids.at(-1)!, anonymous, 5_000)).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply' } });
+    expect(await ask('slow', 7, { deadlineMs: 500 })).toMatchObject({ kind: 'timeout' });
+    gate.open(1);
+    ids.push(await hub.gateway.send({ flow: 'echo', principal: anonymous, body: Buffer.from('8'), contentType: 'application/json' }));
+    await eventually(() =>
+      expect(hub.events.filter(({ event, fields }) => event === 'step.done' && fields['step'] === 'flaky').length).toBe(2),
+    );
+    for (const id of ids) expect(await journal.read(id)).toEqual([]);
+  });
+
+  it('hands a reply to any hub when the queue of the one that waits is gone', async () => {
+    const gate = gated('slow');
+    await open({ flows: { slow: { steps: ['slow'], journal: false } }, steps: [gate.step] });
+    const { id } = await hub.ask('slow', 1, { waitMs: 50 });
+    await hub.ports.transport.removeQueue(hub.hub.names.reply('h1'));
+    gate.open({ done: true });
+    expect(await hub.gateway.collect(id, anonymous, 5_000)).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply' } });
+  });
+
   it('leaves nothing behind in its queues', async () => {
     await open({ flows: { echo: ['echo'] }, steps: [echo] });
     await Promise.all(Array.from({ length: 20 }, (_, n) => hub.ask('echo', n)));

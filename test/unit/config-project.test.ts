@@ -109,6 +109,7 @@ flows:
     deadline: 1m
     maxDeadline: 1d
     durable: no
+    journal: no
     example: {"customer":"C-1042"}
   hello: { steps: [hello] }
 steps:
@@ -132,6 +133,7 @@ principals:
       deadlineMs: 60_000,
       maxDeadlineMs: 86_400_000,
       durable: false,
+      journal: false,
       request: { type: 'object', required: ['customer'] },
       reply: { type: 'object' },
       example: { customer: 'C-1042' },

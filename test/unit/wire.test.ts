@@ -1,8 +1,10 @@
 /** Envelope ⇄ AMQP, over everything that an envelope may hold and over what no envelope ever was. */
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
+import { DisplayString, parseDictionary, Token } from 'structured-headers';
 import type { Envelope, EnvelopeType } from '../../broker/envelope.js';
 import type { HeaderValue, Message } from '../../broker/transport.js';
+import { ourDictionary } from '../../broker/dictionary.js';
 import { decode, encode, isUndecodable, outcomeOf } from '../../broker/wire.js';
 
 /** A text with any character that exists: controls, quotes, per cent signs, emoji. */
@@ -43,6 +45,7 @@ const required = {
     { maxLength: 3 },
   ),
   durable: fc.boolean(),
+  journal: fc.boolean(),
   recorded: fc.boolean(),
   at: ms,
   body: bytes,
@@ -64,17 +67,28 @@ const envelopes = fc
     fc.record({ ...required, ...optional }, { requiredKeys: Object.keys(required) as (keyof typeof required)[] }),
     fc.option(fc.record({ from: stepName, took: fc.nat(1_000_000) }), { nil: undefined }),
   )
-  .map(([envelope, done]): Envelope => ({ ...envelope, ...done }));
+  .map(([envelope, done]): Envelope => ({ ...envelope, ...done, journal: envelope.durable && envelope.journal }));
 
 const anything = fc.oneof(anyText, fc.integer(), fc.double(), fc.boolean(), fc.constant(null), fc.object()) as fc.Arbitrary<HeaderValue>;
+/** With texts as most are, which need no escapes. */
+const commonEnvelopes = fc.tuple(envelopes, fc.uuid(), fc.stringMatching(/^[ !#-[\]-~]{0,20}$/)).map(([envelope, id, text]): Envelope => {
+  const { key, principal, conversation, ...rest } = envelope;
+  return {
+    ...rest,
+    groups: envelope.groups.map((group) => ({ ...group, id, name: text })),
+    ...(key === undefined ? {} : { key: text }),
+    ...(principal === undefined ? {} : { principal: text }),
+    ...(conversation === undefined ? {} : { conversation: text }),
+  };
+});
 /** A header as ours, with something wrong in it. */
-const almostHubHeader = fc
-  .tuple(envelopes, fc.nat(), fc.nat(20), fc.string({ unit: 'binary-ascii', maxLength: 5 }))
-  .map(([envelope, at, length, noise]) => {
+const almost = (from: fc.Arbitrary<Envelope>) =>
+  fc.tuple(from, fc.nat(), fc.nat(20), fc.string({ unit: 'binary-ascii', maxLength: 5 })).map(([envelope, at, length, noise]) => {
     const header = String(encode(envelope).headers!['hub']);
     const place = at % (header.length + 1);
     return header.slice(0, place) + noise + header.slice(place + length);
   });
+const almostHubHeader = almost(envelopes);
 const messages = fc.record(
   {
     body: bytes,
@@ -120,6 +134,32 @@ describe('the wire form', () => {
         else expect(typeof encode(found).headers!['hub']).toBe('string');
       }),
       { numRuns: 2_000 },
+    );
+  });
+
+  it('reads its own header without the library, and the same as the library', () => {
+    const comparable = (value: unknown): unknown => {
+      if (value instanceof Map) return [...value].map(([name, inner]) => [name, comparable(inner)]);
+      if (Array.isArray(value)) return (value as unknown[]).map(comparable);
+      return value instanceof Token || value instanceof DisplayString ? value.toString() : value;
+    };
+    const read = (header: string) => {
+      const ours = ourDictionary(header);
+      if (ours !== undefined) expect(comparable(ours)).toEqual(comparable(parseDictionary(header)));
+      return ours !== undefined;
+    };
+    const headerOf = (envelope: Envelope) => String(encode(envelope).headers!['hub']);
+    fc.assert(
+      fc.property(commonEnvelopes, (envelope) => expect([envelope.flow, read(headerOf(envelope))]).toEqual([envelope.flow, true])),
+      runs,
+    );
+    fc.assert(
+      fc.property(envelopes, (envelope) => void read(headerOf(envelope))),
+      runs,
+    );
+    fc.assert(
+      fc.property(almost(commonEnvelopes), (header) => void read(header)),
+      { numRuns: 5_000 },
     );
   });
 

@@ -45,7 +45,7 @@ describe('when the broker', () => {
 
   it(
     'closes all connections, every accepted request is answered',
-    () => underLoad(() => broker.ctl('close_all_connections', 'by a test')),
+    () => underLoad(async () => void (await broker.ctl('close_all_connections', 'by a test'))),
     60_000,
   );
 

@@ -1,6 +1,6 @@
 /**
- * One supervised connection to RabbitMQ: opened, watched, and opened again for ever. This is the only file that imports
- * amqplib. Its own `recovery` is not used, since a cut while that one sets up crashes the process or hangs for good
+ * One supervised connection to RabbitMQ: opened, watched, and opened again for ever, at whichever node of a cluster takes it.
+ * This is the only file that imports amqplib. Its own `recovery` is not used, since a cut while that one sets up crashes the process or hangs for good
  * (`reference/ecosystem.md` 0.5). A lost connection is a `Session` that has ended; nothing of it is used again.
  */
 import { setMaxListeners } from 'node:events';
@@ -15,6 +15,8 @@ export type { Channel, ConfirmChannel, ConsumeMessage, Message as AmqpMessage, O
 export type Log = (event: string, fields: Record<string, unknown>) => void;
 
 const connectMs = 5_000;
+/** Where there is another node to go to, one that does not answer is not waited for so long. */
+const connectElsewhereMs = 2_000;
 const setUpMs = 60_000;
 const firstConnectMs = 10_000;
 const firstRetryMs = 100;
@@ -42,7 +44,8 @@ export interface Session {
 }
 
 export interface ConnectionOptions {
-  readonly url: string;
+  /** The nodes of one cluster, the preferred one first. At least one. */
+  readonly urls: readonly string[];
   /** Shown in the Connections table of the RabbitMQ UI. */
   readonly name: string;
   readonly log: Log;
@@ -58,6 +61,8 @@ export class AmqpConnection {
   readonly #waiting = new Set<() => void>();
   #session: Session | undefined;
   #isBlocked = false;
+  /** The node that is tried next: a place in `urls`. */
+  #turn = 0;
   #kept: Promise<void> = Promise.resolve();
 
   constructor(options: ConnectionOptions) {
@@ -82,7 +87,7 @@ export class AmqpConnection {
     for (;;) {
       if (this.#closing.signal.aborted || signal.aborted) throw new Error('the transport is closed');
       if (this.#session !== undefined) return this.#session;
-      if (Date.now() >= until) throw new Error(`RabbitMQ at ${place(this.#options.url)} is away, for ${withinMs} ms now`);
+      if (Date.now() >= until) throw new Error(`RabbitMQ at ${places(this.#options.urls)} is away, for ${withinMs} ms now`);
       await this.#news(until - Date.now(), signal);
     }
   }
@@ -104,15 +109,17 @@ export class AmqpConnection {
 
   /** Resolves when it is up for the first time, and from then on heals itself. Rejects when that cannot be. */
   async open(): Promise<void> {
+    const { urls } = this.#options;
     const until = Date.now() + firstConnectMs;
-    for (let attempt = 0; ; attempt++) {
+    for (let tried = 0, refused = 0; ;) {
       try {
         const session = await this.#start();
         this.#kept = this.#keep(session);
         return;
       } catch (error) {
-        const waitMs = retryMs(attempt);
-        if (isRefusal(error) || Date.now() + waitMs >= until) throw unreachable(this.#options.url, error);
+        const waitMs = retryMs(++tried, urls.length);
+        refused = isRefusal(error) ? refused + 1 : 0;
+        if (refused === urls.length || Date.now() + waitMs >= until) throw unreachable(urls, error);
         await pause(systemClock, waitMs, this.#closing.signal);
         if (this.#closing.signal.aborted) throw error;
       }
@@ -127,31 +134,33 @@ export class AmqpConnection {
 
   /** Watches a session to its end, then opens the next one, until closed. Never rejects. */
   async #keep(first: Session): Promise<void> {
-    const { log, name, changed } = this.#options;
+    const { log, name, changed, urls } = this.#options;
     const { signal } = this.#closing;
     let session: Session | undefined = first;
-    for (let attempt = 0; ; attempt++) {
+    for (let tried = 1; ; tried++) {
       if (session !== undefined) {
         const error = await session.ended;
         this.#session = undefined;
         this.#isBlocked = false;
-        attempt = 0;
+        tried = 1; // the node that we were at
         if (!signal.aborted) log('amqp.disconnected', { connection: name, error });
         changed();
       }
-      await pause(systemClock, retryMs(attempt), signal);
+      await pause(systemClock, retryMs(tried, urls.length), signal);
       if (signal.aborted) return;
       session = await this.#start().catch((error: unknown) => {
         // Once a minute is enough for an outage of hours.
-        if (attempt % 20 === 0) log('amqp.connect.failed', { connection: name, attempt, error });
+        if (tried % (20 * urls.length) <= urls.length) log('amqp.connect.failed', { connection: name, attempt: tried, error });
         return undefined;
       });
     }
   }
 
+  /** Opens a session at the node whose turn it is. Then, or when that fails, it is the next one's. */
   async #start(): Promise<Session> {
-    const { url, name, setUp, log, changed } = this.#options;
-    const session = await openSession(url, name, log, (isBlocked) => {
+    const { urls, name, setUp, log, changed } = this.#options;
+    const url = urls[this.#turn++ % urls.length]!;
+    const session = await openSession(url, urls.length === 1 ? connectMs : connectElsewhereMs, name, log, (isBlocked) => {
       this.#isBlocked = isBlocked;
       log(isBlocked ? 'amqp.blocked' : 'amqp.unblocked', { connection: name });
       changed();
@@ -173,7 +182,7 @@ export class AmqpConnection {
       this.#closing.signal.removeEventListener('abort', abort);
     }
     this.#session = session;
-    log('amqp.connected', { connection: name });
+    log('amqp.connected', { connection: name, node: place(url) });
     this.#wake();
     changed();
     return session;
@@ -184,11 +193,17 @@ export class AmqpConnection {
   }
 }
 
-/** 100 ms, doubling to 3 s, less up to half of it, so that many processes do not come back at the same moment. */
-const retryMs = (attempt: number): number => Math.min(longestRetryMs, firstRetryMs * 2 ** Math.min(attempt, 10)) * (1 - Math.random() / 2);
+/**
+ * How long to rest after so many tries: not at all until each node has been tried; then 100 ms, doubling to 3 s with each
+ * round, less up to half of it, so that many processes do not come back at the same moment.
+ */
+function retryMs(tried: number, nodes: number): number {
+  if (tried % nodes !== 0) return 0;
+  return Math.min(longestRetryMs, firstRetryMs * 2 ** Math.min(tried / nodes - 1, 10)) * (1 - Math.random() / 2);
+}
 
-async function openSession(url: string, name: string, log: Log, blocked: (isBlocked: boolean) => void): Promise<Session> {
-  const model = await openModel(url, name);
+async function openSession(url: string, withinMs: number, name: string, log: Log, blocked: (isBlocked: boolean) => void): Promise<Session> {
+  const model = await openModel(url, withinMs, name);
   // Not in amqplib's types: without it each frame batch is written by itself, and a dead socket is left to the system.
   const { stream } = model.connection as { stream?: Duplex };
   let isOpen = true;
@@ -259,13 +274,13 @@ function coalescing(stream: Duplex | undefined): () => void {
   };
 }
 
-async function openModel(url: string, name: string): Promise<ChannelModel> {
+async function openModel(url: string, withinMs: number, name: string): Promise<ChannelModel> {
   const target = new URL(url);
   if (!target.searchParams.has('heartbeat')) target.searchParams.set('heartbeat', '10');
   const user = decodeURIComponent(target.username) || 'guest';
   const password = decodeURIComponent(target.password) || (target.username === '' ? 'guest' : '');
   const options = {
-    timeout: connectMs,
+    timeout: withinMs,
     noDelay: true,
     writableHighWaterMark: socketBufferBytes,
     // amqplib decodes the ones in the URL as Latin-1.
@@ -275,7 +290,7 @@ async function openModel(url: string, name: string): Promise<ChannelModel> {
   const opening = connect(target.href, options);
   try {
     // Its own timeout counts silence only.
-    return await within(connectMs + 1_000, 'connecting', opening);
+    return await within(withinMs + 1_000, `connecting to ${place(url)}`, opening);
   } catch (error) {
     opening.then((late) => (late.on('error', () => {}), late.close())).catch(() => {});
     throw error;
@@ -319,16 +334,18 @@ export function place(url: string): string {
   }
 }
 
+const places = (urls: readonly string[]): string => urls.map(place).join(', ');
+
 /** True when trying again cannot help: wrong password, no such virtual host, not allowed, not a URL. */
 function isRefusal(error: unknown): boolean {
   const text = String(error);
   return /ACCESS.REFUSED|NOT.ALLOWED|NOT.FOUND|ConnectionOpenOk; got <ConnectionClose|Invalid URL|Expected amqp|certificate/i.test(text);
 }
 
-function unreachable(url: string, cause: unknown): Error {
+function unreachable(urls: readonly string[], cause: unknown): Error {
   const why = cause instanceof Error ? cause.message || String((cause as NodeJS.ErrnoException).code) : String(cause);
   const mend = isRefusal(cause)
     ? 'expected a broker that knows this user, this password and this virtual host: correct the URL, or create them (rabbitmqctl add_user, add_vhost, set_permissions)'
     : `expected a RabbitMQ there that accepts connections within ${firstConnectMs / 1_000} s: start it, or correct the URL`;
-  return new Error(`cannot connect to RabbitMQ at ${place(url)}: ${why}; ${mend}`, { cause });
+  return new Error(`cannot connect to RabbitMQ at ${places(urls)}: ${why}; ${mend}`, { cause });
 }

@@ -25,8 +25,11 @@ import {
 } from './transport.js';
 
 export interface AmqpTransportOptions {
-  /** `amqp://user:password@host:port/vhost`, or `amqps:`. */
-  readonly url: string;
+  /**
+   * `amqp://user:password@host:port/vhost`, or `amqps:`. Several: the nodes of one cluster, in the order in which they are tried
+   * when the one that we are at is lost. The two connections may be at different nodes.
+   */
+  readonly url: string | readonly string[];
   /** Who this is, for the Connections table of the RabbitMQ UI: `hub h1`, `worker`. */
   readonly name: string;
   /** How long a confirm may take before the publish rejects as `unknown`. Default 5,000. */
@@ -67,12 +70,13 @@ class AmqpTransport implements Transport {
         // A log that fails must not keep us from healing.
       }
     };
+    const urls = typeof url === 'string' ? [url] : url;
     const label = `hub ${name.replace(/^hub /, '')} @ ${hostname()} pid ${process.pid}`;
     const changed = () => this.#tell();
     this.#log = log;
     this.#publisher = new AmqpPublisher({ confirmMs, isDeclared: (exchange) => this.#declared.hasExchange(exchange) });
     this.#publishing = new AmqpConnection({
-      url,
+      urls,
       name: `${label} [publish]`,
       log,
       changed,
@@ -81,7 +85,7 @@ class AmqpTransport implements Transport {
         await this.#publisher.attach(session);
       },
     });
-    this.#consuming = new AmqpConnection({ url, name: `${label} [consume]`, log, changed, setUp: (session) => this.#restore(session) });
+    this.#consuming = new AmqpConnection({ urls, name: `${label} [consume]`, log, changed, setUp: (session) => this.#restore(session) });
     this.#context = { connection: this.#consuming, log, restore: (session) => this.#restore(session), held: new Set() };
   }
 

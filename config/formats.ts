@@ -86,6 +86,9 @@ function parsedUrl(value: unknown): URL | undefined {
   return isText(value) && URL.canParse(value) ? new URL(value) : undefined;
 }
 
+/** Where a new URL begins: a password may have commas, too. */
+const betweenUrls = /\s*,\s*(?=[a-z][a-z0-9+.-]*:\/\/)/i;
+
 function holdsUrl(value: unknown, { protocols, mayBeEmpty }: SettingSpec): boolean {
   if (value === '') return mayBeEmpty === true;
   const url = parsedUrl(value);
@@ -149,6 +152,13 @@ export const formats = {
   url: { says: saysUrl, read: asIs, holds: holdsUrl, show: maskUrl },
   /** A URL that may have a password in it: shown without, and never shown when it is wrong. */
   secretUrl: { says: saysUrl, read: asIs, holds: holdsUrl, show: maskUrl },
+  /** The same several times: the nodes of one cluster. */
+  secretUrls: {
+    says: (spec) => `${saysUrl(spec)}; several, the nodes of a cluster, with commas between them`,
+    read: (text) => text.split(betweenUrls),
+    holds: (value, spec) => Array.isArray(value) && value.length > 0 && value.every((url) => holdsUrl(url, spec)),
+    show: (value: readonly string[]) => value.map(maskUrl).join(', '),
+  },
   list: {
     says: 'a list of texts, as in [a, b]',
     read: (text) =>

@@ -33,7 +33,12 @@ export const core = {
     default: 'hub',
   },
   rabbitmq: {
-    url: { doc: 'Where RabbitMQ is', format: 'secretUrl', default: 'amqp://guest:guest@127.0.0.1:5672', protocols: ['amqp', 'amqps'] },
+    url: {
+      doc: 'Where RabbitMQ is; the nodes of a cluster with commas between them: the first is preferred, the next one is tried when a node is lost',
+      format: 'secretUrls',
+      default: 'amqp://guest:guest@127.0.0.1:5672',
+      protocols: ['amqp', 'amqps'],
+    },
     managementUrl: {
       doc: "Where RabbitMQ's management API is; empty for none",
       format: 'secretUrl',
@@ -73,7 +78,13 @@ export const core = {
   stopWithin: { doc: 'How long a stop may take before what is left is abandoned to redelivery', format: 'duration', default: '25s' },
 } as const;
 
-type ValueOf<Format> = Format extends 'duration' | 'size' | 'count' ? number : Format extends readonly (infer Word)[] ? Word : string;
+type ValueOf<Format> = Format extends 'duration' | 'size' | 'count'
+  ? number
+  : Format extends 'secretUrls'
+    ? readonly string[]
+    : Format extends readonly (infer Word)[]
+      ? Word
+      : string;
 type SettingsOf<Tree> = {
   readonly [Key in keyof Tree]: Tree[Key] extends { readonly format: infer Format } ? ValueOf<Format> : SettingsOf<Tree[Key]>;
 };

@@ -129,9 +129,11 @@ function read(format: unknown, raw: unknown): unknown {
   return name === undefined ? raw : formats[name].read(raw);
 }
 
+const isSecretUrl = ({ format }: SettingSpec): boolean => format === 'secretUrl' || format === 'secretUrls';
+
 /** ` "12x"`, or nothing when it might be a secret. */
 function shownRaw(spec: SettingSpec, raw: unknown): string {
-  if (spec.sensitive === true || spec.format === 'secretUrl' || raw === null || raw === undefined || typeof raw === 'object') return '';
+  if (spec.sensitive === true || isSecretUrl(spec) || raw === null || raw === undefined || typeof raw === 'object') return '';
   if (spec.format === 'url' && String(raw).includes('@')) return '';
   const text = maskUrls(JSON.stringify(raw));
   return ` ${text.length > 60 ? `${text.slice(0, 60)}…` : text}`;
@@ -139,7 +141,7 @@ function shownRaw(spec: SettingSpec, raw: unknown): string {
 
 function show(spec: SettingSpec, value: unknown): string {
   if (value === undefined || value === '') return '';
-  if (spec.sensitive === true && spec.format !== 'secretUrl') return '****';
+  if (spec.sensitive === true && !isSecretUrl(spec)) return '****';
   const name = formatName(spec.format);
   const format: Format | undefined = name === undefined ? undefined : formats[name];
   if (format?.show !== undefined) return maskUrls((format.show as (value: unknown) => string)(value));

@@ -109,19 +109,26 @@ export async function ensureServices({
 async function configured(kind, env, log) {
   const url = env[kind.variable];
   if (!url) return null;
-  if (!URL.canParse(url) || !kind.protocols.includes(new URL(url).protocol)) {
+  // The nodes of a RabbitMQ cluster: one that can be used is enough.
+  const urls = kind === rabbitmq ? url.split(/\s*,\s*(?=[a-z]+:\/\/)/i) : [url];
+  if (!urls.every((one) => URL.canParse(one) && kind.protocols.includes(new URL(one).protocol))) {
     throw new Error(`${kind.variable} is set, but not to an address like ${kind.local}.`);
   }
-  const { host } = new URL(url);
-  const problem = await kind.check(url, 5_000);
-  if (problem && /maxmemory-policy/.test(problem)) log(`Redis at ${host}: ${problem}.`);
-  else if (problem) {
+  const hosts = urls.map((one) => new URL(one).host);
+  const problems = await Promise.all(urls.map((one) => kind.check(one, 5_000)));
+  const [problem] = problems;
+  if (problem && /maxmemory-policy/.test(problem)) log(`Redis at ${hosts[0]}: ${problem}.`);
+  else if (problems.every((each) => each !== null)) {
     throw new Error(
-      `${kind.variable} is set to ${masked(url)}, which cannot be used: ${problem}. ` +
+      `${kind.variable} is set to ${urls.map(masked).join(', ')}, which cannot be used: ${problems.join('; ')}. ` +
         `Start that ${kind.title} or correct the address; or unset ${kind.variable}, and the hub looks for one itself.`,
     );
-  }
-  return { url, managementUrl: (kind === rabbitmq && env.HUB_RABBITMQ_MANAGEMENT_URL) || null, from: `${kind.variable} (${host})` };
+  } else for (const [i, each] of problems.entries()) if (each !== null) log(`${kind.title} at ${hosts[i]}: ${each}.`);
+  return {
+    url,
+    managementUrl: (kind === rabbitmq && env.HUB_RABBITMQ_MANAGEMENT_URL) || null,
+    from: `${kind.variable} (${hosts.join(', ')})`,
+  };
 }
 
 /** @param {string} url */

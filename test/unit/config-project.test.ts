@@ -226,8 +226,15 @@ describe('a setting', () => {
   it('for the management API may be empty, the others not', () => {
     expect(load('{}', { env: { HUB_RABBITMQ_MANAGEMENT_URL: '' } }).settings.rabbitmq.managementUrl).toBe('');
     expect(problemsOf('{}', { env: { HUB_RABBITMQ_URL: '' } })).toEqual([
-      'environment HUB_RABBITMQ_URL: rabbitmq.url must be a URL that begins with amqp:// or amqps://',
+      'environment HUB_RABBITMQ_URL: rabbitmq.url must be a URL that begins with amqp:// or amqps://; several, the nodes of a cluster, with commas between them',
     ]);
+  });
+
+  it('for RabbitMQ may name the nodes of a cluster, in the environment and in hub.yaml, and a comma in a password is no end', () => {
+    const nodes = ['amqp://u:a,b@one:5672', 'amqps://u:p@two/v'];
+    expect(load('{}', { env: { HUB_RABBITMQ_URL: nodes.join(',') } }).settings.rabbitmq.url).toEqual(nodes);
+    expect(load(`settings: { rabbitmq: { url: ["${nodes.join('", "')}"] } }`).settings.rabbitmq.url).toEqual(nodes);
+    expect(load('{}').settings.rabbitmq.url).toEqual(['amqp://guest:guest@127.0.0.1:5672']);
   });
 
   it('misspelt in the environment is a warning with a suggestion, without its value', () => {
@@ -275,19 +282,23 @@ describe('a password', () => {
     const project = load(
       `settings: { redis: { url: "redis://:${canary}@r:6379" } }\nadapters: { soap: { password: ${canary}, url: "http://me:${canary}@proxy" } }`,
       {
-        env: { HUB_RABBITMQ_URL: `amqp://user:${canary}@host`, HUB_RABBITMQ_MANAGEMENT_URL: `http://user:${canary} x@host` },
+        env: {
+          HUB_RABBITMQ_URL: `amqp://user:${canary}@host, amqp://user:${canary},x@other:5673/v`,
+          HUB_RABBITMQ_MANAGEMENT_URL: `http://user:${canary} x@host`,
+        },
       },
     );
     expect(JSON.stringify(project.effective())).not.toContain(canary);
-    expect(valueOf(project, 'rabbitmq.url')).toBe('amqp://user:****@host');
+    expect(valueOf(project, 'rabbitmq.url')).toBe('amqp://user:****@host, amqp://user:****@other:5673/v');
     expect(valueOf(project, 'redis.url')).toBe('redis://:****@r:6379');
     expect(valueOf(project, 'adapters.soap.password')).toBe('****');
     expect(valueOf(project, 'adapters.soap.url')).toBe('http://me:****@proxy');
-    expect(project.settings.rabbitmq.url).toContain(canary);
+    expect(project.settings.rabbitmq.url.join()).toContain(canary);
   });
 
   it.each([
     ['of a URL with the wrong protocol', '{}', { HUB_RABBITMQ_URL: `http://user:${canary}@host` }],
+    ['of one of several URLs', '{}', { HUB_RABBITMQ_URL: `amqp://user:${canary}@host,http://user:${canary}@other` }],
     ['of a URL that is none', '{}', { HUB_RABBITMQ_URL: `amqp:/user:${canary}@host` }],
     ['of a wrong type', `adapters: { soap: { password: [${canary}] } }`, {}],
     ['of an adapter URL', `adapters: { soap: { url: "amqp://u:${canary}@h:99999" } }`, {}],

@@ -51,7 +51,9 @@ export async function ownCluster(installation: Installation): Promise<OwnCluster
   // Names that only these processes know.
   home.write(
     'inetrc',
-    [...hosts.map((host, i) => `{host, {${host.replaceAll('.', ',')}}, ["${hostOf(names[i]!)}"]}.`), '{lookup, [file, native]}.', ''].join('\n'),
+    [...hosts.map((host, i) => `{host, {${host.replaceAll('.', ',')}}, ["${hostOf(names[i]!)}"]}.`), '{lookup, [file, native]}.', ''].join(
+      '\n',
+    ),
   );
   const filters = new Set<string>();
 
@@ -132,7 +134,9 @@ export async function ownCluster(installation: Installation): Promise<OwnCluster
             running_nodes: string[];
           };
           if (running.length < nodes.length) throw new Error(`only ${running.join(', ')}`);
-          const away = (JSON.parse(await ctl(['-q', 'list_queues', 'name', 'state', '--formatter', 'json'])) as { name: string; state: string }[])
+          const away = (
+            JSON.parse(await ctl(['-q', 'list_queues', 'name', 'state', '--formatter', 'json'])) as { name: string; state: string }[]
+          )
             .filter(({ state }) => state !== 'running')
             .map(({ name }) => name);
           if (away.length > 0) throw new Error(`not running: ${away.join(', ')}`);

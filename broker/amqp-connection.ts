@@ -49,8 +49,11 @@ export interface ConnectionOptions {
   /** Shown in the Connections table of the RabbitMQ UI. */
   readonly name: string;
   readonly log: Log;
-  /** Runs on each new session before it counts as up. A failure ends the session, and the next one is tried. */
-  setUp(session: Session): Promise<void>;
+  /**
+   * Runs on each new session before it counts as up. A failure ends the session, and the next one is tried. `lost`: why the
+   * last session ended that was up.
+   */
+  setUp(session: Session, lost: Error | undefined): Promise<void>;
   /** Tells each change of `session()` and `isBlocked()`. */
   changed(): void;
 }
@@ -60,6 +63,7 @@ export class AmqpConnection {
   readonly #closing = new AbortController();
   readonly #waiting = new Set<() => void>();
   #session: Session | undefined;
+  #lost: Error | undefined;
   #isBlocked = false;
   /** The node that is tried next: a place in `urls`. */
   #turn = 0;
@@ -141,6 +145,7 @@ export class AmqpConnection {
       if (session !== undefined) {
         const error = await session.ended;
         this.#session = undefined;
+        this.#lost = error;
         this.#isBlocked = false;
         tried = 1; // the node that we were at
         if (!signal.aborted) log('amqp.disconnected', { connection: name, error });
@@ -172,7 +177,7 @@ export class AmqpConnection {
       await within(
         setUpMs,
         'setting up the connection',
-        Promise.race([setUp(session), session.ended.then((error) => Promise.reject(error))]),
+        Promise.race([setUp(session, this.#lost), session.ended.then((error) => Promise.reject(error))]),
       );
       if (!session.isOpen()) throw await session.ended;
     } catch (error) {

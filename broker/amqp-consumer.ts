@@ -144,7 +144,8 @@ class QueueConsumer implements AmqpConsumer {
 
   /**
    * Quorum queues take any number of consumers, exclusive or not [RabbitMQ 3.10.8, tried]. What the broker does keep
-   * exclusive is a queue, as long as its connection lives: so we hold one beside it.
+   * exclusive is a queue, as long as its connection lives: so we hold one beside it. Consumers are not counted: a quorum queue
+   * keeps those of a node that died until that node is back [RabbitMQ 4.0.5, tried].
    */
   async #hold(session: Session): Promise<void> {
     const channel = await session.channel();
@@ -155,8 +156,6 @@ class QueueConsumer implements AmqpConsumer {
         `holding ${this.#queue}`,
         channel.assertQueue(holderOf(this.#queue), { exclusive: true, durable: false, arguments: { about } }),
       );
-      const { consumerCount } = await within(answerMs, `looking at ${this.#queue}`, channel.checkQueue(this.#queue));
-      if (consumerCount > 0) throw Object.assign(new Error(`queue ${this.#queue} has ${consumerCount} consumers`), { code: 405 });
     } finally {
       await closeChannel(channel);
     }

@@ -31,6 +31,8 @@ interface Lesson {
 
 export interface PublisherOptions {
   readonly confirmMs: number;
+  /** The session has not confirmed anything for so long, though something waits for it. */
+  silent(session: Session): void;
   /** Is it part of what this transport declared (and so declares again after each reconnect)? */
   isDeclared(exchange: string): boolean;
 }
@@ -50,6 +52,8 @@ export class AmqpPublisher {
   /** Volatile messages that wait in our memory for the socket to drain, and their bytes. */
   #overflow = 0;
   #overflowBytes = 0;
+  /** When the broker confirmed last. */
+  #confirmedAt = 0;
   #timer: NodeJS.Timeout | undefined;
   #drained: (() => void) | undefined;
 
@@ -109,6 +113,7 @@ export class AmqpPublisher {
       try {
         channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, isDurable, isMandatory), (error: unknown) => {
           if (!isOpen()) return;
+          this.#confirmedAt = Date.now();
           this.#unconfirmed--;
           this.#unconfirmedBytes -= message.body.length;
           this.#settle(pending, error !== null);
@@ -216,15 +221,24 @@ export class AmqpPublisher {
   /** One timer for all: the first of the set is the one that is due first. */
   #watch(ms: number): void {
     this.#timer = setTimeout(() => {
+      const { confirmMs, silent } = this.#options;
       const now = Date.now();
       this.#timer = undefined;
-      for (const pending of this.#pending) {
-        if (pending.deadline > now) return this.#watch(pending.deadline - now);
-        this.#pending.delete(pending);
-        pending.reject(new PublishError('unknown', `RabbitMQ has not confirmed within ${this.#options.confirmMs} ms`));
-      }
-      this.#checkDrained();
+      const late = [...this.#takeLate(now)];
+      for (const pending of late) pending.reject(new PublishError('unknown', `RabbitMQ has not confirmed within ${confirmMs} ms`));
+      if (late.length > 0 && this.#session !== undefined && now - this.#confirmedAt >= confirmMs) silent(this.#session);
+      const [next] = this.#pending;
+      if (next === undefined) this.#checkDrained();
+      else if (this.#timer === undefined) this.#watch(next.deadline - now);
     }, ms);
+  }
+
+  *#takeLate(now: number): Iterable<Pending> {
+    for (const pending of this.#pending) {
+      if (pending.deadline > now) return;
+      this.#pending.delete(pending);
+      yield pending;
+    }
   }
 
   #checkDrained(): void {

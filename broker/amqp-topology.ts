@@ -3,7 +3,7 @@
  * 4.x take them alike, and what its refusals mean. Limits on length are not set here, and that on deliveries means "never": operators set them by policy.
  */
 import { answerMs, type Channel, closeChannel, type Log, type Session, within } from './amqp-connection.js';
-import { type Queue, type Topology, TopologyError } from './transport.js';
+import { type Binding, type Queue, type Topology, TopologyError } from './transport.js';
 
 /** Declares what is missing; rejects with TopologyError at the first thing that the broker refuses. */
 export async function declareOn(channel: Channel, topology: Topology): Promise<void> {
@@ -27,6 +27,25 @@ export async function restoreOn(session: Session, topology: Topology, log: Log):
   if (channel !== undefined) await closeChannel(channel);
 }
 
+/**
+ * Is the topology there, as far as one question can tell: its last queue, which is declared when all that comes before it is
+ * there? A broker that has lost its data has lost that as well. A classic queue says nothing: it is gone with one node.
+ */
+export async function isThere(session: Session, { queues }: Topology): Promise<boolean> {
+  const last = queues.findLast(({ type }) => type !== 'classic');
+  if (last === undefined) return false;
+  const channel = await session.channel();
+  try {
+    await within(answerMs, `looking for queue ${last.name}`, channel.checkQueue(last.name));
+    return true;
+  } catch (error) {
+    if (replyCode(error) === undefined) throw error;
+    return false;
+  } finally {
+    void closeChannel(channel);
+  }
+}
+
 interface Declaration {
   /** For people: `queue hub.work.a`. */
   readonly what: string;
@@ -35,7 +54,10 @@ interface Declaration {
   on(channel: Channel): Promise<unknown>;
 }
 
+/** Exchanges, then each queue with its bindings: where the last queue is, everything is. */
 function declarations({ exchanges, queues, bindings }: Topology): readonly Declaration[] {
+  const names = new Set(queues.map(({ name }) => name));
+  const bindingsOf = (queue: string) => bindings.filter((binding) => binding.queue === queue).map(bindingDeclaration);
   return [
     ...exchanges.map((exchange) => ({
       what: `exchange ${exchange.name}`,
@@ -46,18 +68,23 @@ function declarations({ exchanges, queues, bindings }: Topology): readonly Decla
           ...(exchange.alternate === undefined ? {} : { alternateExchange: exchange.alternate }),
         }),
     })),
-    ...queues.map((queue) => ({
-      what: `queue ${queue.name}`,
-      mend: `let its consumers empty it, delete it (rabbitmqctl delete_queue ${queue.name} --if-empty) and start again`,
-      on: (channel: Channel) => channel.assertQueue(queue.name, { durable: true, arguments: argumentsOf(queue) }),
-    })),
-    ...bindings.map(({ exchange, queue, routingKey }) => ({
-      what: `binding of queue ${queue} to exchange ${exchange} under "${routingKey}"`,
-      mend: 'declare the exchange and the queue first',
-      on: (channel: Channel) => channel.bindQueue(queue, exchange, routingKey),
-    })),
+    ...queues.flatMap((queue) => [
+      {
+        what: `queue ${queue.name}`,
+        mend: `let its consumers empty it, delete it (rabbitmqctl delete_queue ${queue.name} --if-empty) and start again`,
+        on: (channel: Channel) => channel.assertQueue(queue.name, { durable: true, arguments: argumentsOf(queue) }),
+      },
+      ...bindingsOf(queue.name),
+    ]),
+    ...bindings.filter(({ queue }) => !names.has(queue)).map(bindingDeclaration),
   ];
 }
+
+const bindingDeclaration = ({ exchange, queue, routingKey }: Binding): Declaration => ({
+  what: `binding of queue ${queue} to exchange ${exchange} under "${routingKey}"`,
+  mend: 'declare the exchange and the queue first',
+  on: (channel) => channel.bindQueue(queue, exchange, routingKey),
+});
 
 async function run(channel: Channel, { what, mend, on }: Declaration): Promise<void> {
   try {

@@ -8,7 +8,8 @@ import { AmqpConnection, answerMs, type Channel, closeChannel, type Log, type Se
 import type { ConsumerContext } from './amqp-attachment.js';
 import { type AmqpConsumer, queueConsumer, subscriber } from './amqp-consumer.js';
 import { AmqpPublisher } from './amqp-publisher.js';
-import { declareOn, replyCode, restoreOn } from './amqp-topology.js';
+import { declareOn, isThere, replyCode, restoreOn } from './amqp-topology.js';
+import { systemClock } from './clock.js';
 import { Declared } from './declared.js';
 import {
   type Address,
@@ -38,6 +39,10 @@ export interface AmqpTransportOptions {
 }
 
 const closeMs = 5_000;
+/** How long a node may take to say that it lives. */
+const probeMs = 2_000;
+/** When, after a reconnect, it is made sure that nothing of ours was deleted meanwhile. */
+const restoreLaterMs = 5_000;
 /** How often an operation is tried again whose connection was cut under it. */
 const adminTries = 5;
 
@@ -74,18 +79,28 @@ class AmqpTransport implements Transport {
     const label = `hub ${name.replace(/^hub /, '')} @ ${hostname()} pid ${process.pid}`;
     const changed = () => this.#tell();
     this.#log = log;
-    this.#publisher = new AmqpPublisher({ confirmMs, isDeclared: (exchange) => this.#declared.hasExchange(exchange) });
+    this.#publisher = new AmqpPublisher({
+      confirmMs,
+      isDeclared: (exchange) => this.#declared.hasExchange(exchange),
+      silent: (session) => this.#leave(session, confirmMs),
+    });
     this.#publishing = new AmqpConnection({
       urls,
       name: `${label} [publish]`,
       log,
       changed,
-      setUp: async (session) => {
-        await this.#restore(session);
+      setUp: async (session, lost) => {
+        if (!(await this.#hasAll(session, lost))) await this.#restore(session);
         await this.#publisher.attach(session);
       },
     });
-    this.#consuming = new AmqpConnection({ urls, name: `${label} [consume]`, log, changed, setUp: (session) => this.#restore(session) });
+    this.#consuming = new AmqpConnection({
+      urls,
+      name: `${label} [consume]`,
+      log,
+      changed,
+      setUp: (session, lost) => this.#haveBack(session, lost),
+    });
     this.#context = { connection: this.#consuming, log, restore: (session) => this.#restore(session), held: new Set() };
   }
 
@@ -167,6 +182,23 @@ class AmqpTransport implements Transport {
     return { close: () => consumer.close().finally(forget) };
   }
 
+  /**
+   * To declare hundreds of things again would keep everybody away for seconds, when the broker has them all the same. So it is
+   * asked for one of them, unless it was for something missing that it closed the session.
+   */
+  async #hasAll(session: Session, lost: Error | undefined): Promise<boolean> {
+    return lost !== undefined && replyCode(lost) === undefined && isThere(session, this.#declared.all());
+  }
+
+  async #haveBack(session: Session, lost: Error | undefined): Promise<void> {
+    if (!(await this.#hasAll(session, lost))) return this.#restore(session);
+    // Something may have been deleted meanwhile. That can wait until everybody is back.
+    const cancel = systemClock.after(restoreLaterMs, () => {
+      this.#restore(session).catch((error: unknown) => this.#log('topology.failed', { error }));
+    });
+    void session.ended.then(cancel);
+  }
+
   #restore(session: Session): Promise<void> {
     const running =
       this.#restoring.get(session) ?? restoreOn(session, this.#declared.all(), this.#log).finally(() => this.#restoring.delete(session));
@@ -190,6 +222,22 @@ class AmqpTransport implements Transport {
         if (channel !== undefined) void closeChannel(channel);
       }
     }
+  }
+
+  /**
+   * The broker confirms nothing: its node may stand still or be cut off, which the heartbeat notices much later. Another one, or
+   * a new connection, may serve; and if the consuming connection has no answer either, it goes, too.
+   */
+  #leave(publishing: Session, confirmMs: number): void {
+    // Under an alarm it is the broker's will, and every node's.
+    if (this.#publishing.isBlocked()) return;
+    publishing.fail(new Error(`RabbitMQ has confirmed nothing for ${confirmMs} ms`));
+    const consuming = this.#consuming.session();
+    if (consuming === undefined) return;
+    within(probeMs, 'a question whether it is there', consuming.channel()).then(
+      (channel) => void closeChannel(channel),
+      (error: Error) => consuming.fail(error),
+    );
   }
 
   #refusal(): string | undefined {

@@ -61,8 +61,8 @@ export interface Scenario {
 }
 
 export interface ScenarioOptions {
-  /** Where the hubs and workers find the services. The test itself looks at the broker by `rabbitmq`, too. */
-  readonly rabbitmq?: string;
+  /** Where the hubs and workers find the services; several: the nodes of a cluster. The test itself looks at the broker by `rabbitmq`, too. */
+  readonly rabbitmq?: string | readonly string[];
   readonly redis?: string;
   /** Way of the hubs and workers to RabbitMQ, when it is another one (a proxy). */
   readonly via?: string;
@@ -83,7 +83,7 @@ export async function inScenario(options: ScenarioOptions, run: (scenario: Scena
 export async function openScenario({
   rabbitmq = rabbitmqUrl(),
   redis = redisUrl(),
-  via = rabbitmq,
+  via = String(rabbitmq),
 }: ScenarioOptions = {}): Promise<Scenario> {
   if (!existsSync(command)) throw new Error(`${command} is missing: npm run build`);
   const namespace = `f${randomBytes(4).toString('hex')}`;

@@ -44,8 +44,12 @@ process.exit(outcome.code);
 async function runJest(services) {
   const folder = mkdtempSync(join(tmpdir(), 'answerback-test-'));
   const results = join(folder, 'results.json');
-  // Tests that take minutes live in folders named `long` and run only when asked for by that name.
-  const long = args.some((arg) => arg.includes('long')) ? [] : ['--testPathIgnorePatterns', '/node_modules/', '/test/(.+/)?long/'];
+  // Tests that take minutes live in folders named `long` and `cluster`, and run only when asked for by that name.
+  const unasked = ['long', 'cluster'].filter((folder) => !args.some((arg) => arg.includes(folder)));
+  const ignored = ['/node_modules/', ...unasked.map((folder) => `/test/(.+/)?${folder}/`)].flatMap((path) => [
+    '--testPathIgnorePatterns',
+    path,
+  ]);
   jest = spawn(
     process.execPath,
     [
@@ -53,7 +57,7 @@ async function runJest(services) {
       '--no-warnings',
       join(project, 'node_modules/jest/bin/jest.js'),
       ...args,
-      ...long,
+      ...ignored,
       '--json',
       `--outputFile=${results}`,
     ],

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { eventually } from '../../support/eventually.js';
 import { installed, rabbitmq4 } from '../rabbitmq-node.js';
 import { noFilter, ownCluster, type OwnCluster } from './own-cluster.js';
-import { backToAccept, confirmMs, underLoad } from './scenarios.js';
+import { backToAccept, underLoad } from './scenarios.js';
 
 const four = rabbitmq4();
 if (four === undefined)
@@ -15,6 +15,8 @@ if (four === undefined)
 const cannotFilter = await noFilter();
 
 const backMs = 3_000;
+/** The longest time until Erlang misses a node: `net_ticktime` (10 s) and a quarter. */
+const noticedMs = 12_500;
 const median = (all: readonly number[]) => [...all].sort((a, b) => a - b)[Math.floor(all.length / 2)]!;
 
 describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === undefined ? [] : [['RabbitMQ 4', four] as const])])(
@@ -48,8 +50,8 @@ describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === 
         const thawed = sleep(20_000).then(() => first!.thaw());
         const ms = await backToAccept(title, scenario, () => first!.freeze());
         await thawed;
-        // It is noticed by the confirm that does not come within 5 s; then as when a node is killed.
-        expect(ms).toBeLessThan(confirmMs + backMs);
+        // The hub goes to another node after 5 s without a confirm; the queues have other leaders when Erlang has missed theirs.
+        expect(ms).toBeLessThan(noticedMs + backMs);
         await scenario.more(100);
       });
     }, 180_000);
@@ -60,7 +62,12 @@ describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === 
         const [, second, third] = cluster.nodes;
         await Promise.all([second!.kill(), third!.kill()]);
         const goneAt = Date.now();
-        const asked = () => new Set(scenario.history.seen.flatMap((one) => (one.what === 'ask' && one.at > goneAt + 100 ? [one.op] : [])));
+        // Who has asked before may be told of what was accepted then.
+        const asked = () => {
+          const asks = scenario.history.seen.flatMap((one) => (one.what === 'ask' ? [one] : []));
+          const before = new Set(asks.flatMap(({ at, token }) => (at <= goneAt ? [token] : [])));
+          return new Set(asks.flatMap(({ op, token }) => (before.has(token) ? [] : [op])));
+        };
         const after = (kind: string) => {
           const ops = asked();
           return scenario.history.seen.filter(({ what, op }) => what === kind && ops.has(op));
@@ -101,7 +108,7 @@ describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === 
               mend = await cluster.cutOff(first!);
             });
             await mended;
-            expect(ms).toBeLessThan(20_000);
+            expect(ms).toBeLessThan(noticedMs + backMs);
             await scenario.more(100);
           });
         },

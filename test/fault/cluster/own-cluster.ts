@@ -66,7 +66,8 @@ export async function ownCluster(installation: Installation): Promise<OwnCluster
       distributionPort: distributionPorts[i]!,
       own: `n${i + 1}`,
       env: { ERL_EPMD_ADDRESS: hosts.join(','), ERL_INETRC: join(home.folder, 'inetrc') },
-      erlang: ` +S 1:1 -kernel inet_dist_connect_options [{ip,{${hosts[i]!.replaceAll('.', ',')}}}]`,
+      // As docs/rabbitmq-cluster.md advises: by default Erlang takes a minute to miss a node that stands still or is cut off.
+      erlang: ` +S 1:1 -kernel net_ticktime 10 -kernel inet_dist_connect_options [{ip,{${hosts[i]!.replaceAll('.', ',')}}}]`,
     });
   const epmd = home.begin('epmd', ['-address', hosts.join(','), '-port', String(epmdPort)], env(0));
 

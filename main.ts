@@ -236,6 +236,8 @@ export interface Broker {
   readonly journal: Journal;
   readonly names: Names;
   readonly steps: readonly Step[];
+  /** How long an answer, and its idempotency key, is kept. */
+  readonly retentionMs: number;
 }
 
 export async function withBroker<T>(options: StartOptions, use: (broker: Broker) => Promise<T>): Promise<T> {
@@ -243,7 +245,13 @@ export async function withBroker<T>(options: StartOptions, use: (broker: Broker)
   const transport = await amqpTransport({ url: project.settings.rabbitmq.url, name: 'command line' });
   try {
     const names = namesIn(project.settings.namespace);
-    return await use({ transport, names, steps, journal: openJournal(transport, names, () => Date.now()) });
+    return await use({
+      transport,
+      names,
+      steps,
+      retentionMs: project.settings.retention,
+      journal: openJournal(transport, names, () => Date.now()),
+    });
   } finally {
     await transport.close();
   }

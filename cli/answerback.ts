@@ -5,6 +5,7 @@ import { newKey } from '../broker/access.js';
 import { messageOf } from '../broker/fault.js';
 import { didYouMean } from '../broker/flow.js';
 import { version } from '../broker/version.js';
+import { formats } from '../config/formats.js';
 import { ConfigError } from '../config/project.js';
 import { adapters, load, start, withBroker, type Role } from '../main.js';
 import { deadLetters, replay } from './dead.js';
@@ -13,6 +14,7 @@ import { doctor } from './doctor.js';
 import { reference } from './reference.js';
 import { runUntilStopped } from './run.js';
 import { storyOf } from './trace.js';
+import { verify } from './verify.js';
 
 const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
 
@@ -22,6 +24,7 @@ const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
   answerback config [folder]         every setting, its effective value and where it came from   [--json]
   answerback check [folder]          reads hub.yaml and workers/, says what is wrong
   answerback trace <request id> [folder]   the story of a request, from the journal              [--json]
+  answerback journal verify [folder]       does the journal keep the promise?    [--since 1h] [-o json]
   answerback dead [folder]           dead letters by queue, and why                              [--json]
   answerback replay <step> [folder]  sends the dead letters of a step on their way again
   answerback key                     makes an API key and the line for hub.yaml
@@ -39,6 +42,8 @@ const { values: flags, positionals } = (() => {
       allowPositionals: true,
       options: {
         json: { type: 'boolean' },
+        output: { type: 'string', short: 'o' },
+        since: { type: 'string' },
         demo: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },
         version: { type: 'boolean' },
@@ -87,6 +92,32 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
     if (flags.json === true) return print(JSON.stringify(story, null, 2));
     const [first] = story;
     table(story.map(({ at, what }) => [new Date(at).toISOString().slice(11, 23), `+${at - first!.at} ms`, what]));
+  },
+  async journal([what, folder = '.']) {
+    if (what !== 'verify') throw new Usage('answerback journal verify [folder]');
+    const since = flags.since === undefined ? undefined : formats.duration.read(flags.since);
+    if (since !== undefined && typeof since !== 'number') throw new Usage(`--since must be ${formats.duration.says}`);
+    const now = Date.now();
+    const verdict = await withBroker({ folder }, ({ journal, names, retentionMs }) =>
+      verify({ journal, names, retentionMs, now, from: since === undefined ? 'first' : now - since }),
+    );
+    if (verdict.violations.length > 0) process.exitCode = 1;
+    if (flags.json === true || flags.output === 'json') return print(JSON.stringify(verdict, null, 2));
+    const { accepted, replied, faulted, timedOut, cancelled, pending, lost, oneWay, groups, violations } = verdict;
+    print(
+      `${verdict.entries} entries: ${accepted} accepted = ${replied} replied + ${faulted} faulted + ${timedOut} timed out + ${cancelled} cancelled + ${pending} pending${lost > 0 ? ` + ${lost} LOST` : ''}`,
+    );
+    print(`one-way: ${oneWay.sent} sent, ${oneWay.done} done, ${oneWay.dead} dead letters`);
+    print(
+      `groups completed: ${
+        Object.entries(groups)
+          .map(([by, count]) => `${count} by ${by}`)
+          .join(', ') || 'none'
+      }`,
+    );
+    print(`${verdict.late} late, ${verdict.duplicates} duplicates, ${verdict.begunBefore} begun before what was read`);
+    for (const { request, what } of violations) print(`✖ ${request} ${what}`);
+    print(violations.length === 0 ? '✔ the promise is kept' : `${violations.length} violations`);
   },
   async dead([folder = '.']) {
     const rows = await withBroker({ folder }, ({ transport, names, steps }) => deadLetters(transport, names, steps));

@@ -35,7 +35,7 @@ function lineOf(entry: Delivery, names: Names): TraceLine | undefined {
   if (entry.exchange === names.replies)
     return {
       at,
-      what: `${done(envelope)}${envelope.type === 'fault' ? `fault ${faultText(entry)}` : `reply, ${size(entry)}`} → ${entry.routingKey}`,
+      what: `${done(envelope)}${completed(envelope)}${envelope.type === 'fault' ? `fault ${faultText(entry)}` : `reply, ${size(entry)}`} → ${entry.routingKey}`,
     };
   if (entry.exchange === names.dead)
     return { at, what: `gave up at ${entry.routingKey}: ${faultText(entry)} → ${names.deadQueue(entry.routingKey)}` };
@@ -51,7 +51,10 @@ function lineOf(entry: Delivery, names: Names): TraceLine | undefined {
   const [group] = envelope.groups;
   if (envelope.type === 'event') return { at, what: `${entry.routingKey} looks at its group: ${String(envelope.extra?.['hub-ring'])}` };
   const part = group === undefined ? '' : ` (part ${group.index + 1} of ${group.size})`;
-  return { at, what: `${done(envelope)}${envelope.type === 'fault' ? `fault ${faultText(entry)} ` : ''}→ ${entry.routingKey}${part}` };
+  return {
+    at,
+    what: `${done(envelope)}${completed(envelope)}${envelope.type === 'fault' ? `fault ${faultText(entry)} ` : ''}→ ${entry.routingKey}${part}`,
+  };
 }
 
 function noted(entry: Delivery, note: string): TraceLine {
@@ -60,6 +63,10 @@ function noted(entry: Delivery, note: string): TraceLine {
     recorded: 'the hold is over: 202, from here on there is a record',
     outcome: `outcome decided by a hub: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
     done: 'one-way: the slip is done',
+    carried: 'still pending: its record is told to the journal again',
+    forwarded: "the answer is in the requestor's own queue",
+    refused: 'RabbitMQ refused it: it was never accepted',
+    duplicate: `this very outcome came once more: ${String(entry.headers['hub-outcome'])}`,
     late: `too late to count${entry.headers['hub-late-from'] === undefined ? '' : `: ${String(entry.headers['hub-late-from'])}`}${entry.headers['hub-outcome'] === undefined ? '' : `: ${String(entry.headers['hub-outcome'])} (${String(entry.headers['hub-late-because'])})`}`,
     undeliverable: "the requestor's queue is gone: the answer is kept, not delivered",
   };
@@ -67,6 +74,9 @@ function noted(entry: Delivery, note: string): TraceLine {
 }
 
 const done = ({ from, took }: Envelope): string => (from === undefined ? '' : `${from} done in ${took ?? 0} ms `);
+/** What completed a group, on the aggregator's result. */
+const completed = ({ extra }: Envelope): string =>
+  extra?.['hub-group'] === undefined ? '' : `group complete (${String(extra['hub-completed-by'])}) `;
 const size = ({ body, contentType }: Delivery): string => `${body.length} B ${contentType ?? ''}`.trim();
 const faultText = ({ headers }: Delivery): string =>
   `${String(headers['hub-error-code'] ?? '')} ${String(headers['hub-error'] ?? '')}`.trim();

@@ -66,8 +66,7 @@ export async function ownCluster(installation: Installation): Promise<OwnCluster
       distributionPort: distributionPorts[i]!,
       own: `n${i + 1}`,
       env: { ERL_EPMD_ADDRESS: hosts.join(','), ERL_INETRC: join(home.folder, 'inetrc') },
-      // As docs/rabbitmq-cluster.md advises: by default Erlang takes a minute to miss a node that stands still or is cut off.
-      erlang: ` +S 1:1 -kernel net_ticktime 10 -kernel inet_dist_connect_options [{ip,{${hosts[i]!.replaceAll('.', ',')}}}]`,
+      erlang: ` +S 1:1 -kernel inet_dist_connect_options [{ip,{${hosts[i]!.replaceAll('.', ',')}}}]`,
     });
   const epmd = home.begin('epmd', ['-address', hosts.join(','), '-port', String(epmdPort)], env(0));
 
@@ -82,6 +81,8 @@ export async function ownCluster(installation: Installation): Promise<OwnCluster
         'cluster_formation.peer_discovery_backend = classic_config',
         ...names.map((each, n) => `cluster_formation.classic_config.nodes.${n + 1} = ${each}`),
         'cluster_partition_handling = pause_minority',
+        // By default Erlang takes a minute to miss a node that stands still or is cut off.
+        'net_ticktime = 10',
         '',
       ].join('\n'),
     );

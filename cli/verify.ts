@@ -198,6 +198,8 @@ async function pass(
     if (isUndecodable(envelope)) return;
     const request = seen(envelope.requestId);
     if (request === undefined) return;
+    const completed = envelope.extra?.['hub-group'];
+    if (typeof completed === 'string') addTo(request.completed, completed, String(envelope.extra?.['hub-completed-by']));
     if (delivery.exchange === names.replies) {
       request.replies.push(saidIn(delivery, envelope.at));
       if (envelope.type !== 'fault' && envelope.from !== undefined) request.repliedBy.add(envelope.from);
@@ -206,15 +208,13 @@ async function pass(
   }
 
   function worked(request: Seen, envelope: Envelope, delivery: Delivery): void {
-    const { id, slip, step, groups, deadline, at, replyTo, extra } = envelope;
+    const { id, slip, step, groups, deadline, at, replyTo } = envelope;
     const [member] = groups;
     if (step === 1 && envelope.attempt === 1) {
       accept(request, deadline, at);
       request.isOneWay = replyTo === undefined;
     }
     if (slip.length === 1 && slip[0] !== undefined) request.lastSteps.add(slip[0]);
-    const completed = extra?.['hub-group'];
-    if (typeof completed === 'string') addTo(request.completed, completed, String(extra?.['hub-completed-by']));
     if (member !== undefined && member.at === slip[0] && envelope.type !== 'event' && delivery.exchange === names.work)
       addTo(request.parts, `${member.id} ${member.index}`, `${envelope.type === 'fault' ? 'fault' : 'part'} ${id}`);
   }

@@ -71,6 +71,7 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
   const resolvedCore = readSettings(loading);
   const settings = nest(new Map(resolvedCore.map(({ name, value }) => [name, value])));
   checkDefaults(loading, settings.defaults);
+  checkJournal(loading, settings);
   const flows = readFlows({ file, folder, defaults: settings.defaults });
   const steps = readSteps(file, names);
   const resolvedAdapters = readAdapters(loading, options.adapters);
@@ -94,6 +95,21 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
     locate: (path) => file.locate(path),
     effective: () => effective.map(({ name, shown, source }) => ({ name, value: shown, source })),
   };
+}
+
+const dayMs = 86_400_000;
+const ageMs = { s: 1_000, m: 60_000, h: 3_600_000, D: dayMs, M: 30 * dayMs, Y: 365 * dayMs } as const;
+
+/** A rebuild reads the journal back as far as answers are kept, and a day at least: it must reach there. */
+function checkJournal({ file }: Loading, { journal: { maxAge }, retention }: Settings): void {
+  const [, count, unit] = /^(\d+)([YMDhms])$/.exec(maxAge ?? '') ?? [];
+  if (unit === undefined || !Number.isFinite(retention)) return; // refused already
+  const needed = retention + dayMs;
+  if (Number(count) * ageMs[unit as keyof typeof ageMs] < needed)
+    file.complain(
+      ['settings', 'journal', 'maxAge'],
+      `journal.maxAge ${maxAge} is shorter than retention (${formats.duration.show(retention)}) and a day, so that what Redis loses could not be had back: set journal.maxAge (HUB_JOURNAL_MAX_AGE) to ${Math.ceil(needed / dayMs)}D or more, or a shorter retention`,
+    );
 }
 
 function readTitle(file: HubFile, folder: string): string {

@@ -237,6 +237,14 @@ describe('a setting', () => {
     expect(load('{}').settings.rabbitmq.url).toEqual(['amqp://guest:guest@127.0.0.1:5672']);
   });
 
+  it('keep the journal as long as answers, and a day, or are refused with what to set', () => {
+    expect(problemsOf('settings:\n  retention: 7d\n')[0]).toMatch(
+      /journal\.maxAge 7D is shorter than retention \(7d\) and a day.*to 8D or more/,
+    );
+    expect(problemsOf('settings:\n  journal: { maxAge: 36h }\n')[0]).toMatch(/^hub\.yaml:2:\d+: journal\.maxAge 36h .*to 2D or more/);
+    expect(load('settings: { retention: 7d, journal: { maxAge: 8D } }').settings.journal.maxAge).toBe('8D');
+  });
+
   it('misspelt in the environment is a warning with a suggestion, without its value', () => {
     const env = { HUB_RETENTON: 'canary', HUB_SOAP_TLS: 'yes', HUB_TEST_ONLY: '1', OTHER: 'x' };
     expect(load('{}', { env, knownEnv: ['HUB_TEST_ONLY'] }).unknownEnv).toEqual([

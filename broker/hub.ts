@@ -94,7 +94,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);
   const leftOut = new Set(project.flows.filter((flow) => !isJournalled(flow)).map(({ name }) => name));
-  const settler = openSettler({ store, journal, correlator, control, transport, leftOut, emit });
+  const settler = openSettler({ store, journal, correlator, control, transport, leftOut, clock, emit, stopping: stopping.signal });
   const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
   const gateway = openGateway({
     flows: project.flows,

@@ -121,6 +121,8 @@ export function openRequests(options: GatewayOptions): Requests {
       else wait.catch(outcome);
       return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
     }
+    await settler.idle(id);
+    if (wait.caught !== undefined) return { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false };
     const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
     // Without RabbitMQ the record alone must do; the journal is told as soon as it can be.
     const carriedAt = envelope.journal ? await noteRecorded(record) : undefined;
@@ -138,6 +140,7 @@ export function openRequests(options: GatewayOptions): Requests {
         await (wait.caught === undefined ? wait.within(500) : pause(clock, 500));
       }
     }
+    await settler.idle(id);
     if (wait.caught !== undefined) {
       // It came in this very moment. Store and journal, told of a record, are told how it ended before anybody else.
       const outcome = wait.caught;

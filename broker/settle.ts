@@ -3,6 +3,7 @@
  * operation (or, for a request that has no record, in the memory of the hub that alone waits for it). Nobody sees an outcome before
  * the journal has it.
  */
+import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Correlator, Wait } from './correlator.js';
 import type { Emit } from './emit.js';
@@ -19,6 +20,8 @@ export interface Settler {
    * says itself that its flow leaves the journal out; where it does not say, the wait or the record knows.
    */
   settle(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut?: boolean): Promise<Settled>;
+  /** Resolves when no outcome of a request without record is being written down here: it was caught by now. */
+  idle(requestId: string): Promise<void>;
   /** Ends what a hub that died left half done: the outcome is journalled, shown, forwarded. */
   finish(requestId: string): Promise<void>;
 }
@@ -31,26 +34,36 @@ export interface SettlerOptions {
   readonly transport: Transport;
   /** Names of the flows that leave the journal out. */
   readonly leftOut: ReadonlySet<string>;
+  readonly clock: Clock;
   readonly emit: Emit;
+  /** Aborts when the hub begins to stop. */
+  readonly stopping: AbortSignal;
 }
+
+const writeAgainMs = 500;
 
 /** The outcome that a fault makes. */
 export function outcomeOfFault(kind: Exclude<Outcome['kind'], 'reply'>, fault: Fault, at: number): Outcome {
   return { kind, ...faultMessage(fault), at };
 }
 
-export function openSettler({ store, journal, correlator, control, transport, leftOut, emit }: SettlerOptions): Settler {
+export function openSettler(options: SettlerOptions): Settler {
+  const { store, journal, correlator, control, transport, leftOut, clock, emit, stopping } = options;
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
 
+  async function idle(requestId: string): Promise<void> {
+    for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
+  }
+
   async function settle(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
+    // Not `await idle()`: between looking and beginning to write nobody else may come.
     for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
     const alone = correlator.alone(requestId);
     if (alone === undefined) return settleRecorded(requestId, outcome, journalled, isLeftOut);
     if (journalled || !alone.journal || alone.caught !== undefined) return settleAlone(alone, requestId, outcome);
     // One at a time: whoever has begun to write wins, so that the journal has one outcome.
-    const written = journal
-      .outcome(requestId, outcome)
+    const written = writeDown(requestId, outcome)
       .then(
         // The hold may have ended meanwhile: then there is a record.
         () => (correlator.alone(requestId) === alone ? settleAlone(alone, requestId, outcome) : settleRecorded(requestId, outcome, true)),
@@ -61,6 +74,18 @@ export function openSettler({ store, journal, correlator, control, transport, le
       written.catch(() => undefined),
     );
     return written;
+  }
+
+  /** Until the journal has it: one that is not known to be there may be, and then no other may be there beside it. */
+  async function writeDown(requestId: string, outcome: Outcome): Promise<void> {
+    for (;;) {
+      try {
+        return await journal.outcome(requestId, outcome);
+      } catch (error) {
+        if (stopping.aborted) throw error;
+        await pause(clock, writeAgainMs, stopping);
+      }
+    }
   }
 
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
@@ -139,6 +164,7 @@ export function openSettler({ store, journal, correlator, control, transport, le
 
   return {
     settle,
+    idle,
     async finish(requestId) {
       const record = await store.get(requestId);
       if (record?.outcome !== undefined) await complete(requestId, record.outcome);

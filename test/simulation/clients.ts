@@ -58,6 +58,8 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
   /** Requests whose outcome everybody may read afterwards, if it is kept at all, and their tokens. */
   const known = new Map<string, { readonly token: string; readonly isKept: boolean }>();
 
+  let readers = 0;
+
   async function someHub(): Promise<Open> {
     for (;;) {
       const open = hubs();
@@ -137,8 +139,9 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
 
   async function story(question: Question, began: number): Promise<void> {
     // Of whoever asks first under the key.
-    const deadline = began + (question.flow === 'quick' ? question.waitMs : question.deadlineMs);
-    const about = { ...(question.key === undefined ? {} : { key: question.key }), deadline };
+    const deadline = began + question.deadlineMs;
+    // A volatile request lives as long as its hub holds it, and no longer than that hub.
+    const about = { ...(question.key === undefined ? {} : { key: question.key }), deadline: question.flow === 'quick' ? 0 : deadline };
     let current = question;
     while (!(await askOnce(current, about))) {
       const { hangUpAfterMs: _once, ...again } = current;
@@ -151,7 +154,7 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
     for (; ; await rest()) {
       const hub = await someHub();
       const line = await over(hub, hub.gateway.collect(id, anonymous, Math.max(0, Math.min(5_000, deadline - clock.now()))));
-      if ('said' in line && line.said === undefined) told.states.push({ id, state: undefined });
+      if ('said' in line && line.said === undefined) told.states.push({ id, reader: ++readers, state: undefined });
       if ('said' in line && line.said?.kind === 'outcome')
         return outcome(operation, id, line.said.outcome.kind, line.said.outcome.body, true);
       if ('failed' in line && !(isFault(line.failed) && line.failed.code === 'unavailable'))
@@ -162,11 +165,12 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
 
   /** Looks now and then what has become of it. */
   async function watch(id: string): Promise<void> {
+    const reader = ++readers;
     for (let looks = random.between(0, 4); looks > 0; looks--) {
       await pause(clock, random.between(1, 4_000));
       const hub = await someHub();
       const line = await over(hub, hub.gateway.status(id, anonymous));
-      if ('said' in line) told.states.push({ id, state: line.said?.state });
+      if ('said' in line) told.states.push({ id, reader, state: line.said?.state });
     }
   }
 

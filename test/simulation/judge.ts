@@ -9,8 +9,8 @@ export const textOf = (kind: string, body: Buffer): string => `${kind} ${body.to
 
 /** What clients were told beside answers. */
 export interface Told {
-  /** Each look at a request's state; undefined: there is no such request. */
-  readonly states: { readonly id: string; readonly state: string | undefined }[];
+  /** Each look of a reader at a request's state; undefined: there is no such request. */
+  readonly states: { readonly id: string; readonly reader: number; readonly state: string | undefined }[];
   readonly cancelled: { readonly id: string }[];
   /** One-way messages that were accepted. */
   readonly sent: { readonly id: string; readonly token: string }[];
@@ -39,14 +39,15 @@ export function contradictions(
   isLossy: boolean,
 ): readonly string[] {
   const kinds = new Map(seen.flatMap((one) => (one.what === 'outcome' ? [[one.id, one.kind] as const] : [])));
-  const last = new Map<string, string>();
+  /** By reader: answers to two readers may overtake each other. */
+  const last = new Map<number, string>();
   return [
     ...wrong,
-    ...states.flatMap(({ id, state }) => {
+    ...states.flatMap(({ id, reader, state }) => {
       if (excused.has(id)) return [];
-      const before = last.get(id);
+      const before = last.get(reader);
       if (state === undefined) return [`request ${id} was accepted and is not known any more`];
-      last.set(id, state);
+      last.set(reader, state);
       const isBack =
         before !== undefined &&
         ((rank[state]! < rank[before]! && !(isLossy && rank[before] === 1)) || (rank[before] === 2 && state !== before));

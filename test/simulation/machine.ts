@@ -400,7 +400,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
     const inner = world.state.connect();
     const over = <Methods extends object>(methods: Methods, act: <T>(what: () => string, run: () => Promise<T>) => Promise<T>): Methods =>
       Object.fromEntries(
-        Object.entries(methods).map(([name, method]: [string, unknown]) => [
+        Object.entries(methods as Record<string, (...args: unknown[]) => unknown>).map(([name, method]) => [
           name,
           typeof method === 'function'
             ? (...args: unknown[]) =>

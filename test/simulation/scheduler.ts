@@ -104,10 +104,10 @@ export function scheduler(seed: number, start: number): Scheduler {
           elapsed = Math.max(elapsed, event.at);
           events++;
           try {
-            event.run!();
+            event.run?.();
           } catch (error) {
             ended = true;
-            reject(error as Error);
+            reject(error instanceof Error ? error : new Error(String(error)));
           }
         };
         // Node follows every promise between two immediates, and goes through all that there are without looking for anything else.

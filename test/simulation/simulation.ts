@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { access } from '../../broker/access.js';
 import { pause } from '../../broker/clock.js';
+import type { Emit } from '../../broker/emit.js';
 import { openHub, openWorkers, type Hub, type Workers } from '../../broker/hub.js';
 import { broken, openHistory, type Effect } from '../fault/history.js';
 import { openClients, type Open, type Question } from './clients.js';
@@ -64,7 +65,8 @@ async function live(world: World): Promise<Verdict> {
   const told: Told = { states: [], cancelled: [], sent: [], wrong: [] };
   const history = openHistory(() => clock.now());
   const deeds = deedsOf(world, effects);
-  const { hosts, hubs } = openHosts(world, deeds, told);
+  const detached = new Set<string>();
+  const { hosts, hubs } = openHosts(world, deeds, told, detached);
   const disturbances = isCalm ? [] : drawnDisturbances(world);
   const disturbedMs = disturbances.reduce((sum, { forMs }) => sum + forMs, 0);
   const patienceMs = loadMs + 2 * deadlineMs + disturbedMs + 60_000;
@@ -73,7 +75,7 @@ async function live(world: World): Promise<Verdict> {
   /** Redis lost them while RabbitMQ had not been told of them yet: where both fail, nothing is promised. */
   const excused = new Set<string>();
   const loseState = () => {
-    for (const id of clients.known()) if (!world.journal.recorded.has(id)) excused.add(id);
+    for (const id of [...clients.known(), ...detached]) if (!world.journal.recorded.has(id)) excused.add(id);
     world.loseState();
   };
 
@@ -319,7 +321,12 @@ interface Host {
   stop(): Promise<void>;
 }
 
-function openHosts(world: World, deeds: Deeds, told: Told): { readonly hosts: readonly Host[]; readonly hubs: () => readonly Open[] } {
+function openHosts(
+  world: World,
+  deeds: Deeds,
+  told: Told,
+  detached: Set<string>,
+): { readonly hosts: readonly Host[]; readonly hubs: () => readonly Open[] } {
   const { random } = world.scheduler;
   const open = new Map<string, Open>();
   const hubCount = random.between(1, 3);
@@ -332,7 +339,10 @@ function openHosts(world: World, deeds: Deeds, told: Told): { readonly hosts: re
 
     async function run(mine: Machine): Promise<void> {
       const project = projectOf(mine, deeds);
-      const emit = (event: string, fields: object = {}) => world.trace?.(name, `${event} ${JSON.stringify(fields)}`);
+      const emit: Emit = (event, fields = {}) => {
+        if (event === 'request.detached') detached.add(String(fields['requestId']));
+        world.trace?.(name, `${event} ${JSON.stringify(fields)}`);
+      };
       const common = { ports: mine.ports, project, namespace: world.names.namespace, emit, place: `${name}/${mine.pid}` };
       try {
         const hub = isHub ? await openHub({ ...common, name, access: access([]) }) : undefined;

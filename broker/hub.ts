@@ -5,6 +5,7 @@
  */
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
+import { openAdmission } from './admission.js';
 import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
 import { openCorrelator } from './correlator.js';
@@ -58,6 +59,8 @@ export interface HubOptions extends Common {
   readonly name: string;
   readonly access: Access;
   readonly maxInFlight?: number;
+  /** How long a request may expect to wait on this hub before those after it are refused (ms). */
+  readonly maxDelayMs?: number;
 }
 
 export interface Hub {
@@ -95,6 +98,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const correlator = openCorrelator(clock);
   const settler = openSettler({ store, journal, correlator, control, transport, emit });
   const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
+  const admission = openAdmission({ clock, maxDelayMs: options.maxDelayMs ?? 100 });
   const gateway = openGateway({
     flows: project.flows,
     steps,
@@ -105,6 +109,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     correlator,
     settler,
     rebuild,
+    admission,
     clock,
     newId,
     names,
@@ -206,6 +211,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
       stopping.abort();
       correlator.letGo();
       cancelCheck();
+      admission.close();
       await sweeper.close();
       await Promise.all(consumers.map((consumer) => consumer.close()));
       await control.close();

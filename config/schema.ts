@@ -56,6 +56,11 @@ export const core = {
       format: 'count',
       default: 20_000,
     },
+    delay: {
+      doc: 'How long a request may expect to wait on this hub (for RabbitMQ to confirm it, for a busy event loop); while it is longer, new ones are refused with "busy"',
+      format: 'duration',
+      default: '100ms',
+    },
   },
   defaults: {
     wait: { doc: 'How long a requestor is held when neither it nor its flow says', format: 'duration', default: '25s' },

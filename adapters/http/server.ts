@@ -28,14 +28,15 @@ export type Handler = (request: FastifyRequest, reply: FastifyReply) => Promise<
 /**
  * - `open`: needs no key.
  * - `quick`: answered at once.
- * - `held`: counts as in flight.
- * - `stream`: as `held`, and has no HEAD.
+ * - `held`: counts as in flight, and fetches or ends what is there already.
+ * - `new`: counts as in flight, and brings work: refused while the hub, or its principal, has too much of it.
+ * - `stream`: counts as in flight, and has no HEAD.
  */
 export type Route = readonly [
   method: 'GET' | 'POST' | 'DELETE',
   url: string,
   handler: Handler,
-  access: 'open' | 'quick' | 'held' | 'stream',
+  access: 'open' | 'quick' | 'held' | 'new' | 'stream',
 ];
 
 export interface Limits {
@@ -50,7 +51,7 @@ export interface Limits {
 
 export interface ServerNeeds {
   readonly limits: Limits;
-  readonly context: Pick<AdapterContext, 'access' | 'log'>;
+  readonly context: Pick<AdapterContext, 'access' | 'log' | 'gateway'>;
   /** True once nothing new may come in. */
   readonly stopping: () => boolean;
   /** Only reachable from this machine and without keys: web pages of others must be kept out. */
@@ -123,7 +124,10 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     request.principal = principal;
 
     if (access === 'quick') return undefined;
-    const visit = inFlight.enter(request.raw.socket, principal.name);
+    const refusal = access === 'new' ? context.gateway.refusal(principal) : undefined;
+    if (refusal !== undefined)
+      return sendProblem(reply, httpProblem(refusal.over === 'hub' ? 'overloaded' : 'too-many', refusal.detail), refusal.retryAfterMs);
+    const visit = inFlight.enter(request.raw.socket, principal.name, access === 'held' ? 'fetches' : undefined);
     if (visit === 'overloaded')
       return sendProblem(reply, httpProblem('overloaded', `${limits.maxInFlight} requests are in flight, more are not taken`));
     if (visit === 'too-many')

@@ -3,14 +3,13 @@
  * broker's confirm, and an event loop that is late. A request that waits for a slow worker or a person waits on nobody here,
  * and is no overload.
  *
- * How long a request that is taken now would wait is estimated as PIE does it (RFC 8033 §4.2 and §4.3; Little's law): those
- * that wait before it, by the rate at which they leave. When that is too long it is refused at once, which costs little, so
- * that at three times the load those that are taken meet the same wait as before, and nothing piles up. There is no limit
- * on concurrency to be tuned: the rate is measured.
+ * The method is PIE (RFC 8033): how long a request would wait is estimated from those that wait before it and the measured
+ * rate at which they leave (Little's law), and a share of the new ones is refused that a proportional-integral controller
+ * sets so that the wait stays at its target. Short bursts pass. There is no limit on concurrency to be tuned, and what is
+ * taken at three times the load meets about the same wait as before.
  *
  * Quotas of single principals are a leaky bucket (GCRA, ITU-T I.371): one number each.
  */
-import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { Principal } from './access.js';
 import type { Clock } from './clock.js';
 import { Fault } from './fault.js';
@@ -25,10 +24,12 @@ export interface Refusal {
 
 export interface Admission {
   /**
-   * Why nothing more of this principal is taken at the moment, if so. Asked before a request is read, by adapters whose clients
-   * push; those that pull (a queue, a folder) are held back by how much they pull at once.
+   * Why a request that brings work is not taken at the moment, if so. Asked once for each, before it is read, by adapters whose
+   * clients push; those that pull (a queue, a folder) are held back by how much they pull at once.
    */
-  refusal(principal: Principal): Refusal | undefined;
+  busy(): Refusal | undefined;
+  /** The same for one principal: why it has used up its quota. */
+  overQuota(principal: Principal): Refusal | undefined;
   /** Counts a request against its principal's quota, until the returned function is called. Throws a Fault `unavailable`, reason `too-many`. */
   admit(principal: Principal): () => void;
   /** A request is on its way to the broker's confirm, until the returned function is called. */
@@ -38,22 +39,25 @@ export interface Admission {
 
 export interface AdmissionOptions {
   readonly clock: Clock;
-  /** How long a request may expect to wait on this hub (ms). */
+  /** How long requests may wait on this hub, from their arrival to the broker's confirm (ms); 0: nobody is refused for that. */
   readonly maxDelayMs: number;
 }
 
-/** Fewer than this many that wait are never too many: such a burst is soon over. */
-const burst = 256;
+/** Fewer than this many that wait are never too many. */
+const fewAre = 256;
+/** How long new requests are taken though there is too much: a burst, or a pause of the garbage collector. */
+const burstMs = 100;
+/** How often the controller looks, and its gains: by how much the refused share changes for each target's worth of wait above the target (a second), and of change of the wait. */
+const lookMs = 20;
+const integralGain = 4;
+const proportionalGain = 0.2;
 /** The rate is measured while at least this many wait, for at least so long: confirms come in lots. */
 const queueAtLeast = 32;
 const cycleMs = 50;
-/** How often the event loop's delay is looked at, and how finely it is measured. */
-const lookMs = 100;
-const resolutionMs = 10;
 
 export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admission {
   const queue = measuredQueue(clock);
-  const loop = loopDelay(clock);
+  const controller = openController(clock, maxDelayMs, () => queue.delayMs());
   const quotas = new Map<string, Quota>();
 
   function overQuota({ name, limits }: Principal): Refusal | undefined {
@@ -69,17 +73,16 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
   }
 
   return {
-    refusal(principal) {
-      const expectedMs = Math.max(queue.delayMs(), loop.delayMs());
-      return expectedMs > maxDelayMs
-        ? {
-            over: 'hub',
-            detail: `this hub has more to do than it can: a request would wait ${Math.round(Math.min(expectedMs, 60_000))} ms before it is under way`,
-            // Spread, so that those that are refused together do not come back together.
-            retryAfterMs: 1_000 + Math.round(Math.random() * 3_000),
-          }
-        : overQuota(principal);
+    busy() {
+      if (Math.random() >= controller.share()) return undefined;
+      return {
+        over: 'hub',
+        detail: `this hub has more to do than it can: requests wait ${Math.round(controller.delayMs())} ms before they are under way`,
+        // Spread, so that those that are refused together do not come back together.
+        retryAfterMs: 1_000 + Math.round(Math.random() * 3_000),
+      };
     },
+    overQuota,
     admit(principal) {
       const { name, limits } = principal;
       if (limits === undefined) return () => undefined;
@@ -91,8 +94,11 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
       quota.nextAt = Math.max(quota.nextAt, clock.now()) + 1_000 / (limits.perSecond ?? Infinity);
       return () => void quota.inFlight--;
     },
-    entering: queue.enter,
-    close: loop.close,
+    entering() {
+      controller.wake();
+      return queue.enter();
+    },
+    close: controller.close,
   };
 }
 
@@ -130,7 +136,7 @@ function measuredQueue(clock: Clock) {
       return leave;
     },
     delayMs(): number {
-      if (waiting < burst) return 0;
+      if (waiting < fewAre) return 0;
       // A queue that has come to a standstill has no departures to measure.
       const tookMs = cycle === undefined ? 0 : clock.now() - cycle.began;
       const stalled = tookMs > 2 * cycleMs ? ((cycle?.left ?? 0) + 1) / tookMs : Infinity;
@@ -139,20 +145,47 @@ function measuredQueue(clock: Clock) {
   };
 }
 
-/** How late the event loop has been lately, on average: one long turn is not overload. */
-function loopDelay(clock: Clock) {
-  const histogram = monitorEventLoopDelay({ resolution: resolutionMs });
-  histogram.enable();
-  let looked = clock.now();
+/** The controller of RFC 8033 §4.1 and §4.2. It looks only as long as there is something to see: an idle hub has no timer. */
+function openController(clock: Clock, targetMs: number, queueMs: () => number) {
+  let cancel: (() => void) | undefined;
+  let due = 0;
+  let looked = 0;
+  let share = 0;
   let delayMs = 0;
+  let burstLeftMs = burstMs;
+  let calmMs = 0;
+
+  function look(): void {
+    const now = clock.now();
+    const [before, elapsedMs] = [delayMs, now - looked];
+    looked = now;
+    // Whatever comes in waits for a turn of the event loop, too.
+    delayMs = Math.max(0, now - due) + queueMs();
+    const above = delayMs / targetMs - 1;
+    share += (integralGain * above * elapsedMs) / 1_000 + (proportionalGain * (delayMs - before)) / targetMs;
+    share = Math.min(Math.max(share, 0), 1);
+    const isCalm = share === 0 && delayMs < targetMs / 2 && before < targetMs / 2;
+    burstLeftMs = isCalm ? burstMs : burstLeftMs - elapsedMs;
+    calmMs = isCalm ? calmMs + elapsedMs : 0;
+    if (calmMs < 1_000) arm();
+    else cancel = undefined;
+  }
+
+  function arm(): void {
+    due = clock.now() + lookMs;
+    cancel = clock.after(lookMs, look);
+  }
+
   return {
-    delayMs(): number {
-      if (clock.now() - looked < lookMs) return delayMs;
+    /** The share of new requests to refuse, 0 to 1. */
+    share: () => (burstLeftMs > 0 ? 0 : share),
+    delayMs: () => delayMs,
+    wake(): void {
+      calmMs = 0;
+      if (cancel !== undefined || targetMs === 0) return;
       looked = clock.now();
-      delayMs = histogram.count === 0 ? 0 : Math.max(0, histogram.mean / 1e6 - resolutionMs);
-      histogram.reset();
-      return delayMs;
+      arm();
     },
-    close: () => void histogram.disable(),
+    close: () => cancel?.(),
   };
 }

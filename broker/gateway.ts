@@ -127,8 +127,13 @@ export interface Gateway {
   /** Calls `listener` for each event that matches (`*` one word, `#` any number) from now on. Returns how to stop. */
   subscribe(pattern: string, principal: Principal, listener: (message: TopicMessage) => void): Promise<() => Promise<void>>;
   last(topic: string, principal: Principal): Promise<TopicMessage | undefined>;
-  /** Why nothing new of this principal would be taken now, if so. Adapters whose clients push ask before they read. Status, replies and cancels are always taken. */
-  refusal(principal: Principal): Refusal | undefined;
+  /**
+   * Why a request that brings work is not taken now, if so: the hub has too much of it. Adapters whose clients push ask once for each, before
+   * they read it. Status, replies and cancels are always taken.
+   */
+  busy(): Refusal | undefined;
+  /** Why this principal brings too much. `request`, `send` and `publish` look, too. */
+  overQuota(principal: Principal): Refusal | undefined;
   /** Ready to take requests; when not, why. */
   ready(): Promise<{ readonly ready: boolean; readonly checks: Readonly<Record<string, string>> }>;
 }
@@ -247,7 +252,8 @@ export function openGateway(options: GatewayOptions): Gateway {
     publish: (topic, principal, message) => admitted(principal, () => topics.publish(topic, principal, message)),
     subscribe: topics.subscribe,
     last: topics.last,
-    refusal: admission.refusal,
+    busy: admission.busy,
+    overQuota: admission.overQuota,
     async ready() {
       const [redis, isComplete] = await store.condition().then(
         ({ complete }) => ['ok', complete] as const,

@@ -59,7 +59,7 @@ export interface HubOptions extends Common {
   readonly name: string;
   readonly access: Access;
   readonly maxInFlight?: number;
-  /** How long a request may expect to wait on this hub before those after it are refused (ms). */
+  /** How long requests may wait on this hub before some of the new ones are refused (ms). */
   readonly maxDelayMs?: number;
 }
 

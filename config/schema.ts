@@ -57,7 +57,7 @@ export const core = {
       default: 20_000,
     },
     delay: {
-      doc: 'How long a request may expect to wait on this hub (for RabbitMQ to confirm it, for a busy event loop); while it is longer, new ones are refused with "busy"',
+      doc: 'How long requests may wait on this hub (for a busy event loop, for RabbitMQ to confirm them) before so many of the new ones are refused that it stays at that; 0: none is refused for it',
       format: 'duration',
       default: '100ms',
     },

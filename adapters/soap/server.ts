@@ -134,7 +134,7 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
         message: `the element ${body.name} is of the namespace "${body.uri}"; the operations here are of "${namespace}"`,
       });
     if (body.name === collect) return { name: `${collect}Response`, content: await collected(body, principal, signal) };
-    const refusal = gateway.refusal(principal);
+    const refusal = gateway.busy() ?? gateway.overQuota(principal);
     if (refusal !== undefined) throw new Refused({ code: 'unavailable', message: refusal.detail });
     const operation = byName.get(body.name);
     if (operation === undefined)

@@ -5,21 +5,16 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import { namesIn, topologyOf } from '../broker/topology.js';
+import { amqpTransport } from '../broker/transport-amqp.js';
+import { load } from '../main.js';
+import type { Probe, Probed } from './probe.js';
 
+/** From `dist/bench`, where this is when it runs. */
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
-const command = at('../dist/cli/answerback.js');
-
-export interface Probed {
-  readonly loopP50Ms: number;
-  readonly loopP99Ms: number;
-  readonly loopMaxMs: number;
-  /** Share of the time that the event loop was busy. */
-  readonly utilization: number;
-  readonly cpuMs: number;
-  readonly rss: number;
-  readonly heapUsed: number;
-  readonly external: number;
-}
+const command = at('../cli/answerback.js');
+/** Not compiled: a project is what users write. */
+const project = at('../../bench/project');
 
 export interface Command {
   readonly pid: number;
@@ -27,8 +22,8 @@ export interface Command {
   readonly url: string;
   /** How long it took from the start of the process until it said that it is ready. */
   readonly readyMs: number;
-  /** What happened since it was asked last; `collect`: after a garbage collection. */
-  probe(what?: 'read' | 'collect'): Promise<Probed>;
+  /** What happened since it was asked last. */
+  probe(what?: Probe['probe']): Promise<Probed>;
   kill(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -36,7 +31,7 @@ export interface Command {
 /** Resolves when the process says that it is ready; rejects with what it wrote when it ends before. */
 export async function startCommand(role: 'hub' | 'worker', env: NodeJS.ProcessEnv): Promise<Command> {
   const began = performance.now();
-  const child = spawn(process.execPath, ['--expose-gc', '--import', at('probe.mjs'), command, role, at('project')], {
+  const child = spawn(process.execPath, ['--expose-gc', '--import', at('probe.js'), command, role, project], {
     env: { ...process.env, HUB_HTTP_PORT: '0', HUB_LOG_LEVEL: 'info', ...env },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
@@ -64,13 +59,13 @@ export async function startCommand(role: 'hub' | 'worker', env: NodeJS.ProcessEn
     async probe(what = 'read') {
       const answer = new Promise<Probed>((resolve) => {
         const listener = (message: unknown) => {
-          if (typeof message !== 'object' || message === null || !('probe' in message)) return;
+          if (typeof message !== 'object' || message === null || !('probed' in message)) return;
           child.off('message', listener);
-          resolve(message.probe as Probed);
+          resolve(message.probed as Probed);
         };
         child.on('message', listener);
       });
-      child.send({ probe: what });
+      child.send({ probe: what } satisfies Probe);
       return answer;
     },
     async kill() {
@@ -82,4 +77,19 @@ export async function startCommand(role: 'hub' | 'worker', env: NodeJS.ProcessEn
       await ended;
     },
   };
+}
+
+/** Removes the queues of `bench/project`. */
+export async function removeQueues(rabbitmq: string, namespace: string): Promise<void> {
+  const { project: found, steps } = await load({ folder: project });
+  const { queues } = topologyOf({
+    names: namesIn(namespace),
+    flows: found.flows,
+    steps: new Map(steps.map((step) => [step.name, step])),
+    hub: 'bench',
+    journalMaxAge: '1D',
+  });
+  const transport = await amqpTransport({ url: rabbitmq, name: 'bench' });
+  for (const { name } of queues) await transport.removeQueue(name);
+  await transport.close();
 }

@@ -1,18 +1,20 @@
 /**
- * HTTP load from a process of its own, over raw sockets, since it shares the machine with what it measures: a response is
- * read as far as its status and length. In an open loop a request is due when it is due, whether or not the ones before are
- * answered; its time counts from there (no coordinated omission). Told over IPC.
+ * HTTP load that does not wait (open loop): a request is due when it is due, whether or not those before are answered, and its
+ * time counts from there (no coordinated omission). Raw sockets, since it shares the machine with what it measures: a
+ * response is read as far as its status and length. As a closed loop it finds out what the hub can carry.
  */
 import { connect, type Socket } from 'node:net';
+import type { End } from './ends.js';
 import { percentile } from './statistics.js';
 
 export interface LoadOrder {
   readonly url: string;
   readonly path: string;
   readonly bytes: number;
-  /** Requests a second (open loop), or connections that ask again and again (closed loop). */
+  /** Requests a second; absent: a closed loop of `connections`. */
   readonly perSecond?: number;
-  readonly connections?: number;
+  /** As many as there may be: what is due then waits for one. */
+  readonly connections: number;
   readonly measureMs: number;
   readonly warmUpMs: number;
 }
@@ -41,7 +43,6 @@ interface Line {
 }
 
 const tickMs = 2;
-const maxLines = 12_000;
 
 export async function generate(order: LoadOrder): Promise<LoadReport> {
   const { hostname, port } = new URL(order.url);
@@ -50,6 +51,8 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   const taken = new Map<number, number[]>();
   const late: number[] = [];
   const free: Line[] = [];
+  /** Due, and no connection free. */
+  const waiting: number[] = [];
   const lines = new Set<Line>();
   let measuring = false;
   let again: ((line: Line) => void) | undefined;
@@ -63,7 +66,9 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   const answered = (line: Line, status: number) => {
     if (line.due !== undefined) note(status, line.due);
     line.due = undefined;
-    if (again === undefined) free.push(line);
+    const due = waiting.shift();
+    if (due !== undefined) send(line, due);
+    else if (again === undefined) free.push(line);
     else again(line);
   };
   const send = (line: Line, due: number) => {
@@ -97,8 +102,8 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   const ask = (due: number) => {
     const line = free.pop();
     if (line !== undefined) send(line, due);
-    else if (lines.size < maxLines) open(due);
-    else note(0, due);
+    else if (lines.size < order.connections) open(due);
+    else waiting.push(due);
   };
 
   const began = performance.now();
@@ -106,7 +111,7 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   const until = began + order.warmUpMs + order.measureMs;
   if (order.perSecond === undefined) {
     again = (line) => (performance.now() < until ? send(line, performance.now()) : undefined);
-    for (let count = 0; count < (order.connections ?? 1); count++) open(performance.now());
+    for (let count = 0; count < order.connections; count++) open(performance.now());
     await new Promise((resolve) => setTimeout(resolve, until - began));
     again = undefined;
   } else {
@@ -122,6 +127,7 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   }
   const measuredMs = performance.now() - began - order.warmUpMs;
   // What is under way may still be answered, and counts; the rest counts as not answered.
+  waiting.length = 0;
   for (const end = performance.now() + 3_000; performance.now() < end && [...lines].some(({ due }) => due !== undefined);)
     await new Promise((resolve) => setTimeout(resolve, 20));
   const connections = lines.size;
@@ -146,5 +152,10 @@ function timesOf(times: readonly number[], measuredMs: number): Times {
   };
 }
 
-if (process.send !== undefined && process.argv[1] === import.meta.filename)
-  process.on('message', (order: LoadOrder) => void generate(order).then((report) => process.send?.(report)));
+/** `generate` with a `LoadOrder` reports what came of it. */
+export async function openLoopEnd(): Promise<End> {
+  return {
+    tell: (_what, order) => generate(order as unknown as LoadOrder),
+    close: async () => undefined,
+  };
+}

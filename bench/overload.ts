@@ -1,0 +1,128 @@
+/**
+ * Overload: three times the load that the hub can carry, in an open loop through HTTP, flow with journal, against 80 % of what
+ * it can carry. What it can carry is what a closed loop gets.
+ */
+import { removeQueues, startCommand } from './commands.js';
+import type { Bench, Case, Row } from './case.js';
+import type { LoadReport, LoadOrder, Times } from './open-loop.js';
+import { median } from './statistics.js';
+
+interface Round {
+  readonly capacity: number;
+  readonly normal: Times;
+  readonly accepted: Times;
+  readonly refused: Times | undefined;
+  /** Answered neither way. */
+  readonly others: number;
+  readonly rssMb: number;
+}
+
+const none: Times = { count: 0, perSecond: 0, p50Ms: NaN, p99Ms: NaN, maxMs: NaN };
+
+export const overload: Case = {
+  name: 'overload',
+  bars: {
+    'overload: p99 of those accepted at 3 times the load': 2,
+    'overload: p99 of those refused': 50,
+    'overload: memory after against before': 1.2,
+    'overload: neither accepted nor refused': 0,
+  },
+  async run(bench): Promise<readonly Row[]> {
+    const env = { HUB_NAMESPACE: bench.namespace, HUB_RABBITMQ_URL: bench.rabbitmq, HUB_REDIS_URL: bench.redis, HUB_NAME: 'bench' };
+    const worker = await startCommand('worker', env);
+    const hub = await startCommand('hub', env);
+    const client = await bench.start('http.open-loop');
+    const load = (order: Pick<LoadOrder, 'perSecond' | 'connections' | 'measureMs' | 'warmUpMs'>) =>
+      client.tell<LoadReport>('generate', { url: hub.url, path: '/requests/echo', bytes: 256, ...order });
+    try {
+      await load({ connections: 64, warmUpMs: bench.quick ? 1_000 : 5_000, measureMs: 500 });
+      const before = (await hub.probe('collect')).rss;
+      const rounds: Round[] = [];
+      for (let round = 0; round < Math.min(bench.rounds, 3); round++) {
+        const result = await runRound(bench, load, async () => (await hub.probe()).rss / 2 ** 20);
+        rounds.push(result);
+        bench.log(saying(result));
+      }
+      const after = (await hub.probe('collect')).rss;
+      return rowsOf(rounds, after / before);
+    } finally {
+      await hub.stop();
+      await worker.stop();
+      await removeQueues(bench.rabbitmq, bench.namespace);
+    }
+  },
+};
+
+async function runRound(
+  bench: Bench,
+  load: (order: Pick<LoadOrder, 'perSecond' | 'connections' | 'measureMs' | 'warmUpMs'>) => Promise<LoadReport>,
+  rssMb: () => Promise<number>,
+): Promise<Round> {
+  const [warmUpMs, measureMs] = bench.quick ? [500, 1_500] : [1_000, 6_000];
+  const most = await load({ connections: 128, warmUpMs, measureMs });
+  const capacity = (most.statuses['200'] ?? none).perSecond;
+  const normal = await load({ perSecond: 0.8 * capacity, connections: 1_000, warmUpMs, measureMs });
+  // No warm-up: how the overload begins counts.
+  const { statuses } = await load({ perSecond: 3 * capacity, connections: 1_000, warmUpMs: 0, measureMs: 2 * measureMs });
+  return {
+    capacity,
+    normal: normal.statuses['200'] ?? none,
+    accepted: statuses['200'] ?? none,
+    refused: statuses['503'],
+    others: Object.entries(statuses).reduce((sum, [status, { count }]) => (status === '200' || status === '503' ? sum : sum + count), 0),
+    rssMb: await rssMb(),
+  };
+}
+
+const saying = ({ capacity, normal, accepted, refused = none, others, rssMb }: Round): string =>
+  [
+    `overload: carries ${capacity.toFixed(0)}/s`,
+    `80 %: p50 ${normal.p50Ms.toFixed(1)} p99 ${normal.p99Ms.toFixed(1)} ms`,
+    `300 %: accepted ${accepted.perSecond.toFixed(0)}/s p50 ${accepted.p50Ms.toFixed(1)} p99 ${accepted.p99Ms.toFixed(1)} max ${accepted.maxMs.toFixed(0)} ms`,
+    `refused ${refused.perSecond.toFixed(0)}/s p50 ${refused.p50Ms.toFixed(1)} p99 ${refused.p99Ms.toFixed(1)} max ${refused.maxMs.toFixed(0)} ms`,
+    `others ${others}`,
+    `RSS ${rssMb.toFixed(0)} MiB`,
+  ].join('; ');
+
+function rowsOf(rounds: readonly Round[], grown: number): readonly Row[] {
+  const all = (pick: (round: Round) => number) => rounds.map(pick).map((value) => Math.round(value * 10) / 10);
+  const of = (name: string, unit: string, values: readonly number[]): Row => ({
+    name: `overload: ${name}`,
+    unit,
+    value: median(values),
+    more: { rounds: values.join(' ') },
+  });
+  return [
+    of(
+      'requests that the hub can carry',
+      'req/s',
+      all(({ capacity }) => capacity),
+    ),
+    of(
+      'p99 at 80 % of that',
+      'ms',
+      all(({ normal }) => normal.p99Ms),
+    ),
+    of(
+      'p99 of those accepted at 3 times the load',
+      'of that at 80 %',
+      rounds.map(({ normal, accepted }) => Math.round((accepted.p99Ms / normal.p99Ms) * 100) / 100),
+    ),
+    of(
+      'accepted at 3 times the load',
+      'req/s',
+      all(({ accepted }) => accepted.perSecond),
+    ),
+    of(
+      'p99 of those refused',
+      'ms',
+      all(({ refused }) => refused?.p99Ms ?? NaN),
+    ),
+    of(
+      'neither accepted nor refused',
+      'requests',
+      all(({ others }) => others),
+    ),
+    { name: 'overload: memory after against before', unit: 'times', value: Math.round(grown * 100) / 100 },
+  ];
+}

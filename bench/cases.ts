@@ -8,8 +8,22 @@ import { memory } from './memory.js';
 import { oneProcess } from './one-process.js';
 import { peersCase } from './peers.js';
 import { overload } from './overload.js';
+import { pending } from './pending.js';
 import { requestReply } from './request-reply.js';
 import { scatter } from './scatter.js';
 import { timers } from './timers.js';
 
-export const cases: readonly Case[] = [requestReply, http, scatter, oneProcess, memory, timers, breakdown, flat, held, overload, peersCase];
+export const cases: readonly Case[] = [
+  requestReply,
+  http,
+  scatter,
+  oneProcess,
+  memory,
+  timers,
+  breakdown,
+  flat,
+  held,
+  overload,
+  pending,
+  peersCase,
+];

@@ -53,6 +53,7 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   const free: Line[] = [];
   /** Due, and no connection free. */
   const waiting: number[] = [];
+  let served = 0;
   const lines = new Set<Line>();
   let measuring = false;
   let again: ((line: Line) => void) | undefined;
@@ -66,8 +67,7 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   const answered = (line: Line, status: number) => {
     if (line.due !== undefined) note(status, line.due);
     line.due = undefined;
-    const due = waiting.shift();
-    if (due !== undefined) send(line, due);
+    if (served < waiting.length) send(line, waiting[served++]!);
     else if (again === undefined) free.push(line);
     else again(line);
   };
@@ -127,7 +127,7 @@ export async function generate(order: LoadOrder): Promise<LoadReport> {
   }
   const measuredMs = performance.now() - began - order.warmUpMs;
   // What is under way may still be answered, and counts; the rest counts as not answered.
-  waiting.length = 0;
+  served = waiting.length;
   for (const end = performance.now() + 3_000; performance.now() < end && [...lines].some(({ due }) => due !== undefined);)
     await new Promise((resolve) => setTimeout(resolve, 20));
   const connections = lines.size;

@@ -7,6 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { removeQueues, startCommand } from './commands.js';
 import type { Bench, Case, Row } from './case.js';
 import type { LoadReport, LoadOrder, Times } from './open-loop.js';
+import type { Probed } from './probe.js';
 import { median } from './statistics.js';
 
 interface Round {
@@ -17,6 +18,10 @@ interface Round {
   /** Answered neither way. */
   readonly others: number;
   readonly rssMb: number;
+  /** Of the hub during the overload, and how late the load itself was. */
+  readonly utilization: number;
+  readonly loopP99Ms: number;
+  readonly lateP99Ms: number;
 }
 
 const none: Times = { count: 0, perSecond: 0, p50Ms: NaN, p99Ms: NaN, maxMs: NaN };
@@ -47,7 +52,7 @@ export const overload: Case = {
       await load({ connections: 64, warmUpMs: bench.quick ? 3_000 : 5_000, measureMs: 500 });
       const rounds: Round[] = [];
       for (let round = 0; round < Math.min(bench.rounds, 3); round++) {
-        const result = await runRound(bench, load, async () => (await hub.probe()).rss / 2 ** 20);
+        const result = await runRound(bench, load, () => hub.probe());
         rounds.push(result);
         bench.log(saying(result));
       }
@@ -63,32 +68,37 @@ export const overload: Case = {
 async function runRound(
   bench: Bench,
   load: (order: Pick<LoadOrder, 'perSecond' | 'connections' | 'measureMs' | 'warmUpMs'>) => Promise<LoadReport>,
-  rssMb: () => Promise<number>,
+  probe: () => Promise<Probed>,
 ): Promise<Round> {
   const [warmUpMs, measureMs] = bench.quick ? [500, 1_500] : [1_000, 6_000];
   const most = await load({ connections: 128, warmUpMs, measureMs });
   const capacity = (most.statuses['200'] ?? none).perSecond;
   const normal = await load({ perSecond: 0.8 * capacity, connections: 1_000, warmUpMs, measureMs });
   // No warm-up: how the overload begins counts.
-  const { statuses } = await load({ perSecond: 3 * capacity, connections: 1_000, warmUpMs: 0, measureMs: 2 * measureMs });
+  await probe();
+  const { statuses, lateP99Ms } = await load({ perSecond: 3 * capacity, connections: 1_000, warmUpMs: 0, measureMs: 2 * measureMs });
+  const { rss, utilization, loopP99Ms } = await probe();
   return {
     capacity,
     normal: normal.statuses['200'] ?? none,
     accepted: statuses['200'] ?? none,
     refused: statuses['503'],
     others: Object.entries(statuses).reduce((sum, [status, { count }]) => (status === '200' || status === '503' ? sum : sum + count), 0),
-    rssMb: await rssMb(),
+    rssMb: rss / 2 ** 20,
+    utilization,
+    loopP99Ms,
+    lateP99Ms,
   };
 }
 
-const saying = ({ capacity, normal, accepted, refused = none, others, rssMb }: Round): string =>
+const saying = ({ capacity, normal, accepted, refused = none, others, rssMb, utilization, loopP99Ms, lateP99Ms }: Round): string =>
   [
     `overload: carries ${capacity.toFixed(0)}/s`,
     `80 %: p50 ${normal.p50Ms.toFixed(1)} p99 ${normal.p99Ms.toFixed(1)} ms`,
     `300 %: accepted ${accepted.perSecond.toFixed(0)}/s p50 ${accepted.p50Ms.toFixed(1)} p99 ${accepted.p99Ms.toFixed(1)} max ${accepted.maxMs.toFixed(0)} ms`,
     `refused ${refused.perSecond.toFixed(0)}/s p50 ${refused.p50Ms.toFixed(1)} p99 ${refused.p99Ms.toFixed(1)} max ${refused.maxMs.toFixed(0)} ms`,
     `others ${others}`,
-    `RSS ${rssMb.toFixed(0)} MiB`,
+    `hub: RSS ${rssMb.toFixed(0)} MiB, busy ${utilization.toFixed(2)}, event loop p99 ${loopP99Ms.toFixed(0)} ms; load late p99 ${lateP99Ms.toFixed(0)} ms`,
   ].join('; ');
 
 function rowsOf(rounds: readonly Round[]): readonly Row[] {

@@ -163,7 +163,7 @@ export interface GatewayOptions {
 }
 
 export function openGateway(options: GatewayOptions): Gateway {
-  const { flows, store, correlator, settler, admission, clock, transport, stopping } = options;
+  const { flows, store, correlator, settler, admission, clock, emit, transport, stopping } = options;
   const { request, send } = openRequests(options);
   const { recordedWithin, accepted } = openWaiting(options);
   const topics = openTopics(options);
@@ -252,7 +252,11 @@ export function openGateway(options: GatewayOptions): Gateway {
     publish: (topic, principal, message) => admitted(principal, () => topics.publish(topic, principal, message)),
     subscribe: topics.subscribe,
     last: topics.last,
-    busy: admission.busy,
+    busy() {
+      const refusal = admission.busy();
+      if (refusal !== undefined) emit('request.shed');
+      return refusal;
+    },
     overQuota: admission.overQuota,
     async ready() {
       const [redis, isComplete] = await store.condition().then(

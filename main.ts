@@ -184,7 +184,13 @@ export async function start(
       journalMaxAge: settings.journal.maxAge,
     };
     if (options.role !== 'worker')
-      hub = await openHub({ ...common, name: settings.name, access: access(project.principals), maxInFlight: settings.limits.inFlight });
+      hub = await openHub({
+        ...common,
+        name: settings.name,
+        access: access(project.principals),
+        maxInFlight: settings.limits.inFlight,
+        maxDelayMs: settings.limits.delay,
+      });
     if (options.role !== 'hub') workers = await openWorkers({ ...common, ...(options.only === undefined ? {} : { only: options.only }) });
     if (hub !== undefined) {
       metrics.watch({ holding: hub.holding, transport: () => ports.transport.state() });

@@ -10,6 +10,15 @@ export interface Principal {
   readonly flows: readonly string[];
   /** Topics it may publish and watch. */
   readonly topics: readonly string[];
+  /** Its quota; absent: none. */
+  readonly limits?: PrincipalLimits;
+}
+
+export interface PrincipalLimits {
+  /** Requests, messages and events a second, in the long run; a second's worth may come at once. */
+  readonly perSecond?: number;
+  /** Requests in flight, held ones included. */
+  readonly inFlight?: number;
 }
 
 export interface KeyedPrincipal extends Principal {

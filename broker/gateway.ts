@@ -4,6 +4,7 @@
  */
 import { pause, type Clock } from './clock.js';
 import type { Principal } from './access.js';
+import type { Admission, Refusal } from './admission.js';
 import type { Control } from './control.js';
 import type { Correlator } from './correlator.js';
 import type { Emit } from './emit.js';
@@ -126,6 +127,13 @@ export interface Gateway {
   /** Calls `listener` for each event that matches (`*` one word, `#` any number) from now on. Returns how to stop. */
   subscribe(pattern: string, principal: Principal, listener: (message: TopicMessage) => void): Promise<() => Promise<void>>;
   last(topic: string, principal: Principal): Promise<TopicMessage | undefined>;
+  /**
+   * Why a request that brings work is not taken now, if so: the hub has too much of it. Adapters whose clients push ask once for each, before
+   * they read it. Status, replies and cancels are always taken.
+   */
+  busy(): Refusal | undefined;
+  /** Why this principal brings too much. `request`, `send` and `publish` look, too. */
+  overQuota(principal: Principal): Refusal | undefined;
   /** Ready to take requests; when not, why. */
   ready(): Promise<{ readonly ready: boolean; readonly checks: Readonly<Record<string, string>> }>;
 }
@@ -140,6 +148,7 @@ export interface GatewayOptions {
   readonly correlator: Correlator;
   readonly settler: Settler;
   readonly rebuild: Rebuild;
+  readonly admission: Admission;
   readonly clock: Clock;
   /** Makes the ids of requests and events. */
   readonly newId: () => string;
@@ -154,14 +163,14 @@ export interface GatewayOptions {
 }
 
 export function openGateway(options: GatewayOptions): Gateway {
-  const { flows, store, correlator, settler, clock, transport, stopping } = options;
+  const { flows, store, correlator, settler, admission, clock, emit, transport, stopping } = options;
   const { request, send } = openRequests(options);
   const { recordedWithin, accepted } = openWaiting(options);
   const topics = openTopics(options);
   let inFlight = 0;
 
-  /** Runs while counted as in flight, unless this hub has too much to do or stops. */
-  async function admitted<T>(run: () => Promise<T>): Promise<T> {
+  /** Runs while counted as in flight, unless this hub or the principal has too much in flight, or the hub stops. */
+  async function admitted<T>(principal: Principal, run: () => Promise<T>): Promise<T> {
     if (stopping.aborted)
       throw new Fault('unavailable', 'this hub is stopping: ask again, another hub or this one will answer soon', {
         reason: 'stopping',
@@ -173,11 +182,13 @@ export function openGateway(options: GatewayOptions): Gateway {
         reason: 'busy',
         retryAfterMs: 1_000 + Math.round(Math.random() * 2_000),
       });
+    const done = admission.admit(principal);
     inFlight++;
     try {
       return await run();
     } finally {
       inFlight--;
+      done();
     }
   }
 
@@ -189,8 +200,8 @@ export function openGateway(options: GatewayOptions): Gateway {
 
   return {
     flows,
-    request: (ask) => admitted(() => request(ask)),
-    send: (message) => admitted(() => send(message)),
+    request: (ask) => admitted(ask.principal, () => request(ask)),
+    send: (message) => admitted(message.principal, () => send(message)),
     async status(id, principal) {
       const record = await owned(id, principal);
       return record === undefined ? undefined : statusOf(record);
@@ -238,9 +249,15 @@ export function openGateway(options: GatewayOptions): Gateway {
         ? 'cancelled'
         : 'ended';
     },
-    publish: (topic, principal, message) => admitted(() => topics.publish(topic, principal, message)),
+    publish: (topic, principal, message) => admitted(principal, () => topics.publish(topic, principal, message)),
     subscribe: topics.subscribe,
     last: topics.last,
+    busy() {
+      const refusal = admission.busy();
+      if (refusal !== undefined) emit('request.shed');
+      return refusal;
+    },
+    overQuota: admission.overQuota,
     async ready() {
       const [redis, isComplete] = await store.condition().then(
         ({ complete }) => ['ok', complete] as const,

@@ -5,6 +5,7 @@
  */
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
+import { openAdmission } from './admission.js';
 import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
 import { openCorrelator } from './correlator.js';
@@ -58,6 +59,8 @@ export interface HubOptions extends Common {
   readonly name: string;
   readonly access: Access;
   readonly maxInFlight?: number;
+  /** How long requests may wait on this hub before some of the new ones are refused (ms). */
+  readonly maxDelayMs?: number;
 }
 
 export interface Hub {
@@ -96,6 +99,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const leftOut = new Set(project.flows.filter((flow) => !isJournalled(flow)).map(({ name }) => name));
   const settler = openSettler({ store, journal, correlator, control, transport, leftOut, clock, emit, stopping: stopping.signal });
   const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
+  const admission = openAdmission({ clock, maxDelayMs: options.maxDelayMs ?? 100 });
   const gateway = openGateway({
     flows: project.flows,
     steps,
@@ -106,6 +110,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     correlator,
     settler,
     rebuild,
+    admission,
     clock,
     newId,
     names,
@@ -207,6 +212,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
       stopping.abort();
       correlator.letGo();
       cancelCheck();
+      admission.close();
       await sweeper.close();
       await Promise.all(consumers.map((consumer) => consumer.close()));
       await control.close();

@@ -23,6 +23,7 @@ const levels: Readonly<Record<string, 'error' | 'warn' | 'debug'>> = {
   'step.expired': 'debug',
   'request.accepted': 'debug',
   'request.detached': 'debug',
+  'request.shed': 'debug',
   'request.settled': 'debug',
   'entrance.refused': 'debug',
 };

@@ -26,6 +26,7 @@ export function openMetrics(): Metrics {
     'settled',
   ]);
   const refused = counter('hub_requests_refused_total', 'Requests that the broker did not take', ['failure']);
+  const shed = counter('hub_requests_shed_total', 'Requests that were not taken because the hub had too much to do', []);
   const detached = counter('hub_requests_detached_total', 'Holds that became 202', ['flow']);
   const attempts = counter('hub_step_attempts_total', 'Attempts of steps', ['step', 'result']);
   const durations = new Histogram({
@@ -42,6 +43,7 @@ export function openMetrics(): Metrics {
     'request.accepted': (fields) => requests.labels(label(fields, 'flow')).inc(),
     'request.settled': (fields) => outcomes.labels(label(fields, 'kind'), label(fields, 'settled')).inc(),
     'request.refused': (fields) => refused.labels(label(fields, 'failure')).inc(),
+    'request.shed': () => shed.inc(),
     'request.detached': (fields) => detached.labels(label(fields, 'flow')).inc(),
     'publish.again': (fields) => again.labels(label(fields, 'failure')).inc(),
     'step.done': (fields) => {

@@ -28,7 +28,7 @@ export interface Requests {
 }
 
 export function openRequests(options: GatewayOptions): Requests {
-  const { flows, store, correlator, settler, clock, newId, names, control, transport, journal, emit } = options;
+  const { flows, store, correlator, settler, admission, clock, newId, names, control, transport, journal, emit } = options;
   const { recordedWithin, accepted } = openWaiting(options);
   const byName = new Map(flows.map((flow) => [flow.name, flow]));
   const validate = validator(flows);
@@ -78,6 +78,7 @@ export function openRequests(options: GatewayOptions): Requests {
 
   /** Hands a request to the broker, once. The Fault says whether it may have arrived all the same. */
   async function enter(envelope: Envelope, isFirst = true): Promise<void> {
+    const entered = admission.entering();
     try {
       await transport.publish(workAddress(names, envelope.slip[0]!, envelope), await messageFor(envelope, options), {
         durable: envelope.durable,
@@ -103,6 +104,8 @@ export function openRequests(options: GatewayOptions): Requests {
             reason: 'broker',
             retryAfterMs: 2_000,
           });
+    } finally {
+      entered();
     }
   }
 

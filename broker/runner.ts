@@ -16,7 +16,7 @@ import { openResurrect } from './resurrect.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
 import { StoreError, type Progress, type Store } from './store.js';
 import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
-import type { Consumer, Delivery, Headers, Transport } from './transport.js';
+import { PublishError, type Consumer, type Delivery, type Headers, type Transport } from './transport.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
 export interface RunnerOptions {
@@ -125,7 +125,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const started = clock.now();
     let verdict: Verdict;
     try {
-      verdict = await withStore(() => attempt(step, envelope));
+      verdict = await patiently(() => attempt(step, envelope));
     } catch (error) {
       if (stopping.aborted) throw error;
       return failed(step, envelope, delivery, error, clock.now() - started);
@@ -135,23 +135,23 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const took = clock.now() - started;
     const next =
       verdict.go === 'apart'
-        ? await withStore(() => apart(step, envelope, verdict.parts, verdict.into, took))
+        ? await patiently(() => apart(step, envelope, verdict.parts, verdict.into, took))
         : [onwards(step, envelope, verdict, took)];
     // All at once, in their order: parts that wait for one another's confirms would take a trip to the broker each.
-    await Promise.all(next.map((one) => withStore(() => send(one))));
+    await Promise.all(next.map((one) => patiently(() => send(one))));
     const { afterwards } = verdict.go === 'on' ? verdict : {};
-    if (afterwards !== undefined) await withStore(afterwards);
+    if (afterwards !== undefined) await patiently(afterwards);
     emit('step.done', { ...about, tookMs: clock.now() - started });
   };
 
-  /** A store that is away or is rebuilt costs no attempt and no delivery: its turn comes. Everything here may run twice. */
-  async function withStore<T>(run: () => Promise<T>): Promise<T> {
+  /** A store that is away or is rebuilt, a broker that takes no note, cost no attempt and no delivery: their turn comes. Everything here may run twice. */
+  async function patiently<T>(run: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
         return await run();
       } catch (error) {
-        if (!(error instanceof StoreError) || stopping.aborted) throw error;
-        emit('store.awaited', { reason: error.reason });
+        if (!(error instanceof StoreError || error instanceof PublishError) || stopping.aborted) throw error;
+        emit('step.waits', { why: error.message });
         await pause(clock, storeAgainMs, stopping);
       }
     }

@@ -11,6 +11,7 @@ export interface KeyedPrincipal {
   readonly flows: readonly string[];
   readonly topics: readonly string[];
   readonly keys: readonly string[];
+  readonly limits?: { readonly perSecond?: number; readonly inFlight?: number };
 }
 
 /** All principals that could be read. `flows` are the names of those that exist. */
@@ -23,8 +24,14 @@ export function readPrincipals(file: HubFile, flows: readonly string[]): KeyedPr
   return entries.map(([name]) => {
     const reader = { file, name, path: ['principals', name] };
     if (!isMapping(file.at(reader.path))) complain(reader, [], 'must be a mapping, as in { keys: [...], flows: ["loan.*"] }');
-    file.knows(reader.path, ['keys', 'flows', 'topics'], `principal ${name}: `);
-    const principal = { name, keys: texts(reader, 'keys'), flows: texts(reader, 'flows'), topics: texts(reader, 'topics') };
+    file.knows(reader.path, ['keys', 'flows', 'topics', 'limits'], `principal ${name}: `);
+    const principal = {
+      name,
+      keys: texts(reader, 'keys'),
+      flows: texts(reader, 'flows'),
+      topics: texts(reader, 'topics'),
+      ...limitsOf(reader),
+    };
     principal.keys.forEach((key, index) => checkKey(reader, key, index, ids));
     principal.flows.forEach((pattern, index) => checkFlow(reader, pattern, index, flows));
     principal.topics.forEach((pattern, index) => checkPattern(reader, 'topics', pattern, index));
@@ -48,6 +55,22 @@ function texts(reader: Reader, key: string): string[] {
   if (Array.isArray(value) && value.every((item) => typeof item === 'string')) return value;
   complain(reader, [key], `${key} must be a list of texts, as in ["a", "b"]`);
   return [];
+}
+
+/** `limits: { perSecond: 50, inFlight: 200 }`, each a whole number from 1. */
+function limitsOf({ file, name, path }: Reader): Pick<KeyedPrincipal, 'limits'> {
+  const below = [...path, 'limits'];
+  const limits = file.at(below);
+  if (limits === undefined) return {};
+  if (!isMapping(limits)) {
+    file.complain(below, `principal ${name}: limits must be a mapping, as in { perSecond: 50, inFlight: 200 }`);
+    return {};
+  }
+  file.knows(below, ['perSecond', 'inFlight'], `principal ${name}: limits: `);
+  for (const [key, value] of Object.entries(limits))
+    if (!Number.isSafeInteger(value) || (value as number) < 1)
+      file.complain([...below, key], `principal ${name}: ${key} must be a whole number from 1`);
+  return { limits };
 }
 
 /** Says nothing of the key itself: somebody may have put the secret there. */

@@ -61,6 +61,11 @@ export const core = {
       format: 'count',
       default: 20_000,
     },
+    delay: {
+      doc: 'How long requests may wait on this hub (for a busy event loop, for RabbitMQ to confirm them) before so many of the new ones are refused that it stays at that; 0: none is refused for it',
+      format: 'duration',
+      default: '100ms',
+    },
   },
   defaults: {
     wait: { doc: 'How long a requestor is held when neither it nor its flow says', format: 'duration', default: '25s' },

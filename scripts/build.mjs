@@ -9,7 +9,18 @@ import { withLock } from './processes.mjs';
 export const project = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** Everything that becomes dist/. */
-const sources = ['broker', 'adapters', 'workers', 'config', 'console', 'cli', 'tsconfig.json', 'tsconfig.build.json', 'package.json'];
+const sources = [
+  'broker',
+  'adapters',
+  'workers',
+  'config',
+  'console',
+  'cli',
+  'bench',
+  'tsconfig.json',
+  'tsconfig.build.json',
+  'package.json',
+];
 
 /** Ends the process with 2 if this Node is too old for the hub. */
 export function requireNode() {
@@ -50,13 +61,14 @@ function newest() {
     const at = statSync(join(project, name), { throwIfNoEntry: false });
     return at?.isDirectory() ? readdirSync(join(project, name), { recursive: true }).map((file) => join(name, `${file}`)) : [name];
   });
-  return Math.max(1, ...files.map(mtime));
+  // The benchmarks' peers have packages of their own.
+  return Math.max(1, ...files.filter((file) => !file.includes('node_modules')).map(mtime));
 }
 
 /** Runs npm with our output as its own. @param {string[]} args @returns {Promise<void>} */
 function npm(...args) {
   return new Promise((resolve, reject) => {
-    const child = spawn('npm', args, { cwd: project, stdio: ['ignore', 'inherit', 'inherit'] });
+    const child = spawn('npm', args, { cwd: project, stdio: ['ignore', 2, 2] });
     child.on('error', reject);
     child.on('exit', (code, signal) => (code === 0 ? resolve() : reject(new Error(`npm ${args.join(' ')} ended with ${signal ?? code}`))));
   });

@@ -13,6 +13,12 @@ import { topicHandlers } from './topics.js';
 
 export { asyncApi, openApi };
 
+/**
+ * Connections that the system completes before we take them. With Node's 511 a burst of clients overflows it, and each that is
+ * dropped tries again after a second, unseen by us. The system may allow less (`net.core.somaxconn`).
+ */
+const backlog = 4_096;
+
 export interface HttpSettings extends Limits {
   readonly port: number;
   readonly host: string;
@@ -90,13 +96,13 @@ export const http = adapter<HttpSettings>({
     const documents = documentHandlers({ ...context, stopping });
 
     const routes: readonly Route[] = [
-      ['POST', '/requests/:flow', requests.ask, 'held'],
+      ['POST', '/requests/:flow', requests.ask, 'new'],
       ['GET', '/requests/:id', requests.status, 'quick'],
       ['GET', '/requests/:id/reply', requests.reply, 'held'],
       ['GET', '/requests/:id/events', requests.events, 'stream'],
       ['DELETE', '/requests/:id', requests.cancel, 'held'],
-      ['POST', '/messages/:flow', requests.send, 'held'],
-      ['POST', '/events/:topic', topics.publish, 'held'],
+      ['POST', '/messages/:flow', requests.send, 'new'],
+      ['POST', '/events/:topic', topics.publish, 'new'],
       ['GET', '/events/:pattern', topics.watch, 'stream'],
       ['GET', '/events/:topic/last', topics.last, 'quick'],
       ['GET', '/openapi.json', documents.openApi, 'quick'],
@@ -112,7 +118,7 @@ export const http = adapter<HttpSettings>({
     const drain = drainable(app.server);
     // For "localhost" Fastify would open a second server, on ::1, without our limits.
     const host = settings.host === 'localhost' ? '127.0.0.1' : settings.host;
-    await app.listen({ port: settings.port, host }).catch((error: NodeJS.ErrnoException) => {
+    await app.listen({ port: settings.port, host, backlog }).catch((error: NodeJS.ErrnoException) => {
       throw cannotListen('http', settings, error);
     });
     const { port } = app.server.address() as AddressInfo;

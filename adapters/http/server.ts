@@ -2,6 +2,7 @@
  * The Fastify server around the routes: any body as bytes, limits before anything is published, who is asking, and every
  * error as problem+json, also for what never became a request.
  */
+import type { RequestListener, Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, type HTTPMethods } from 'fastify';
 import type { AdapterContext } from '../../broker/adapter.js';
@@ -28,14 +29,15 @@ export type Handler = (request: FastifyRequest, reply: FastifyReply) => Promise<
 /**
  * - `open`: needs no key.
  * - `quick`: answered at once.
- * - `held`: counts as in flight.
- * - `stream`: as `held`, and has no HEAD.
+ * - `held`: counts as in flight, and fetches or ends what is there already.
+ * - `new`: counts as in flight, and brings work: refused while the hub, or its principal, has too much of it.
+ * - `stream`: counts as in flight, and has no HEAD.
  */
 export type Route = readonly [
   method: 'GET' | 'POST' | 'DELETE',
   url: string,
   handler: Handler,
-  access: 'open' | 'quick' | 'held' | 'stream',
+  access: 'open' | 'quick' | 'held' | 'new' | 'stream',
 ];
 
 export interface Limits {
@@ -50,7 +52,7 @@ export interface Limits {
 
 export interface ServerNeeds {
   readonly limits: Limits;
-  readonly context: Pick<AdapterContext, 'access' | 'log'>;
+  readonly context: Pick<AdapterContext, 'access' | 'log' | 'gateway'>;
   /** True once nothing new may come in. */
   readonly stopping: () => boolean;
   /** Only reachable from this machine and without keys: web pages of others must be kept out. */
@@ -88,6 +90,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight),
   });
   app.server.maxConnections = limits.maxConnections;
+  turnAway(app.server, routes, context);
   app.server.on('checkExpectation', (_request, response) => {
     response.shouldKeepAlive = false;
     const problem = httpProblem('expectation-failed', 'only `Expect: 100-continue` can be met');
@@ -123,7 +126,9 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     request.principal = principal;
 
     if (access === 'quick') return undefined;
-    const visit = inFlight.enter(request.raw.socket, principal.name);
+    const refusal = access === 'new' ? context.gateway.overQuota(principal) : undefined;
+    if (refusal !== undefined) return sendProblem(reply, httpProblem('too-many', refusal.detail), refusal.retryAfterMs);
+    const visit = inFlight.enter(request.raw.socket, principal.name, access === 'held' ? 'fetches' : undefined);
     if (visit === 'overloaded')
       return sendProblem(reply, httpProblem('overloaded', `${limits.maxInFlight} requests are in flight, more are not taken`));
     if (visit === 'too-many')
@@ -154,6 +159,32 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
       : sendProblem(reply, httpProblem('unknown-method', `${request.method} means nothing here`)),
   );
   return app;
+}
+
+/**
+ * What brings work to a hub that has too much is refused before anything of ours looks at it: under the load that makes it necessary,
+ * a refusal must cost next to nothing. Half of what Fastify's way costs [measured].
+ */
+function turnAway(server: Server, routes: readonly Route[], { gateway }: ServerNeeds['context']): void {
+  const brings = routes.filter(([, , , access]) => access === 'new').map(([method, url]) => [method, url.replace(/:.*/, '')] as const);
+  const handlers = server.listeners('request') as RequestListener[];
+  server.removeAllListeners('request');
+  server.on('request', (request, response) => {
+    const bringsWork = brings.some(([method, url]) => request.method === method && request.url?.startsWith(url) === true);
+    const refusal = bringsWork ? gateway.busy() : undefined;
+    if (refusal === undefined) return handlers.forEach((handler) => handler.call(server, request, response));
+    const problem = httpProblem('overloaded', refusal.detail);
+    const body = JSON.stringify(problem);
+    response.writeHead(problem.status, {
+      'content-type': 'application/problem+json',
+      'content-length': Buffer.byteLength(body),
+      'retry-after': String(Math.ceil(refusal.retryAfterMs / 1_000)),
+      'cache-control': 'no-store',
+      'x-content-type-options': 'nosniff',
+    });
+    // As text: head and body are then one write.
+    response.end(body);
+  });
 }
 
 /** 405 with `Allow` for each address that knows other methods. */

@@ -14,8 +14,8 @@ export interface Visit {
 }
 
 export interface Visits {
-  /** Begins a visit, or says which limit it would break. */
-  enter(socket: Socket, principal: string): Visit | 'overloaded' | 'too-many';
+  /** Begins a visit, or says which limit it would break. Who `fetches` what is there already is not turned away for want of room. */
+  enter(socket: Socket, principal: string, fetches?: 'fetches'): Visit | 'overloaded' | 'too-many';
   /** Ends the visits by this socket, unless the hub acts on one already: then it stays as it is, and the answer is false. */
   refuse(socket: Socket): boolean;
 }
@@ -37,9 +37,9 @@ export function visits(limits: { readonly all: number; readonly perPrincipal: nu
   };
 
   return {
-    enter(socket, principal) {
+    enter(socket, principal, fetches) {
       const mine = byPrincipal.get(principal) ?? 0;
-      if (all >= limits.all) return 'overloaded';
+      if (fetches === undefined && all >= limits.all) return 'overloaded';
       if (mine >= limits.perPrincipal) return 'too-many';
       all++;
       byPrincipal.set(principal, mine + 1);

@@ -134,6 +134,8 @@ export function soapServer(operations: readonly Operation[], settings: ServerSet
         message: `the element ${body.name} is of the namespace "${body.uri}"; the operations here are of "${namespace}"`,
       });
     if (body.name === collect) return { name: `${collect}Response`, content: await collected(body, principal, signal) };
+    const refusal = gateway.busy() ?? gateway.overQuota(principal);
+    if (refusal !== undefined) throw new Refused({ code: 'unavailable', message: refusal.detail });
     const operation = byName.get(body.name);
     if (operation === undefined)
       throw new Refused({

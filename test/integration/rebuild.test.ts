@@ -303,7 +303,7 @@ describe.each([
     await hub.lose();
     await store.lease('rebuild', 'another', 4_000);
     gate.open();
-    await eventually(() => expect(hub.events.map(({ event }) => event)).toContain('store.awaited'));
+    await eventually(() => expect(hub.events.map(({ event }) => event)).toContain('step.waits'));
     await isReady();
     expect(JSON.parse((await collect(id, 20_000)).text)).toMatchObject({ answered: ['bank.a', 'bank.b', 'bank.c'] });
     expect(hub.events.filter(({ event }) => event === 'step.retry' || event === 'step.dead')).toEqual([]);

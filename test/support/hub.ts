@@ -28,6 +28,7 @@ export interface TestHubOptions {
   readonly clock?: Clock;
   readonly name?: string;
   readonly maxInFlight?: number;
+  readonly maxDelayMs?: number;
   readonly retentionMs?: number;
   /** Serve no steps: whoever tests does the work. */
   readonly idle?: boolean;
@@ -155,6 +156,7 @@ async function assemble(
     name: options.name ?? 'h1',
     access,
     ...(options.maxInFlight === undefined ? {} : { maxInFlight: options.maxInFlight }),
+    ...(options.maxDelayMs === undefined ? {} : { maxDelayMs: options.maxDelayMs }),
   });
   const workers: Workers | undefined = options.idle === true ? undefined : await openWorkers(common);
   const opened: Open[] = [];

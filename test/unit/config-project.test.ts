@@ -429,6 +429,11 @@ describe('a refusal names its line', () => {
       'hub.yaml:1:23: principal shop: unknown key "flow"; did you mean "flows"?',
     ],
     [
+      'a limit of a principal that is none',
+      'principals: { shop: { limits: { perSecond: 0 } } }',
+      'hub.yaml:1:33: principal shop: perSecond must be a whole number from 1',
+    ],
+    [
       'a principal of an unknown flow',
       'flows: { hello: [a] }\nprincipals: { shop: { flows: [helo] } }',
       'hub.yaml:2:31: principal shop: there is no flow "helo"; did you mean "hello"?',

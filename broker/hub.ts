@@ -129,6 +129,14 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), journalled, leavesJournalOut(delivery));
   }
 
+  /** Nobody but the requestor on the line can use it, and nothing of it is kept. */
+  function repliedVolatile(delivery: Delivery): void {
+    const { correlationId: requestId = '' } = delivery;
+    const outcome = outcomeOf(delivery, clock.now());
+    if (correlator.alone(requestId) === undefined) emit('request.settled', { requestId, kind: outcome.kind, settled: 'unknown' });
+    else void settler.settle(requestId, outcome, true, true).catch(() => undefined);
+  }
+
   /** A foreign worker in the middle of a slip has answered: the slip goes on. */
   async function continued(delivery: Delivery): Promise<void> {
     const parked = delivery.correlationId === undefined ? undefined : await store.parked(delivery.correlationId);
@@ -176,6 +184,9 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     await transport.consume(names.late, { prefetch: 200, tag: tag('late') }, (delivery) => replied({ ...delivery, exchange: names.late })),
     await transport.consume(names.continuation, { prefetch: 200, tag: tag('continue') }, continued),
     await transport.consume(names.lastEvents, { prefetch: 200, tag: tag('last-events') }, remembered),
+    ...(project.flows.some(({ durable }) => !durable)
+      ? [await transport.subscribe(names.volatileReplies, [names.reply(options.name)], repliedVolatile)]
+      : []),
     await openEntrance({ transport, gateway, access, names, clock, newId, emit, place }),
   ];
   const sweeper = startSweeper({ store, settler, journal, leftOut, rebuild, clock, emit, hub: options.name });

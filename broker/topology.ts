@@ -37,6 +37,8 @@ export function namesIn(namespace: string) {
     lastEvents: name('events', 'last'),
     control: name('control'),
     volatile: name('volatile'),
+    /** Exchange of replies in volatile flows, to the private queue of the hub that waits. */
+    volatileReplies: name('replies', 'volatile'),
     volatileQueue: (step: string) => name('volatile', step),
   };
 }
@@ -141,7 +143,7 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
     bindings.push({ exchange: names.plainRetry(delay), queue: names.plainRetry(delay), routingKey: '' });
   }
   const volatileSteps = new Set(flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
-  if (volatileSteps.size > 0) exchanges.push({ name: names.volatile, type: 'direct' });
+  if (volatileSteps.size > 0) exchanges.push({ name: names.volatile, type: 'direct' }, { name: names.volatileReplies, type: 'direct' });
   for (const step of volatileSteps) {
     queues.push({ name: names.volatileQueue(step), type: 'classic', about: `Volatile requests for ${step}: fast, not kept` });
     bindings.push({ exchange: names.volatile, queue: names.volatileQueue(step), routingKey: step });
@@ -172,10 +174,12 @@ export function workAddress(names: Names, step: string, { durable, journal }: Wa
 }
 
 /** Where an outcome is published: our own return addresses through `hub.replies` (and so the journal), others directly. */
-export const replyAddress = (names: Names, replyTo: string, { durable, journal }: Way): Address =>
-  durable && journal && isReturnAddress(names, replyTo)
-    ? { exchange: names.replies, routingKey: replyTo }
-    : { exchange: '', routingKey: replyTo };
+export function replyAddress(names: Names, replyTo: string, { durable, journal }: Way): Address {
+  if (!isReturnAddress(names, replyTo)) return { exchange: '', routingKey: replyTo };
+  // A quorum queue writes transient messages to disk, too; a volatile reply is worth nothing once its hub is gone.
+  if (!durable) return { exchange: names.volatileReplies, routingKey: replyTo };
+  return { exchange: journal ? names.replies : '', routingKey: replyTo };
+}
 
 /** Is it the reply queue of a hub? */
 export const isReturnAddress = (names: Names, queue: string): boolean => queue.startsWith(`${names.namespace}.reply.`);

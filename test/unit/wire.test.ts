@@ -139,8 +139,8 @@ describe('the wire form', () => {
 
   it('reads its own header without the library, and the same as the library', () => {
     const comparable = (value: unknown): unknown => {
-      if (value instanceof Map) return [...value].map(([name, inner]) => [name, comparable(inner)]);
-      if (Array.isArray(value)) return (value as unknown[]).map(comparable);
+      if (value instanceof Map) return [...(value as Map<string, unknown>)].map(([name, inner]) => [name, comparable(inner)]);
+      if (Array.isArray(value)) return (value as unknown[]).map((one) => comparable(one));
       return value instanceof Token || value instanceof DisplayString ? value.toString() : value;
     };
     const read = (header: string) => {

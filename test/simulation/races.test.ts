@@ -68,7 +68,17 @@ async function openSides(): Promise<{ readonly store: Store; readonly sides: rea
     const control = { ...(await openControl(transport, names)), drop: async () => undefined };
     const correlator = openCorrelator(clock);
     const stopping = new AbortController().signal;
-    const settler = openSettler({ store, journal, correlator, control, transport, clock, emit: () => undefined, stopping });
+    const settler = openSettler({
+      store,
+      journal,
+      correlator,
+      control,
+      transport,
+      leftOut: new Set(),
+      clock,
+      emit: () => undefined,
+      stopping,
+    });
     return { settler, correlator };
   };
   return { store, sides: [await side(), await side()] };

@@ -74,8 +74,8 @@ async function openSides(): Promise<{ readonly store: Store; readonly sides: rea
       correlator,
       control,
       transport,
-      clock,
       leftOut: new Set(),
+      clock,
       emit: () => undefined,
       stopping,
     });

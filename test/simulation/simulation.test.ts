@@ -27,7 +27,7 @@ interface Mutant {
   readonly change: Readonly<Record<string, string>>;
 }
 
-const enter = 'await enterRecorded(recorded ? { ...envelope, extra: recordHeader(recordOf(envelope, ask)) } : envelope, true);';
+const enter = 'await enterRecorded(recorded ? withRecord(envelope, recordOf(envelope, ask)) : envelope, true);';
 
 const mutants: Readonly<Record<string, Mutant>> = {
   'shows an outcome before the journal has it': {
@@ -38,13 +38,16 @@ const mutants: Readonly<Record<string, Mutant>> = {
   },
   'acknowledges before it has published': {
     file: 'runner',
-    change: { 'await withStore(() => send(next));': 'void withStore(() => send(next)).catch(() => undefined);' },
+    change: {
+      'await Promise.all(next.map((one) => withStore(() => send(one))));':
+        'for (const one of next) void withStore(() => send(one)).catch(() => undefined);',
+    },
   },
   'publishes before it expects': {
     file: 'requests',
     change: {
       [`try {\n            ${enter}`]: 'try {',
-      'const wait = correlator.expect(id, !recorded);': `${enter} const wait = correlator.expect(id, !recorded);`,
+      'const wait = correlator.expect(id, !recorded, ': `${enter} const wait = correlator.expect(id, !recorded, `,
     },
   },
   'lets the last outcome win': {
@@ -53,7 +56,7 @@ const mutants: Readonly<Record<string, Mutant>> = {
   },
   'promises an answer that nobody keeps': {
     file: 'requests',
-    change: { 'await store.create({ ...record, carriedAt });': '' },
+    change: { 'await store.create({ ...record, ...(carriedAt === undefined ? {} : { carriedAt }) });': '' },
   },
   'calls a publish without confirm refused': {
     file: 'requests',

@@ -97,8 +97,10 @@ async function live(world: World): Promise<Verdict> {
     const isUp = () => hosts.every(({ isReady }) => isReady()) && foreigner.ports.transport.state() === 'connected';
     while (!isUp() || scheduler.elapsedMs() < loadMs + deadlineMs) await pause(clock, 100);
     const isBusy = () => [foreigner, ...hosts.map((host) => host.machine())].some((machine) => machine?.isBusy !== false);
-    for (let left = ['busy'], since = scheduler.elapsedMs(); left.length > 0; await pause(clock, 500)) {
-      left = isBusy() ? ['somebody is busy'] : await unrest(world, hubs());
+    // Twice in a row: what is just on its way from a queue to somebody is in neither.
+    for (let quiet = 0, since = scheduler.elapsedMs(); quiet < 2; await pause(clock, 500)) {
+      const left = isBusy() ? ['somebody is busy'] : await unrest(world, hubs());
+      quiet = left.length === 0 ? quiet + 1 : 0;
       if (scheduler.elapsedMs() < since + restMs) continue;
       told.wrong.push(...left);
       break;

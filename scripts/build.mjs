@@ -9,7 +9,7 @@ import { withLock } from './processes.mjs';
 export const project = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** Everything that becomes dist/. */
-const sources = ['broker', 'adapters', 'workers', 'config', 'console', 'cli', 'tsconfig.json', 'tsconfig.build.json', 'package.json'];
+const sources = ['broker', 'adapters', 'workers', 'config', 'console', 'cli', 'bench', 'tsconfig.json', 'tsconfig.build.json', 'package.json'];
 
 /** Ends the process with 2 if this Node is too old for the hub. */
 export function requireNode() {
@@ -56,7 +56,7 @@ function newest() {
 /** Runs npm with our output as its own. @param {string[]} args @returns {Promise<void>} */
 function npm(...args) {
   return new Promise((resolve, reject) => {
-    const child = spawn('npm', args, { cwd: project, stdio: ['ignore', 'inherit', 'inherit'] });
+    const child = spawn('npm', args, { cwd: project, stdio: ['ignore', 2, 2] });
     child.on('error', reject);
     child.on('exit', (code, signal) => (code === 0 ? resolve() : reject(new Error(`npm ${args.join(' ')} ended with ${signal ?? code}`))));
   });

@@ -1,0 +1,120 @@
+/**
+ * The limit: request/reply as a good programmer writes it by hand on amqplib, without a hub, and without anything that the
+ * promise does not need. One connection and one channel at each end, prefetch in the thousands, correlation by one Map.
+ *
+ * Volatile: transient messages, noAck, a classic queue for work and an exclusive one for replies, no confirms.
+ * Durable: quorum queues for work and replies, persistent messages, confirms on both legs, the replier acknowledges a
+ * request once its reply is confirmed, the requestor resolves once it has the reply, and rejects when its message is refused.
+ */
+import { connect, type ChannelModel, type ConsumeMessage } from 'amqplib';
+import type { End, EndSettings } from './ends.js';
+
+const prefetch = 2_000;
+const quorum = { durable: true, arguments: { 'x-queue-type': 'quorum' } };
+
+export const volatileQueue = (namespace: string): string => `${namespace}.limit.volatile`;
+export const workQueue = (namespace: string): string => `${namespace}.limit.work`;
+export const replyQueue = (namespace: string): string => `${namespace}.limit.reply.${process.pid}`;
+
+const open = (url: string): Promise<ChannelModel> => connect(url, { noDelay: true });
+
+export async function volatileReplier({ rabbitmq, namespace }: EndSettings): Promise<End> {
+  const connection = await open(rabbitmq);
+  const channel = await connection.createChannel();
+  const queue = volatileQueue(namespace);
+  await channel.assertQueue(queue, { durable: true });
+  await channel.consume(
+    queue,
+    (message) => {
+      if (message === null) return;
+      const { replyTo, correlationId } = message.properties as { replyTo: string; correlationId: string };
+      channel.sendToQueue(replyTo, message.content, { correlationId });
+    },
+    { noAck: true },
+  );
+  return {
+    async close() {
+      await channel.deleteQueue(queue);
+      await connection.close();
+    },
+  };
+}
+
+export async function volatileRequestor({ rabbitmq, namespace }: EndSettings): Promise<End> {
+  const connection = await open(rabbitmq);
+  const channel = await connection.createChannel();
+  const { queue: replyTo } = await channel.assertQueue('', { exclusive: true });
+  const work = volatileQueue(namespace);
+  const waiting = new Map<string, (body: Buffer) => void>();
+  await channel.consume(replyTo, (message) => take(waiting, message)?.(message!.content), { noAck: true });
+  let asked = 0;
+  return {
+    request: (body) =>
+      new Promise<Buffer>((resolve) => {
+        const correlationId = String(asked++);
+        waiting.set(correlationId, resolve);
+        channel.sendToQueue(work, body, { correlationId, replyTo });
+      }),
+    close: () => connection.close(),
+  };
+}
+
+export async function durableReplier({ rabbitmq, namespace }: EndSettings): Promise<End> {
+  const connection = await open(rabbitmq);
+  const channel = await connection.createConfirmChannel();
+  const queue = workQueue(namespace);
+  await channel.assertQueue(queue, quorum);
+  await channel.prefetch(prefetch);
+  await channel.consume(queue, (message) => {
+    if (message === null) return;
+    const { replyTo, correlationId } = message.properties as { replyTo: string; correlationId: string };
+    channel.sendToQueue(replyTo, message.content, { correlationId, persistent: true }, (error: unknown) =>
+      error ? channel.nack(message) : channel.ack(message),
+    );
+  });
+  return {
+    async close() {
+      await channel.deleteQueue(queue);
+      await connection.close();
+    },
+  };
+}
+
+export async function durableRequestor({ rabbitmq, namespace }: EndSettings): Promise<End> {
+  const connection = await open(rabbitmq);
+  const channel = await connection.createConfirmChannel();
+  const replyTo = replyQueue(namespace);
+  await channel.assertQueue(replyTo, quorum);
+  await channel.prefetch(prefetch);
+  const work = workQueue(namespace);
+  const waiting = new Map<string, (body: Buffer) => void>();
+  await channel.consume(replyTo, (message) => {
+    if (message === null) return;
+    take(waiting, message)?.(message.content);
+    channel.ack(message);
+  });
+  let asked = 0;
+  return {
+    request: (body) =>
+      new Promise<Buffer>((resolve, reject) => {
+        const correlationId = String(asked++);
+        waiting.set(correlationId, resolve);
+        channel.sendToQueue(work, body, { correlationId, replyTo, persistent: true }, (error: unknown) => {
+          if (error) reject(new Error('refused', { cause: error }));
+        });
+      }),
+    async close() {
+      await channel.deleteQueue(replyTo);
+      await connection.close();
+    },
+  };
+}
+
+/** Whoever waits for this message; once. */
+function take<T>(waiting: Map<string, T>, message: ConsumeMessage | null): T | undefined {
+  if (message === null) return undefined;
+  const id = message.properties.correlationId as string;
+  const waiter = waiting.get(id);
+  waiting.delete(id);
+  return waiter;
+}

@@ -1,0 +1,52 @@
+/** Request and reply over one step that echoes, against the hand-written limit of the same durability. */
+import type { Bench, Case, Row } from './case.js';
+import { compare, type Load, type Subject } from './compare.js';
+import { canLeaveJournalOut } from './ours.js';
+
+const kilo = (bytes: number): string => (bytes < 1_024 ? `${bytes} B` : `${bytes / 1_024} KiB`);
+export const label = ({ outstanding, bytes }: Load): string => `${outstanding} outstanding, ${kilo(bytes)}`;
+
+const loadsOf = ({ quick }: Bench): readonly Load[] =>
+  [256, 16_384]
+    .filter((bytes) => !quick || bytes === 256)
+    .flatMap((bytes) => [1, 64, 1_024].filter((outstanding) => !quick || outstanding > 1).map((outstanding) => ({ outstanding, bytes })));
+
+export const requestReply: Case = {
+  name: 'request-reply',
+  bars: {
+    'volatile: hub, 64 outstanding, 256 B': 1.0,
+    'volatile: hub, 1024 outstanding, 256 B': 0.7,
+    'durable: hub without journal, 64 outstanding, 256 B': 0.85,
+    'durable: hub without journal, 1024 outstanding, 256 B': 0.75,
+    'durable: hub with journal, 64 outstanding, 256 B': 0.65,
+    'durable: hub with journal, 1024 outstanding, 256 B': 0.5,
+  },
+  async run(bench): Promise<readonly Row[]> {
+    const [workers, hub] = [await bench.start('workers'), await bench.start('hub')];
+    const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid };
+    const ours = (name: string, flow: string): Subject => ({ name, flow, requestor: hub, processes });
+    const loads = loadsOf(bench);
+    const volatileLimit = await limit(bench, 'volatile');
+    const durableLimit = await limit(bench, 'durable');
+    if (!canLeaveJournalOut) bench.log('this hub cannot leave the journal out: no rows for that');
+    return [
+      ...(await compare(bench, { name: 'volatile', limit: volatileLimit, ours: [ours('hub', 'volatile')], loads }, label)),
+      ...(await compare(
+        bench,
+        {
+          name: 'durable',
+          limit: durableLimit,
+          ours: [...(canLeaveJournalOut ? [ours('hub without journal', 'plain')] : []), ours('hub with journal', 'journal')],
+          loads,
+        },
+        label,
+      )),
+    ];
+  },
+};
+
+export async function limit(bench: Bench, durability: 'volatile' | 'durable'): Promise<Subject> {
+  const replier = await bench.start(`limit.${durability}.replier`);
+  const requestor = await bench.start(`limit.${durability}.requestor`);
+  return { name: 'limit', requestor, processes: { hub: requestor.pid, worker: replier.pid, broker: bench.brokerPid } };
+}

@@ -1,0 +1,71 @@
+/**
+ * `npm run bench`: runs the cases one after the other and writes what came out. `--quick` in less than a minute; `--json`
+ * prints one object on stdout; `--only <case>` runs one (may be given again); `--rounds <n>`. The services' addresses are
+ * in the environment (`scripts/bench.mjs`).
+ */
+import { parseArgs } from 'node:util';
+import type { Bench, Case, Row } from './case.js';
+import { cases } from './cases.js';
+import { removeEverything } from './clean.js';
+import { listenerOn, startProcess, type Process } from './processes.js';
+import { jsonOf } from './results.js';
+
+const { values: options } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    only: { type: 'string', multiple: true, default: [] },
+    rounds: { type: 'string' },
+    profile: { type: 'string' },
+  },
+});
+
+const log = (line: string) => console.error(line);
+const [rabbitmq, redis] = [required('HUB_RABBITMQ_URL'), required('HUB_REDIS_URL')];
+const namespace = `bench${process.pid}`;
+const portOf = (url: string, standard: number) => Number(new URL(url).port || standard);
+
+async function runCase(found: Case): Promise<readonly Row[]> {
+  const started: Process[] = [];
+  const bench: Bench = {
+    rabbitmq,
+    redis,
+    namespace,
+    quick: options.quick,
+    rounds: Number(options.rounds ?? (options.quick ? 2 : 5)),
+    warmUpMs: options.quick ? 150 : 500,
+    measureMs: options.quick ? 500 : 1_500,
+    log,
+    brokerPid: listenerOn(portOf(rabbitmq, 5672)),
+    redisPid: listenerOn(portOf(redis, 6379)),
+    async start(end, settings = {}) {
+      const profile = options.profile === undefined ? {} : { profile: options.profile };
+      const process = await startProcess(end, { rabbitmq, redis, namespace, ...profile, ...settings });
+      started.push(process);
+      return process;
+    },
+  };
+  try {
+    return await found.run(bench);
+  } finally {
+    // Those that came last first: repliers outlive their requestors.
+    for (const process of started.reverse()) await process.stop();
+  }
+}
+
+function required(name: string): string {
+  const value = process.env[name];
+  if (value === undefined || value === '') throw new Error(`${name} is not set: run the benchmarks with "npm run bench"`);
+  return value;
+}
+
+const chosen = options.only.length === 0 ? cases : cases.filter(({ name }) => options.only.includes(name));
+if (chosen.length === 0) throw new Error(`there is no benchmark of that name; there is ${cases.map(({ name }) => name).join(', ')}`);
+const rows: Row[] = [];
+try {
+  for (const each of chosen) rows.push(...(await runCase(each)));
+} finally {
+  await removeEverything({ rabbitmq, redis, namespace });
+}
+const bars = Object.assign({}, ...cases.map((each) => each.bars)) as Record<string, number>;
+if (options.json) console.log(JSON.stringify(jsonOf(rows, bars)));

@@ -3,7 +3,7 @@ import { connect } from 'amqplib';
 import { Redis } from 'ioredis';
 import { namesIn, topologyOf } from '../broker/topology.js';
 import type { EndSettings } from './ends.js';
-import { flows, steps } from './ours.js';
+import { flows, hubName, steps } from './ours.js';
 
 export async function removeEverything({ rabbitmq, redis, namespace }: EndSettings): Promise<void> {
   const connection = await connect(rabbitmq);
@@ -12,7 +12,7 @@ export async function removeEverything({ rabbitmq, redis, namespace }: EndSettin
     names: namesIn(namespace),
     flows,
     steps: new Map(steps.map((step) => [step.name, step])),
-    hub: 'bench',
+    hub: hubName,
     journalMaxAge: '1D',
   });
   for (const { name } of topology.queues) await channel.deleteQueue(name);

@@ -11,7 +11,7 @@ import { mean, median, spread } from './statistics.js';
 export interface Subject {
   readonly name: string;
   readonly requestor: Process;
-  readonly flow?: string;
+  readonly to?: string;
   readonly processes: Readonly<Record<string, number | null>>;
 }
 
@@ -22,10 +22,10 @@ export interface Run extends LoadResult {
   readonly cpu: Readonly<Record<string, number | null>>;
 }
 
-export async function runOnce(bench: Bench, { requestor, flow, processes }: Subject, load: Load): Promise<Run> {
+export async function runOnce(bench: Bench, { requestor, to, processes }: Subject, load: Load): Promise<Run> {
   const { warmUpMs, measureMs } = bench;
   const before = cpuOf(processes);
-  const result = await requestor.load({ ...load, warmUpMs, measureMs, ...(flow === undefined ? {} : { flow }) });
+  const result = await requestor.load({ ...load, warmUpMs, measureMs, ...(to === undefined ? {} : { to }) });
   const after = cpuOf(processes);
   const cpu = Object.fromEntries(
     Object.keys(processes).map((name) => {

@@ -25,6 +25,10 @@ export const ends: Readonly<Record<string, () => Promise<OpenEnd>>> = {
   'limit.volatile.replier': async () => (await import('./limit.js')).volatileReplier,
   'limit.durable.requestor': async () => (await import('./limit.js')).durableRequestor,
   'limit.durable.replier': async () => (await import('./limit.js')).durableReplier,
+  'limit.durable.both': async () => (await import('./limit.js')).durableBoth,
+  'limit.scatter.requestor': async () => (await import('./limit.js')).scatterRequestor,
+  'limit.http.requestor': async () => (await import('./limit.js')).httpRequestor,
+  'http.client': async () => (await import('./http-client.js')).httpClient,
   hub: async () => (await import('./ours.js')).hubEnd,
   workers: async () => (await import('./ours.js')).workersEnd,
 };

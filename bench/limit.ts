@@ -7,7 +7,12 @@
  * request once its reply is confirmed, the requestor resolves once it has the reply, and rejects when its message is refused.
  */
 import { connect, type ChannelModel, type ConsumeMessage } from 'amqplib';
+import { fastify } from 'fastify';
 import type { End, EndSettings } from './ends.js';
+import type { LoadSettings } from './load.js';
+
+const none: LoadSettings = { outstanding: 1, bytes: 0, warmUpMs: 0, measureMs: 0 };
+const partCount = 10;
 
 const prefetch = 2_000;
 const quorum = { durable: true, arguments: { 'x-queue-type': 'quorum' } };
@@ -108,6 +113,40 @@ export async function durableRequestor({ rabbitmq, namespace }: EndSettings): Pr
       await connection.close();
     },
   };
+}
+
+/** Both ends of the durable one in one process. */
+export async function durableBoth(settings: EndSettings): Promise<End> {
+  const replier = await durableReplier(settings);
+  const { request, close } = await durableRequestor(settings);
+  return { request: request!, close: async () => void (await close(), await replier.close()) };
+}
+
+/**
+ * Ten requests for one, each as durable as the one, and the answers joined in their order: a scatter-gather whose state is in
+ * the memory of its requestor, and is lost with it.
+ */
+export async function scatterRequestor(settings: EndSettings): Promise<End> {
+  const { request, close } = await durableRequestor(settings);
+  return {
+    request: async (body, load) =>
+      Buffer.concat((await Promise.all(Array.from({ length: partCount }, () => request!(body, load)))) as Buffer[]),
+    close,
+  };
+}
+
+/** Fastify as it comes, with the durable requestor behind one route. */
+export async function httpRequestor(settings: EndSettings): Promise<End> {
+  const { request, close } = await durableRequestor(settings);
+  const app = fastify();
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+  app.post('/', async ({ body }, reply) => {
+    reply.header('content-type', 'application/octet-stream');
+    return request!(body as Buffer, none);
+  });
+  const url = await app.listen({ port: 0, host: '127.0.0.1' });
+  return { tell: async () => url, close: async () => void (await app.close(), await close()) };
 }
 
 /** Whoever waits for this message; once. */

@@ -8,8 +8,8 @@ export interface LoadSettings {
   readonly bytes: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
-  /** Which of the end's flows, where it has several. */
-  readonly flow?: string;
+  /** Which of the end's flows, or at which address, where it knows several. */
+  readonly to?: string;
 }
 
 export interface LoadResult {

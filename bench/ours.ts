@@ -2,31 +2,46 @@
  * Our ends: a hub and workers as `main.ts` puts them together, with log and metrics, and the flows that are measured. The
  * hub's requestor calls the gateway, as the limit's requestor publishes in its own process.
  */
+import { randomUUID } from 'node:crypto';
 import { access, anonymous } from '../broker/access.js';
+import type { Open } from '../broker/adapter.js';
 import type { Emit } from '../broker/emit.js';
 import type { Flow } from '../broker/flow.js';
-import { openHub, openWorkers, type Hub, type Ports, type Workers } from '../broker/hub.js';
+import { openHub, openWorkers, type Hub, type HubOptions, type Ports, type Workers } from '../broker/hub.js';
 import { bullmqLater } from '../broker/later-bullmq.js';
 import { openLog } from '../broker/log.js';
 import { openMetrics } from '../broker/metrics.js';
-import { worker, type Step } from '../broker/step.js';
+import type { Step } from '../broker/step.js';
 import { redisStore } from '../broker/store-redis.js';
 import { namesIn } from '../broker/topology.js';
 import { amqpTransport } from '../broker/transport-amqp.js';
+import { version } from '../broker/version.js';
+import { aggregator, split, worker } from '../index.js';
+import { adapters } from '../main.js';
 import type { End, EndSettings } from './ends.js';
 
-/** A worker echoes; each kind of flow has a step, and so a queue, of its own. */
-const echo = (name: string): Step => worker({ name, concurrency: 2_000, handle: (body: Buffer) => body });
-export const steps: readonly Step[] = [echo('hello.volatile'), echo('hello.journal'), echo('hello.plain')];
+const concurrency = 2_000;
+/** How many parts a scatter has. */
+export const partCount = 10;
+
+export const steps: readonly Step[] = [
+  worker({ name: 'hello', concurrency, handle: (body: Buffer) => body }),
+  worker({ name: 'split', concurrency, handle: (body: Buffer) => split(Array.from({ length: partCount }, () => ({ body }))) }),
+  aggregator<Buffer>({ name: 'gather', combine: (answers) => Buffer.concat(answers.map(({ body }) => body)) }),
+];
 
 const second = 1_000;
 const times = { waitMs: 30 * second, maxWaitMs: 60 * second, deadlineMs: 60 * second, maxDeadlineMs: 86_400 * second };
+const scattered = ['split', 'hello', 'gather'];
+// Not in the type before it is in the hub.
+const withoutJournal = { journal: false } as Partial<Flow>;
 
 export const flows: readonly Flow[] = [
-  { name: 'volatile', steps: ['hello.volatile'], durable: false, ...times },
-  { name: 'journal', steps: ['hello.journal'], durable: true, ...times },
-  // Not in the type before it is in the hub.
-  { name: 'plain', steps: ['hello.plain'], durable: true, journal: false, ...times } as Flow,
+  { name: 'volatile', steps: ['hello'], durable: false, ...times },
+  { name: 'journal', steps: ['hello'], durable: true, ...times },
+  { name: 'plain', steps: ['hello'], durable: true, ...withoutJournal, ...times },
+  { name: 'scatter', steps: scattered, durable: true, ...times },
+  { name: 'plain.scatter', steps: scattered, durable: true, ...withoutJournal, ...times },
 ];
 
 /** Whether the hub can leave the journal out. */
@@ -35,18 +50,19 @@ export const canLeaveJournalOut = 'plainRetry' in namesIn('x');
 export interface OurSettings extends EndSettings {
   /** Workers in the hub's process, too. */
   readonly both?: boolean;
-  /** Of the hub; default `bench`. */
-  readonly name?: string;
+  /** The HTTP adapter in front. */
+  readonly http?: boolean;
 }
 
 /** Logs and counts like the product. */
-function emitter(role: string): Emit {
+function watching(role: string) {
   const log = openLog('info', { role });
   const metrics = openMetrics();
-  return (event, fields) => {
+  const emit: Emit = (event, fields) => {
     log(event, fields);
     metrics.emit(event, fields);
   };
+  return { emit, metrics: () => metrics.text() };
 }
 
 async function connect({ rabbitmq, redis, namespace }: EndSettings, role: string): Promise<Ports & { close(): Promise<void> }> {
@@ -56,24 +72,29 @@ async function connect({ rabbitmq, redis, namespace }: EndSettings, role: string
   return { transport, store, later, close: async () => void (await later.close(), await transport.close(), await store.close()) };
 }
 
-export interface OpenedHub {
-  readonly hub: Hub;
-  readonly ports: Ports;
-  close(): Promise<void>;
-}
+export const hubName = 'bench';
 
-export async function openOurHub(settings: OurSettings): Promise<OpenedHub> {
-  const name = settings.name ?? 'bench';
-  const emit = emitter('hub');
-  const ports = await connect(settings, `hub ${name}`);
+/** A hub that is asked through its gateway: `to` is a flow, or `keyed` for flow `journal` with an idempotency key. */
+export async function hubEnd(settings: OurSettings): Promise<End> {
+  const { emit, metrics } = watching('hub');
+  const ports = await connect(settings, `hub ${hubName}`);
   const common = { ports, project: { flows, steps }, namespace: settings.namespace, emit, place: `bench/${process.pid}` };
-  const hub = await openHub({ ...common, name, access: access([]) });
+  const open = { ...common, name: hubName, access: access([]) };
+  const hub = await openHub(open);
   const workers: Workers | undefined = settings.both === true ? await openWorkers(common) : undefined;
+  const http = settings.http === true ? await openHttp(hub, open, metrics) : undefined;
   return {
-    hub,
-    ports,
+    async request(body, { to = 'journal' }) {
+      const key = to === 'keyed' ? { idempotencyKey: randomUUID() } : {};
+      const flow = to === 'keyed' ? 'journal' : to;
+      const answer = await hub.gateway.request({ flow, principal: anonymous, body, contentType: 'application/octet-stream', ...key });
+      if (answer.kind !== 'outcome' || answer.outcome.kind !== 'reply')
+        throw new Error(`no reply but ${answer.kind === 'outcome' ? answer.outcome.body.toString() : answer.kind}`);
+    },
+    tell: async () => http?.urls[0],
     async close() {
       hub.letGo();
+      await http?.close();
       await workers?.stop(second);
       await hub.close();
       await ports.close();
@@ -81,27 +102,39 @@ export async function openOurHub(settings: OurSettings): Promise<OpenedHub> {
   };
 }
 
-export async function hubEnd(settings: OurSettings): Promise<End> {
-  const { hub, close } = await openOurHub(settings);
-  return {
-    async request(body, { flow = 'journal' }) {
-      const answer = await hub.gateway.request({ flow, principal: anonymous, body, contentType: 'application/octet-stream' });
-      if (answer.kind !== 'outcome' || answer.outcome.kind !== 'reply')
-        throw new Error(`no reply but ${answer.kind === 'outcome' ? answer.outcome.body.toString() : answer.kind}`);
-    },
-    close,
+function openHttp(hub: Hub, { namespace, access, emit }: HubOptions, metrics: () => Promise<string>): Promise<Open> {
+  const http = adapters.find(({ name }) => name === 'http');
+  const settings = {
+    port: 0,
+    host: '127.0.0.1',
+    open: false,
+    bodyLimit: 1_048_576,
+    maxHeaderSize: 16_384,
+    maxConnections: 20_000,
+    maxInFlight: 10_000,
+    maxInFlightPerPrincipal: 5_000,
+    headersTimeout: 10 * second,
+    requestTimeout: 30 * second,
+    ping: 15 * second,
   };
+  return http!.open!(settings as never, {
+    gateway: hub.gateway,
+    access,
+    projectFolder: process.cwd(),
+    log: emit,
+    metrics,
+    version,
+    namespace,
+    retentionMs: 86_400 * second,
+    stopping: hub.stopping,
+  });
 }
 
 export async function workersEnd(settings: OurSettings): Promise<End> {
   const ports = await connect(settings, 'worker');
-  const workers = await openWorkers({
-    ports,
-    project: { flows, steps },
-    namespace: settings.namespace,
-    emit: emitter('worker'),
-    place: `bench/${process.pid}`,
-  });
+  const { emit } = watching('worker');
+  const project = { flows, steps };
+  const workers = await openWorkers({ ports, project, namespace: settings.namespace, emit, place: `bench/${process.pid}` });
   return {
     async close() {
       await workers.stop(second);

@@ -24,7 +24,7 @@ export const requestReply: Case = {
   async run(bench): Promise<readonly Row[]> {
     const [workers, hub] = [await bench.start('workers'), await bench.start('hub')];
     const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid };
-    const ours = (name: string, flow: string): Subject => ({ name, flow, requestor: hub, processes });
+    const ours = (name: string, to: string): Subject => ({ name, to, requestor: hub, processes });
     const loads = loadsOf(bench);
     const volatileLimit = await limit(bench, 'volatile');
     const durableLimit = await limit(bench, 'durable');

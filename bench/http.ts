@@ -1,0 +1,40 @@
+/** A held HTTP request over one step that echoes, against bare Fastify in front of the hand-written durable limit. */
+import type { Case, Row } from './case.js';
+import { compare, type Subject } from './compare.js';
+import { canLeaveJournalOut } from './ours.js';
+import type { Process } from './processes.js';
+
+export const http: Case = {
+  name: 'http',
+  bars: {
+    'http: hub without journal, 64 connections': 0.9,
+    'http: hub without journal, 256 connections': 0.9,
+    'http: hub with journal, 64 connections': 0.7,
+    'http: hub with journal, 256 connections': 0.7,
+  },
+  async run(bench): Promise<readonly Row[]> {
+    const [workers, hub] = [await bench.start('workers'), await bench.start('hub', { http: true })];
+    const replier = await bench.start('limit.durable.replier');
+    const fastify = await bench.start('limit.http.requestor');
+    const client = await bench.start('http.client');
+    const subject = async (name: string, server: Process, worker: Process, path: string): Promise<Subject> => ({
+      name,
+      requestor: client,
+      to: `${await server.tell<string>('url')}${path}`,
+      processes: { hub: server.pid, worker: worker.pid, broker: bench.brokerPid, client: client.pid },
+    });
+    return compare(
+      bench,
+      {
+        name: 'http',
+        limit: await subject('limit', fastify, replier, '/'),
+        ours: [
+          ...(canLeaveJournalOut ? [await subject('hub without journal', hub, workers, '/requests/plain')] : []),
+          await subject('hub with journal', hub, workers, '/requests/journal'),
+        ],
+        loads: [64, 256].map((outstanding) => ({ outstanding, bytes: 256 })),
+      },
+      ({ outstanding }) => `${outstanding} connections`,
+    );
+  },
+};

@@ -1,8 +1,13 @@
 /** The one list of benchmarks, in the order in which they run. */
+import { breakdown } from './breakdown.js';
 import type { Case } from './case.js';
+import { flat } from './flat.js';
 import { http } from './http.js';
+import { memory } from './memory.js';
 import { oneProcess } from './one-process.js';
+import { peersCase } from './peers.js';
 import { requestReply } from './request-reply.js';
 import { scatter } from './scatter.js';
+import { timers } from './timers.js';
 
-export const cases: readonly Case[] = [requestReply, http, scatter, oneProcess];
+export const cases: readonly Case[] = [requestReply, http, scatter, oneProcess, memory, timers, breakdown, flat, peersCase];

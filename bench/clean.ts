@@ -2,26 +2,35 @@
 import { connect } from 'amqplib';
 import { Redis } from 'ioredis';
 import { namesIn, topologyOf } from '../broker/topology.js';
-import type { EndSettings } from './ends.js';
 import { flows, hubName, steps } from './ours.js';
 
-export async function removeEverything({ rabbitmq, redis, namespace }: EndSettings): Promise<void> {
+export interface Leavings {
+  readonly rabbitmq: string;
+  readonly redis: string;
+  readonly namespaces: Iterable<string>;
+}
+
+export async function removeEverything({ rabbitmq, redis, namespaces }: Leavings): Promise<void> {
   const connection = await connect(rabbitmq);
   const channel = await connection.createChannel();
-  const topology = topologyOf({
-    names: namesIn(namespace),
-    flows,
-    steps: new Map(steps.map((step) => [step.name, step])),
-    hub: hubName,
-    journalMaxAge: '1D',
-  });
-  for (const { name } of topology.queues) await channel.deleteQueue(name);
-  for (const { name } of topology.exchanges) await channel.deleteExchange(name);
+  for (const namespace of namespaces) {
+    const topology = topologyOf({
+      names: namesIn(namespace),
+      flows,
+      steps: new Map(steps.map((step) => [step.name, step])),
+      hub: hubName,
+      journalMaxAge: '1D',
+    });
+    for (const { name } of topology.queues) await channel.deleteQueue(name);
+    for (const { name } of topology.exchanges) await channel.deleteExchange(name);
+  }
   await connection.close();
 
   const client = new Redis(redis);
-  for await (const keys of client.scanStream({ match: `${namespace}*`, count: 10_000 }) as AsyncIterable<string[]>) {
-    if (keys.length > 0) await client.unlink(...keys);
+  for (const namespace of namespaces) {
+    for await (const keys of client.scanStream({ match: `${namespace}:*`, count: 10_000 }) as AsyncIterable<string[]>) {
+      if (keys.length > 0) await client.unlink(...keys);
+    }
   }
   await client.quit();
 }

@@ -20,6 +20,10 @@ export interface EndSettings {
   readonly namespace: string;
 }
 
+/** Peers are not compiled, and have packages of their own: they stay where they are. */
+export const peersFolder = new URL('../../bench/peers/', import.meta.url);
+const peer = async (name: string) => (await import(new URL(`${name}.mjs`, peersFolder).href)) as Record<'requestor' | 'replier', OpenEnd>;
+
 export const ends: Readonly<Record<string, () => Promise<OpenEnd>>> = {
   'limit.volatile.requestor': async () => (await import('./limit.js')).volatileRequestor,
   'limit.volatile.replier': async () => (await import('./limit.js')).volatileReplier,
@@ -29,6 +33,14 @@ export const ends: Readonly<Record<string, () => Promise<OpenEnd>>> = {
   'limit.scatter.requestor': async () => (await import('./limit.js')).scatterRequestor,
   'limit.http.requestor': async () => (await import('./limit.js')).httpRequestor,
   'http.client': async () => (await import('./http-client.js')).httpClient,
+  'peer.nestjs.requestor': async () => (await peer('nestjs')).requestor,
+  'peer.nestjs.replier': async () => (await peer('nestjs')).replier,
+  'peer.moleculer.requestor': async () => (await peer('moleculer')).requestor,
+  'peer.moleculer.replier': async () => (await peer('moleculer')).replier,
+  'peer.rabbitmq-client.requestor': async () => (await peer('rabbitmq-client')).requestor,
+  'peer.rabbitmq-client.replier': async () => (await peer('rabbitmq-client')).replier,
+  memory: async () => (await import('./fill.js')).memoryEnd,
+  timers: async () => (await import('./lateness.js')).latenessEnd,
   hub: async () => (await import('./ours.js')).hubEnd,
   workers: async () => (await import('./ours.js')).workersEnd,
 };

@@ -6,7 +6,7 @@
  * Durable: quorum queues for work and replies, persistent messages, confirms on both legs, the replier acknowledges a
  * request once its reply is confirmed, the requestor resolves once it has the reply, and rejects when its message is refused.
  */
-import { connect, type ChannelModel, type ConsumeMessage } from 'amqplib';
+import { connect, type ChannelModel, type ConsumeMessage, type Options } from 'amqplib';
 import { fastify } from 'fastify';
 import type { End, EndSettings } from './ends.js';
 import type { LoadSettings } from './load.js';
@@ -64,7 +64,29 @@ export async function volatileRequestor({ rabbitmq, namespace }: EndSettings): P
   };
 }
 
-export async function durableReplier({ rabbitmq, namespace }: EndSettings): Promise<End> {
+export interface DurableSettings extends EndSettings {
+  /** With the properties and the header that the hub's messages bear, made anew for each message: to see what they cost. */
+  readonly dressed?: boolean;
+}
+
+const dressOf = ({ dressed }: DurableSettings): (() => Options.Publish) => {
+  if (dressed !== true) return () => bare;
+  const hub =
+    'flow=journal, slip=(hello), step=1, attempt=1, at=1795413590123, from=hello, took=0, principal="anonymous", deadline=@1795413600';
+  return () => ({
+    messageId: '019ac0de-0000-7000-8000-000000000000',
+    type: 'request',
+    contentType: 'application/octet-stream',
+    timestamp: 1_795_413_590,
+    appId: 'answerback/0.0.0',
+    headers: { hub },
+  });
+};
+const bare: Options.Publish = {};
+
+export async function durableReplier(settings: DurableSettings): Promise<End> {
+  const { rabbitmq, namespace } = settings;
+  const dress = dressOf(settings);
   const connection = await open(rabbitmq);
   const channel = await connection.createConfirmChannel();
   const queue = workQueue(namespace);
@@ -73,7 +95,7 @@ export async function durableReplier({ rabbitmq, namespace }: EndSettings): Prom
   await channel.consume(queue, (message) => {
     if (message === null) return;
     const { replyTo, correlationId } = message.properties as { replyTo: string; correlationId: string };
-    channel.sendToQueue(replyTo, message.content, { correlationId, persistent: true }, (error: unknown) =>
+    channel.sendToQueue(replyTo, message.content, { correlationId, persistent: true, ...dress() }, (error: unknown) =>
       error ? channel.nack(message) : channel.ack(message),
     );
   });
@@ -85,7 +107,9 @@ export async function durableReplier({ rabbitmq, namespace }: EndSettings): Prom
   };
 }
 
-export async function durableRequestor({ rabbitmq, namespace }: EndSettings): Promise<End> {
+export async function durableRequestor(settings: DurableSettings): Promise<End> {
+  const { rabbitmq, namespace } = settings;
+  const dress = dressOf(settings);
   const connection = await open(rabbitmq);
   const channel = await connection.createConfirmChannel();
   const replyTo = replyQueue(namespace);
@@ -104,7 +128,7 @@ export async function durableRequestor({ rabbitmq, namespace }: EndSettings): Pr
       new Promise<Buffer>((resolve, reject) => {
         const correlationId = String(asked++);
         waiting.set(correlationId, resolve);
-        channel.sendToQueue(work, body, { correlationId, replyTo, persistent: true }, (error: unknown) => {
+        channel.sendToQueue(work, body, { correlationId, replyTo, persistent: true, ...dress() }, (error: unknown) => {
           if (error) reject(new Error('refused', { cause: error }));
         });
       }),

@@ -16,7 +16,7 @@ import { redisStore } from '../broker/store-redis.js';
 import { namesIn } from '../broker/topology.js';
 import { amqpTransport } from '../broker/transport-amqp.js';
 import { version } from '../broker/version.js';
-import { aggregator, split, worker } from '../index.js';
+import { aggregator, foreign, split, worker } from '../index.js';
 import { adapters } from '../main.js';
 import type { End, EndSettings } from './ends.js';
 
@@ -28,6 +28,7 @@ export const steps: readonly Step[] = [
   worker({ name: 'hello', concurrency, handle: (body: Buffer) => body }),
   worker({ name: 'split', concurrency, handle: (body: Buffer) => split(Array.from({ length: partCount }, () => ({ body }))) }),
   aggregator<Buffer>({ name: 'gather', combine: (answers) => Buffer.concat(answers.map(({ body }) => body)) }),
+  foreign('nobody'),
 ];
 
 const second = 1_000;
@@ -41,6 +42,7 @@ export const flows: readonly Flow[] = [
   { name: 'journal', steps: ['hello'], durable: true, ...times },
   { name: 'plain', steps: ['hello'], durable: true, ...withoutJournal, ...times },
   { name: 'scatter', steps: scattered, durable: true, ...times },
+  { name: 'nobody', steps: ['nobody'], durable: true, ...times },
   { name: 'plain.scatter', steps: scattered, durable: true, ...withoutJournal, ...times },
 ];
 
@@ -74,15 +76,39 @@ async function connect({ rabbitmq, redis, namespace }: EndSettings, role: string
 
 export const hubName = 'bench';
 
-/** A hub that is asked through its gateway: `to` is a flow, or `keyed` for flow `journal` with an idempotency key. */
-export async function hubEnd(settings: OurSettings): Promise<End> {
+export interface Ours {
+  readonly hub: Hub;
+  readonly ports: Ports;
+  /** Where the HTTP adapter listens. */
+  readonly url: string | undefined;
+  close(): Promise<void>;
+}
+
+export async function openOurs(settings: OurSettings): Promise<Ours> {
   const { emit, metrics } = watching('hub');
   const ports = await connect(settings, `hub ${hubName}`);
   const common = { ports, project: { flows, steps }, namespace: settings.namespace, emit, place: `bench/${process.pid}` };
-  const open = { ...common, name: hubName, access: access([]) };
-  const hub = await openHub(open);
+  const options = { ...common, name: hubName, access: access([]) };
+  const hub = await openHub(options);
   const workers: Workers | undefined = settings.both === true ? await openWorkers(common) : undefined;
-  const http = settings.http === true ? await openHttp(hub, open, metrics) : undefined;
+  const http = settings.http === true ? await openHttp(hub, options, metrics) : undefined;
+  return {
+    hub,
+    ports,
+    url: http?.urls[0],
+    async close() {
+      hub.letGo();
+      await http?.close();
+      await workers?.stop(second);
+      await hub.close();
+      await ports.close();
+    },
+  };
+}
+
+/** A hub that is asked through its gateway: `to` is a flow, or `keyed` for flow `journal` with an idempotency key. */
+export async function hubEnd(settings: OurSettings): Promise<End> {
+  const { hub, url, close } = await openOurs(settings);
   return {
     async request(body, { to = 'journal' }) {
       const key = to === 'keyed' ? { idempotencyKey: randomUUID() } : {};
@@ -91,14 +117,8 @@ export async function hubEnd(settings: OurSettings): Promise<End> {
       if (answer.kind !== 'outcome' || answer.outcome.kind !== 'reply')
         throw new Error(`no reply but ${answer.kind === 'outcome' ? answer.outcome.body.toString() : answer.kind}`);
     },
-    tell: async () => http?.urls[0],
-    async close() {
-      hub.letGo();
-      await http?.close();
-      await workers?.stop(second);
-      await hub.close();
-      await ports.close();
-    },
+    tell: async () => url,
+    close,
   };
 }
 

@@ -45,8 +45,8 @@ export const requestReply: Case = {
   },
 };
 
-export async function limit(bench: Bench, durability: 'volatile' | 'durable'): Promise<Subject> {
-  const replier = await bench.start(`limit.${durability}.replier`);
-  const requestor = await bench.start(`limit.${durability}.requestor`);
+export async function limit(bench: Bench, durability: 'volatile' | 'durable', settings = {}): Promise<Subject> {
+  const replier = await bench.start(`limit.${durability}.replier`, settings);
+  const requestor = await bench.start(`limit.${durability}.requestor`, settings);
   return { name: 'limit', requestor, processes: { hub: requestor.pid, worker: replier.pid, broker: bench.brokerPid } };
 }

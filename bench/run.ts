@@ -23,7 +23,15 @@ const { values: options } = parseArgs({
 const log = (line: string) => console.error(line);
 const [rabbitmq, redis] = [required('HUB_RABBITMQ_URL'), required('HUB_REDIS_URL')];
 const namespace = `bench${process.pid}`;
+/** Cases may use further ones, which begin with it. */
+const namespaces = new Set([namespace]);
 const portOf = (url: string, standard: number) => Number(new URL(url).port || standard);
+
+/** What bears our names is removed also when somebody has enough of waiting. */
+const interrupted = new Promise<never>((_, reject) => {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => reject(new Error(`ended by ${signal}`)));
+});
+interrupted.catch(() => undefined);
 
 async function runCase(found: Case): Promise<readonly Row[]> {
   const started: Process[] = [];
@@ -42,11 +50,13 @@ async function runCase(found: Case): Promise<readonly Row[]> {
       const profile = options.profile === undefined ? {} : { profile: options.profile };
       const process = await startProcess(end, { rabbitmq, redis, namespace, ...profile, ...settings });
       started.push(process);
+      namespaces.add(String(settings['namespace'] ?? namespace));
       return process;
     },
   };
   try {
-    return await found.run(bench);
+    log(`${found.name} ...`);
+    return await Promise.race([found.run(bench), interrupted]);
   } finally {
     // Those that came last first: repliers outlive their requestors.
     for (const process of started.reverse()) await process.stop();
@@ -65,7 +75,7 @@ const rows: Row[] = [];
 try {
   for (const each of chosen) rows.push(...(await runCase(each)));
 } finally {
-  await removeEverything({ rabbitmq, redis, namespace });
+  await removeEverything({ rabbitmq, redis, namespaces });
 }
 const bars = Object.assign({}, ...cases.map((each) => each.bars)) as Record<string, number>;
 if (options.json) console.log(JSON.stringify(jsonOf(rows, bars)));

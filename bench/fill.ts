@@ -1,4 +1,5 @@
 /** Ends that fill: a correlator with waits, a store with pending requests. */
+import { createHash } from 'node:crypto';
 import { anonymous } from '../broker/access.js';
 import { systemClock } from '../broker/clock.js';
 import { openCorrelator } from '../broker/correlator.js';
@@ -7,7 +8,7 @@ import { redisStore } from '../broker/store-redis.js';
 import type { Store } from '../broker/store.js';
 import type { End, EndSettings } from './ends.js';
 
-/** `waits`: how much so many waits take. `records`: puts so many pending requests into the store, with keys. */
+/** `waits`: how much so many waits take. `records`: puts so many pending requests into the store, with keys; a hub must be there, since a store is complete when a hub says so. */
 export async function memoryEnd({ redis, namespace }: EndSettings): Promise<End> {
   const store = await redisStore({ url: redis, namespace });
   return {
@@ -49,10 +50,16 @@ async function fillStore(store: Store, records: number): Promise<void> {
     while (left-- > 0) {
       const id = newId();
       const now = Date.now();
-      await store.create(
-        { id, flow: 'journal', state: 'accepted', acceptedAt: now, deadline: now + dayMs, published: true, principal: anonymous.name },
-        { scope: `anonymous journal ${id}`, fingerprint: id },
-      );
+      await store.create({
+        id,
+        flow: 'journal',
+        state: 'accepted',
+        acceptedAt: now,
+        deadline: now + dayMs,
+        published: true,
+        principal: anonymous.name,
+        claim: { scope: createHash('sha256').update(id).digest('hex'), fingerprint: id },
+      });
     }
   };
   await Promise.all(Array.from({ length: atOnce }, filler));

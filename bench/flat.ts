@@ -11,10 +11,10 @@ export const flat: Case = {
     // Each in a namespace of its own, so that few and many can be measured in turn.
     for (const pending of [1, 10_000, 100_000, 1_000_000]) {
       const own = { namespace: `${bench.namespace}.${pending}` };
+      const [workers, hub] = [await bench.start('workers', own), await bench.start('hub', own)];
       const filling = await bench.start('memory', own);
       await filling.tell('records', { records: pending });
       await filling.stop();
-      const [workers, hub] = [await bench.start('workers', own), await bench.start('hub', own)];
       const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid, redis: bench.redisPid };
       subjects.push({ name: `${pending} pending`, to: 'keyed', requestor: hub, processes });
       bench.log(`flat: ${pending} pending`);

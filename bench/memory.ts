@@ -27,6 +27,7 @@ async function perRecord(bench: Bench, records: number): Promise<Row> {
   const redis = new Redis(bench.redis);
   const used = async () => Number(/used_memory:(\d+)/.exec(await redis.info('memory'))![1]);
   try {
+    await bench.start('hub');
     const before = await used();
     await (await bench.start('memory')).tell('records', { records });
     return { name: 'memory: per pending record in Redis', value: ((await used()) - before) / records, unit: 'bytes' };

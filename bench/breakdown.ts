@@ -14,6 +14,10 @@ const load = { outstanding: 64, bytes: 256 };
 
 export const breakdown: Case = {
   name: 'breakdown',
+  about: [
+    'Processor time per request at 64 outstanding, 256 B, of all processes together (both ends, RabbitMQ, Redis; not the client of HTTP): differences',
+    'of medians between runs that differ in one thing. The last rows are micro-measurements of what one call takes by itself.',
+  ].join(' '),
   bars: {},
   async run(bench): Promise<readonly Row[]> {
     if (bench.quick) return [];

@@ -32,6 +32,8 @@ export interface Bench {
   readonly measureMs: number;
   /** One line to the person who waits. */
   log(line: string): void;
+  /** True when no further round should begin: a quick run has taken most of its minute. */
+  isLate(): boolean;
   /** Starts a process that is ended with the case at the latest. */
   start(end: string, settings?: Readonly<Record<string, unknown>>): Promise<Process>;
   /** Process ids of the services on this machine; null when they are elsewhere or not to be seen. */
@@ -41,6 +43,8 @@ export interface Bench {
 
 export interface Case {
   readonly name: string;
+  /** What is compared with what, exactly: Markdown, above the table. */
+  readonly about: string;
   /** By name of the row: the least ratio, or, where the row has none, the largest value. */
   readonly bars: Readonly<Record<string, number>>;
   run(bench: Bench): Promise<readonly Row[]>;

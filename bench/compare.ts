@@ -61,7 +61,7 @@ export async function compare(
   // A process that has just started is compiling itself.
   for (const subject of [limit, ...ours])
     await runOnce({ ...bench, measureMs: bench.quick ? 500 : 2_000 }, subject, { outstanding: 256, bytes: 256 });
-  for (let round = 1; round <= bench.rounds; round++) {
+  for (let round = 1; round <= bench.rounds && !(round > 1 && bench.isLate()); round++) {
     for (const load of loads) {
       const first = await runOnce(bench, limit, load);
       const runs: [Subject, Run][] = [];

@@ -4,6 +4,10 @@ import { compare, type Subject } from './compare.js';
 
 export const flat: Case = {
   name: 'flat',
+  about: [
+    'Requests with an idempotency key at a hub whose Redis holds so many other pending requests; the ratio is to the hub with 1 pending, which',
+    'runs first and last in each round.',
+  ].join(' '),
   bars: {},
   async run(bench): Promise<readonly Row[]> {
     if (bench.quick) return [];

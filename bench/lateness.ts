@@ -57,7 +57,11 @@ export async function latenessEnd(settings: OurSettings): Promise<End> {
   }
 
   return {
-    tell: async (what, { count, withinMs }) => (what === 'appointments' ? appointments : deadlines)(Number(count), Number(withinMs)),
+    async tell(_what, settings) {
+      const [count, withinMs] = [Number(settings['count']), Number(settings['withinMs'])];
+      const [appointed, due] = await Promise.all([appointments(count, withinMs), deadlines(count, withinMs)]);
+      return { appointments: appointed, deadlines: due };
+    },
     close,
   };
 }

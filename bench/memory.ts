@@ -7,6 +7,10 @@ const waits = 100_000;
 
 export const memory: Case = {
   name: 'memory',
+  about: [
+    'The correlator: 100,000 waits in one process, each with its id, its promise and a time at which it gives up; what the heap grew by after',
+    'collection. Redis: what `used_memory` grew by with pending requests that have an idempotency key and a deadline.',
+  ].join(' '),
   bars: {
     'memory: per waiting requestor in the correlator': 1_000,
     'memory: timer objects of 100000 waiting requestors': 1_000,

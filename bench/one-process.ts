@@ -6,6 +6,7 @@ import { label } from './request-reply.js';
 
 export const oneProcess: Case = {
   name: 'one-process',
+  about: 'Hub and workers in one process, against both hand-written durable ends in one process.',
   bars: {},
   async run(bench): Promise<readonly Row[]> {
     if (bench.quick) return [];

@@ -41,8 +41,8 @@ export const peers: readonly Peer[] = [
   },
 ];
 
-export const versionOf = (peer: Peer): string =>
-  (JSON.parse(readFileSync(new URL(`node_modules/${peer.package}/package.json`, peersFolder), 'utf8')) as { version: string }).version;
+const versionOf = (name: string): string =>
+  (JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, peersFolder), 'utf8')) as { version: string }).version;
 
 async function install(bench: Bench): Promise<void> {
   if (peers.every((peer) => existsSync(new URL(`node_modules/${peer.package}/package.json`, peersFolder)))) return;
@@ -52,6 +52,13 @@ async function install(bench: Bench): Promise<void> {
 
 export const peersCase: Case = {
   name: 'peers',
+  about: [
+    'Request and reply of 256 B between two processes; the ratio is to the volatile hand-written limit. None of the peers promises what the last row does.',
+    '',
+    ...peers.map((peer) => `- \`${peer.package}\`: ${peer.settings}. Promise: ${peer.promise}.`),
+    '- hub, volatile: transient messages, no confirms; a caller gets a reply or a fault in time.',
+    '- hub, durable with journal: persistent on quorum queues and in the journal, confirmed on every leg.',
+  ].join('\n'),
   bars: {},
   async run(bench): Promise<readonly Row[]> {
     if (bench.quick) return [];
@@ -62,7 +69,11 @@ export const peersCase: Case = {
     for (const { end, package: name } of peers) {
       const replier = await bench.start(`peer.${end}.replier`);
       const requestor = await bench.start(`peer.${end}.requestor`);
-      theirs.push({ name, requestor, processes: { hub: requestor.pid, worker: replier.pid, broker: bench.brokerPid } });
+      theirs.push({
+        name: `${name} ${versionOf(name)}`,
+        requestor,
+        processes: { hub: requestor.pid, worker: replier.pid, broker: bench.brokerPid },
+      });
     }
     return compare(
       bench,

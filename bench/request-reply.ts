@@ -13,6 +13,12 @@ const loadsOf = ({ quick }: Bench): readonly Load[] =>
 
 export const requestReply: Case = {
   name: 'request-reply',
+  about: [
+    'A flow of one step that echoes, asked through the gateway in the hub process, served by a worker process. The hand-written limit has',
+    'its requestor and its replier in two processes, too, each with one connection, one channel, `noDelay`, prefetch 2,000, and correlates by a Map.',
+    'Volatile: transient messages, noAck, a classic queue for work, an exclusive one for replies, no confirms. Durable: quorum queues for work',
+    'and for replies, persistent messages, confirms on both legs, manual acknowledgement, that of a request when its reply is confirmed.',
+  ].join(' '),
   bars: {
     'volatile: hub, 64 outstanding, 256 B': 1.0,
     'volatile: hub, 1024 outstanding, 256 B': 0.7,

@@ -3,12 +3,14 @@
  * prints one object on stdout; `--only <case>` runs one (may be given again); `--rounds <n>`. The services' addresses are
  * in the environment (`scripts/bench.mjs`).
  */
+import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import type { Bench, Case, Row } from './case.js';
 import { cases } from './cases.js';
 import { removeEverything } from './clean.js';
 import { listenerOn, startProcess, type Process } from './processes.js';
-import { jsonOf } from './results.js';
+import { circumstancesOf } from './circumstances.js';
+import { jsonOf, sectionOf, withSections } from './results.js';
 
 const { values: options } = parseArgs({
   options: {
@@ -19,6 +21,12 @@ const { values: options } = parseArgs({
     profile: { type: 'string' },
   },
 });
+
+const began = performance.now();
+/** A quick run begins no further round after this. */
+const quickMs = 30_000;
+const rounds = Number(options.rounds ?? (options.quick ? 2 : 5));
+const [warmUpMs, measureMs] = options.quick ? [100, 400] : [300, 1_200];
 
 const log = (line: string) => console.error(line);
 const [rabbitmq, redis] = [required('HUB_RABBITMQ_URL'), required('HUB_REDIS_URL')];
@@ -40,10 +48,11 @@ async function runCase(found: Case): Promise<readonly Row[]> {
     redis,
     namespace,
     quick: options.quick,
-    rounds: Number(options.rounds ?? (options.quick ? 2 : 5)),
-    warmUpMs: options.quick ? 150 : 500,
-    measureMs: options.quick ? 500 : 1_500,
+    rounds,
+    warmUpMs,
+    measureMs,
     log,
+    isLate: () => options.quick && performance.now() - began > quickMs,
     brokerPid: listenerOn(portOf(rabbitmq, 5672)),
     redisPid: listenerOn(portOf(redis, 6379)),
     async start(end, settings = {}) {
@@ -73,9 +82,27 @@ const chosen = options.only.length === 0 ? cases : cases.filter(({ name }) => op
 if (chosen.length === 0) throw new Error(`there is no benchmark of that name; there is ${cases.map(({ name }) => name).join(', ')}`);
 const rows: Row[] = [];
 try {
-  for (const each of chosen) rows.push(...(await runCase(each)));
+  for (const each of chosen) {
+    const found = await runCase(each);
+    rows.push(...found);
+    if (!options.quick) await write(each, found);
+  }
 } finally {
   await removeEverything({ rabbitmq, redis, namespaces });
 }
 const bars = Object.assign({}, ...cases.map((each) => each.bars)) as Record<string, number>;
 if (options.json) console.log(JSON.stringify(jsonOf(rows, bars)));
+
+/** Each case has its section, so that one can be run again by itself. */
+async function write(each: Case, found: readonly Row[]): Promise<void> {
+  const settings = `${rounds} rounds of ${measureMs} ms after ${warmUpMs} ms for each run`;
+  const section = sectionOf(each, found, await circumstancesOf({ rabbitmq, redis }, settings));
+  // Both from dist/bench/: the files of the source.
+  for (const [path, addNew] of [
+    ['../../bench/results.md', true],
+    ['../../docs/benchmarks.md', false],
+  ] as const) {
+    const file = new URL(path, import.meta.url);
+    writeFileSync(file, withSections(readFileSync(file, 'utf8'), new Map([[each.name, section]]), addNew));
+  }
+}

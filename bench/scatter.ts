@@ -5,6 +5,12 @@ import { canLeaveJournalOut } from './ours.js';
 
 export const scatter: Case = {
   name: 'scatter',
+  about: [
+    'The hand-written one: its requestor publishes ten persistent messages of 256 B with confirms, one correlation id each, to one quorum queue; the',
+    'durable replier answers each (persistent, confirmed, then acknowledged); the requestor keeps the answers in its memory, acknowledges each,',
+    'and joins the ten. That is 20 messages, and a group that is lost with its requestor. Ours splits in a step, works on ten parts, aggregates',
+    'in Redis with a deadline, and replies: 22 messages, one script for each part, an appointment made and taken back, and a group that survives.',
+  ].join(' '),
   bars: {
     'scatter: hub without journal, 64 outstanding': 0.55,
     'scatter: hub with journal, 64 outstanding': 0.38,

@@ -9,7 +9,18 @@ import { withLock } from './processes.mjs';
 export const project = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** Everything that becomes dist/. */
-const sources = ['broker', 'adapters', 'workers', 'config', 'console', 'cli', 'bench', 'tsconfig.json', 'tsconfig.build.json', 'package.json'];
+const sources = [
+  'broker',
+  'adapters',
+  'workers',
+  'config',
+  'console',
+  'cli',
+  'bench',
+  'tsconfig.json',
+  'tsconfig.build.json',
+  'package.json',
+];
 
 /** Ends the process with 2 if this Node is too old for the hub. */
 export function requireNode() {

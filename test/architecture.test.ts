@@ -38,7 +38,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   adapters: ['adapters', 'broker'],
   workers: ['workers', 'broker'],
   cli: ['cli', 'main.ts', 'broker', 'config'],
-  bench: ['bench', 'broker', 'main.ts'],
+  bench: ['bench', 'broker', 'main.ts', 'index.ts'],
   'main.ts': ['broker', 'adapters', 'workers', 'config'],
   'index.ts': ['broker', 'workers'],
 };

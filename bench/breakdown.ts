@@ -21,7 +21,7 @@ export const breakdown: Case = {
   bars: {},
   async run(bench): Promise<readonly Row[]> {
     if (bench.quick) return [];
-    const [workers, hub] = [await bench.start('workers'), await bench.start('hub', { http: true })];
+    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub', { http: true })]);
     const client = await bench.start('http.client');
     const url = await hub.tell<string>('url');
     const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid, redis: bench.redisPid };

@@ -17,7 +17,7 @@ export const http: Case = {
     'http: hub with journal, 256 connections': 0.7,
   },
   async run(bench): Promise<readonly Row[]> {
-    const [workers, hub] = [await bench.start('workers'), await bench.start('hub', { http: true })];
+    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub', { http: true })]);
     const replier = await bench.start('limit.durable.replier');
     const fastify = await bench.start('limit.http.requestor');
     const client = await bench.start('http.client');

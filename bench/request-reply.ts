@@ -28,7 +28,7 @@ export const requestReply: Case = {
     'durable: hub with journal, 1024 outstanding, 256 B': 0.5,
   },
   async run(bench): Promise<readonly Row[]> {
-    const [workers, hub] = [await bench.start('workers'), await bench.start('hub')];
+    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub')]);
     const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid };
     const ours = (name: string, to: string): Subject => ({ name, to, requestor: hub, processes });
     const loads = loadsOf(bench);

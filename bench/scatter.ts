@@ -16,7 +16,7 @@ export const scatter: Case = {
     'scatter: hub with journal, 64 outstanding': 0.38,
   },
   async run(bench): Promise<readonly Row[]> {
-    const [workers, hub] = [await bench.start('workers'), await bench.start('hub')];
+    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub')]);
     const replier = await bench.start('limit.durable.replier');
     const requestor = await bench.start('limit.scatter.requestor');
     const services = { broker: bench.brokerPid, redis: bench.redisPid };

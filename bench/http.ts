@@ -1,7 +1,6 @@
 /** A held HTTP request over one step that echoes, against bare Fastify in front of the hand-written durable limit. */
 import type { Case, Row } from './case.js';
 import { compare, type Subject } from './compare.js';
-import { canLeaveJournalOut } from './ours.js';
 import type { Process } from './processes.js';
 
 export const http: Case = {
@@ -33,7 +32,7 @@ export const http: Case = {
         name: 'http',
         limit: await subject('limit', fastify, replier, '/'),
         ours: [
-          ...(canLeaveJournalOut ? [await subject('hub without journal', hub, workers, '/requests/plain')] : []),
+          await subject('hub without journal', hub, workers, '/requests/plain'),
           await subject('hub with journal', hub, workers, '/requests/journal'),
         ],
         loads: [64, 256].map((outstanding) => ({ outstanding, bytes: 256 })),

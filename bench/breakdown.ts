@@ -6,7 +6,6 @@ import { deriveId, follow, newId, type Envelope } from '../broker/envelope.js';
 import { decode, encode } from '../broker/wire.js';
 import type { Bench, Case, Row } from './case.js';
 import { runOnce, type Subject } from './compare.js';
-import { canLeaveJournalOut } from './ours.js';
 import { median } from './statistics.js';
 import { limit } from './request-reply.js';
 
@@ -21,13 +20,13 @@ export const breakdown: Case = {
   bars: {},
   async run(bench): Promise<readonly Row[]> {
     if (bench.quick) return [];
-    const [workers, hub] = [await bench.start('workers'), await bench.start('hub', { http: true })];
+    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub', { http: true })]);
     const client = await bench.start('http.client');
     const url = await hub.tell<string>('url');
     const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid, redis: bench.redisPid };
     const ours = (name: string, to: string): Subject => ({ name, to, requestor: hub, processes });
     const http = (name: string, flow: string): Subject => ({ name, to: `${url}/requests/${flow}`, requestor: client, processes });
-    const base = canLeaveJournalOut ? 'plain' : 'journal';
+    const base = 'plain';
     const subjects = {
       limit: await limit(bench, 'durable'),
       dressed: await limit(bench, 'durable', { dressed: true, namespace: `${bench.namespace}.dressed` }),
@@ -43,8 +42,8 @@ export const breakdown: Case = {
     return [
       row('hand-written limit, all processes', costs.limit),
       difference('headers: our properties on the limit', costs.dressed, costs.limit),
-      difference(`all else of the hub ${canLeaveJournalOut ? 'without' : 'with'} journal`, costs.base, costs.dressed),
-      ...(canLeaveJournalOut ? [difference('journal', costs.journal, costs.base)] : []),
+      difference('all else of the hub without journal', costs.base, costs.dressed),
+      difference('journal', costs.journal, costs.base),
       difference('store: record, key and outcome', costs.keyed, costs.journal),
       difference('HTTP', costs.http, costs.base),
       row('of it: one encode of an envelope (alone)', encodeMicros),
@@ -82,10 +81,8 @@ function microsOf(what: () => unknown): number {
 function wireCosts(): { encodeMicros: number; decodeMicros: number; deriveMicros: number } {
   const now = Date.now();
   const id = newId();
-  // Not in the type before it is in the hub.
-  const journalled = { journal: true };
   const first: Envelope = {
-    ...journalled,
+    journal: true,
     id,
     requestId: id,
     type: 'request',

@@ -41,9 +41,6 @@ export const ends: Readonly<Record<string, () => Promise<OpenEnd>>> = {
   'peer.rabbitmq-client.replier': async () => (await peer('rabbitmq-client')).replier,
   memory: async () => (await import('./fill.js')).memoryEnd,
   timers: async () => (await import('./lateness.js')).latenessEnd,
-  'http.open-loop': async () => (await import('./open-loop.js')).openLoopEnd,
-  'foreign.requestor': async () => (await import('./foreign-requestor.js')).foreignRequestorEnd,
-  'http.hold': async () => (await import('./hold.js')).holdEnd,
   hub: async () => (await import('./ours.js')).hubEnd,
   workers: async () => (await import('./ours.js')).workersEnd,
 };

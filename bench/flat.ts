@@ -15,7 +15,7 @@ export const flat: Case = {
     // Each in a namespace of its own, so that few and many can be measured in turn.
     for (const pending of [1, 10_000, 100_000, 1_000_000]) {
       const own = { namespace: `${bench.namespace}.${pending}` };
-      const [workers, hub] = [await bench.start('workers', own), await bench.start('hub', own)];
+      const [workers, hub] = await Promise.all([bench.start('workers', own), bench.start('hub', own)]);
       const filling = await bench.start('memory', own);
       await filling.tell('records', { records: pending });
       await filling.stop();

@@ -1,7 +1,6 @@
 /** A held HTTP request over one step that echoes, against bare Fastify in front of the hand-written durable limit. */
 import type { Case, Row } from './case.js';
 import { compare, type Subject } from './compare.js';
-import { canLeaveJournalOut } from './ours.js';
 import type { Process } from './processes.js';
 
 export const http: Case = {
@@ -17,7 +16,7 @@ export const http: Case = {
     'http: hub with journal, 256 connections': 0.7,
   },
   async run(bench): Promise<readonly Row[]> {
-    const [workers, hub] = [await bench.start('workers'), await bench.start('hub', { http: true })];
+    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub', { http: true })]);
     const replier = await bench.start('limit.durable.replier');
     const fastify = await bench.start('limit.http.requestor');
     const client = await bench.start('http.client');
@@ -33,7 +32,7 @@ export const http: Case = {
         name: 'http',
         limit: await subject('limit', fastify, replier, '/'),
         ours: [
-          ...(canLeaveJournalOut ? [await subject('hub without journal', hub, workers, '/requests/plain')] : []),
+          await subject('hub without journal', hub, workers, '/requests/plain'),
           await subject('hub with journal', hub, workers, '/requests/journal'),
         ],
         loads: [64, 256].map((outstanding) => ({ outstanding, bytes: 256 })),

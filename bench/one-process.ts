@@ -1,7 +1,6 @@
 /** Hub and workers in one process, against the hand-written limit in one process. */
 import type { Case, Row } from './case.js';
 import { compare, type Subject } from './compare.js';
-import { canLeaveJournalOut } from './ours.js';
 import { label } from './request-reply.js';
 
 export const oneProcess: Case = {
@@ -23,7 +22,7 @@ export const oneProcess: Case = {
       {
         name: 'one process',
         limit: { name: 'limit', requestor: limit, processes: { hub: limit.pid, broker: bench.brokerPid } },
-        ours: [...(canLeaveJournalOut ? [ours('hub without journal', 'plain')] : []), ours('hub with journal', 'journal')],
+        ours: [ours('hub without journal', 'plain'), ours('hub with journal', 'journal')],
         loads: [64, 1_024].map((outstanding) => ({ outstanding, bytes: 256 })),
       },
       label,

@@ -13,7 +13,6 @@ import { openLog } from '../broker/log.js';
 import { openMetrics } from '../broker/metrics.js';
 import type { Step } from '../broker/step.js';
 import { redisStore } from '../broker/store-redis.js';
-import { namesIn } from '../broker/topology.js';
 import { amqpTransport } from '../broker/transport-amqp.js';
 import { version } from '../broker/version.js';
 import { aggregator, foreign, split, worker } from '../index.js';
@@ -34,20 +33,15 @@ export const steps: readonly Step[] = [
 const second = 1_000;
 const times = { waitMs: 30 * second, maxWaitMs: 60 * second, deadlineMs: 60 * second, maxDeadlineMs: 86_400 * second };
 const scattered = ['split', 'hello', 'gather'];
-// Not in the type before it is in the hub.
-const withoutJournal = { journal: false } as Partial<Flow>;
 
 export const flows: readonly Flow[] = [
   { name: 'volatile', steps: ['hello'], durable: false, ...times },
   { name: 'journal', steps: ['hello'], durable: true, ...times },
-  { name: 'plain', steps: ['hello'], durable: true, ...withoutJournal, ...times },
+  { name: 'plain', steps: ['hello'], durable: true, journal: false, ...times },
   { name: 'scatter', steps: scattered, durable: true, ...times },
   { name: 'nobody', steps: ['nobody'], durable: true, ...times },
-  { name: 'plain.scatter', steps: scattered, durable: true, ...withoutJournal, ...times },
+  { name: 'plain.scatter', steps: scattered, durable: true, journal: false, ...times },
 ];
-
-/** Whether the hub can leave the journal out. */
-export const canLeaveJournalOut = 'plainRetry' in namesIn('x');
 
 export interface OurSettings extends EndSettings {
   /** Workers in the hub's process, too. */

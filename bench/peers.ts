@@ -63,7 +63,7 @@ export const peersCase: Case = {
   async run(bench): Promise<readonly Row[]> {
     if (bench.quick) return [];
     await install(bench);
-    const [workers, hub] = [await bench.start('workers'), await bench.start('hub')];
+    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub')]);
     const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid };
     const theirs: Subject[] = [];
     for (const { end, package: name } of peers) {

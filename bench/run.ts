@@ -67,8 +67,7 @@ async function runCase(found: Case): Promise<readonly Row[]> {
     log(`${found.name} ...`);
     return await Promise.race([found.run(bench), interrupted]);
   } finally {
-    // Those that came last first: repliers outlive their requestors.
-    for (const process of started.reverse()) await process.stop();
+    await Promise.all(started.map((process) => process.stop()));
   }
 }
 

@@ -22,8 +22,8 @@ export const cases: readonly Case[] = [
   timers,
   breakdown,
   flat,
+  peersCase,
   held,
   overload,
   pending,
-  peersCase,
 ];

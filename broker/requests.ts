@@ -21,6 +21,8 @@ import { recordHeader } from './wire.js';
 
 /** A publish that is not known to have reached the broker may be repeated after this long. */
 const unpublishedMs = 6_000;
+/** How long a requestor whose hold is over waits for a place where its answer can be kept. Nobody shall wait for 6 s to hear that there is none. */
+const noPlaceMs = 4_000;
 
 export interface Requests {
   request(ask: Ask): Promise<Answer>;
@@ -129,7 +131,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
     // Without RabbitMQ the record alone must do; the journal is told as soon as it can be.
     const carriedAt = envelope.journal ? await noteRecorded(record) : undefined;
-    const giveUpAt = clock.now() + 10_000;
+    const giveUpAt = clock.now() + noPlaceMs;
     /** `undefined`: it was tried, and is not known. */
     let isKept: boolean | undefined = false;
     while (wait.caught === undefined || isKept === undefined) {

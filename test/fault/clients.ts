@@ -68,7 +68,11 @@ interface Said {
   readonly id: string | undefined;
   readonly body: Buffer;
   readonly problem: Problem;
+  readonly retryAfter: string | undefined;
 }
+
+/** Nobody listens there: what was asked has not been heard, which is as good as a refusal. */
+const nobody: Said = { status: 503, id: undefined, body: Buffer.alloc(0), problem: { code: 'nobody-listens' }, retryAfter: '1' };
 
 interface Sent {
   readonly method?: string;
@@ -94,7 +98,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
     return fetch(`${hub.url}${path}`, { ...init, dispatcher, signal: AbortSignal.any([AbortSignal.timeout(lineMs), stopping.signal]) });
   };
 
-  /** One try: what the hub said, or undefined when the line broke. */
+  /** One try: what the hub said; undefined when the line broke. */
   async function said(path: string, init?: Sent): Promise<Said | undefined> {
     try {
       const answer = await at(path, init);
@@ -105,10 +109,12 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
         id: answer.headers.get('hub-request-id') ?? undefined,
         body,
         problem: isProblem ? (JSON.parse(body.toString()) as Problem) : {},
+        retryAfter: answer.headers.get('retry-after') ?? undefined,
       };
-    } catch {
+    } catch (error) {
       turn++;
-      return undefined;
+      const isUnheard = (error as { cause?: { code?: string } }).cause?.code === 'ECONNREFUSED' || hubs().length === 0;
+      return isUnheard ? nobody : undefined;
     }
   }
 
@@ -174,7 +180,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
     if (answer !== undefined && answer.status < 500 && answer.status !== 429)
       throw new Error(`the client is wrong: ${answer.status} ${answer.body.toString()}`);
     const kind = answer === undefined || answer.problem.reason === 'unknown' ? 'unknown' : 'refused';
-    operation[kind](answer === undefined ? 'the line broke' : `${answer.status} ${answer.problem.code} ${answer.problem.reason ?? ''}`);
+    operation[kind](answer === undefined ? 'the line broke' : reasonOf(answer));
     return kind;
   }
 
@@ -183,9 +189,12 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
     const other = { ...question, token: `${question.token} misused` };
     const path = question.oneWay === true ? `/messages/${question.flow}` : `/requests/${question.flow}`;
     for (let tries = 0; tries < 100; tries++, await sleep(restMs)) {
-      const answer = await post(path, other, question.oneWay === true ? undefined : 0);
-      if (answer === undefined || answer.status >= 500) continue;
       const operation = history.ask(other.token, noteOf(question));
+      const answer = await post(path, other, question.oneWay === true ? undefined : 0);
+      if (answer === undefined || answer.status >= 500) {
+        ended(operation, answer);
+        continue;
+      }
       if (answer.status === 422 && answer.problem.reason === 'idempotency-mismatch') return operation.refused('422 idempotency-mismatch');
       operation.accepted(answer.id ?? '');
       return operation.unknown(`another body under a used key was answered ${answer.status}`);
@@ -269,6 +278,9 @@ function outcomeIn({ status, problem, body }: Said): { readonly kind: string; re
   if (problem.requestId === undefined || problem.reason === 'unknown' || problem.code === undefined) return undefined;
   return outcomeOfFault(problem.code, problem.detail);
 }
+
+const reasonOf = ({ status, problem, retryAfter }: Said): string =>
+  [status, problem.code, problem.reason ?? '', ...(status === 503 && retryAfter === undefined ? ['without Retry-After'] : [])].join(' ');
 
 /** A fault as all kinds of clients write it down. */
 export const outcomeOfFault = (code: string, detail: string | undefined): { readonly kind: string; readonly body: Buffer } => ({

@@ -19,7 +19,9 @@ export type Seen = { readonly op: number; readonly at: number } & (
   | { readonly what: 'accepted'; readonly id: string }
   | { readonly what: 'status'; readonly id: string; readonly state: string }
   | { readonly what: 'outcome'; readonly id: string; readonly kind: string; readonly hash: string; readonly body: string }
-  | { readonly what: 'refused' | 'unknown' | 'missing'; readonly why: string }
+  | { readonly what: 'refused'; readonly why: string }
+  | { readonly what: 'unknown'; readonly why: string }
+  | { readonly what: 'missing'; readonly why: string }
   | { readonly what: 'outage'; readonly until: number; readonly why: string }
 );
 

@@ -4,9 +4,10 @@
  */
 import { parseArgs } from 'node:util';
 import type { Row, Size, Trial } from './trial.js';
+import { failpoints } from './trials/failpoints.js';
 import { kills } from './trials/kills.js';
 
-const trials: readonly Trial[] = [kills];
+const trials: readonly Trial[] = [failpoints, kills];
 
 const { values: flags } = parseArgs({
   options: {

@@ -16,7 +16,7 @@ export interface LegacyOptions {
   readonly note: (effect: Effect) => void;
 }
 
-/** Serves the foreign steps of the project: `legacy` and `legacy.last` answer, `silent` never does. */
+/** Serves the foreign steps of the project: `legacy` and `legacy.last` answer (twice, when the request says so), `silent` never does. */
 export async function openLegacy({ transport, names, note }: LegacyOptions): Promise<{ close(): Promise<void> }> {
   const effect = (what: 'start' | 'end', step: string, delivery: Delivery, said?: unknown): Effect => {
     const { correlationId = '', headers } = delivery;
@@ -33,14 +33,18 @@ export async function openLegacy({ transport, names, note }: LegacyOptions): Pro
     };
   };
   async function answer(step: string, delivery: Delivery): Promise<void> {
-    const asked = JSON.parse(delivery.body.toString()) as { token: string };
+    const asked = JSON.parse(delivery.body.toString()) as { token: string; again?: boolean };
     const said = { ...asked, for: delivery.correlationId, by: step, mark: Math.random() };
     note(effect('end', step, delivery, said));
     const correlation = delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId };
-    await transport.publish(
-      { exchange: '', routingKey: delivery.replyTo! },
-      { body: Buffer.from(JSON.stringify(said)), contentType: 'application/json', ...correlation },
-    );
+    const reply = (body: object) =>
+      transport.publish(
+        { exchange: '', routingKey: delivery.replyTo! },
+        { body: Buffer.from(JSON.stringify(body)), contentType: 'application/json', ...correlation },
+      );
+    await reply(said);
+    // A system that changes its mind: the first answer counts.
+    if (asked.again === true) await reply({ ...said, mark: 'second thoughts' });
   }
   const consumers = [
     ...(await Promise.all(

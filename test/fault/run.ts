@@ -6,8 +6,12 @@ import { parseArgs } from 'node:util';
 import type { Row, Size, Trial } from './trial.js';
 import { failpoints } from './trials/failpoints.js';
 import { kills } from './trials/kills.js';
+import { messages } from './trials/messages.js';
+import { network } from './trials/network.js';
+import { processes } from './trials/processes.js';
+import { services } from './trials/services.js';
 
-const trials: readonly Trial[] = [failpoints, kills];
+const trials: readonly Trial[] = [...messages, ...services, ...network, ...processes, failpoints, kills];
 
 const { values: flags } = parseArgs({
   options: {
@@ -22,7 +26,7 @@ const size: Size = flags.quick === true ? 'quick' : flags.long === true ? 'long'
 const seed = Number(flags.seed ?? Date.now() % 1_000_000);
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
 const isMeant = ({ name, sizes }: Trial): boolean =>
-  flags.only === undefined ? sizes.includes(size) : flags.only.some((words) => name.includes(words));
+  flags.only === undefined ? sizes.includes(size) : flags.only.some((words) => name.includes(words) || words.startsWith(name));
 
 const isBad = ({ lost, doubled, foreign, hung }: Row): boolean => lost + doubled + foreign + hung > 0;
 

@@ -118,18 +118,16 @@ async function lane(role: Role, names: readonly FailpointName[], context: TrialC
         if (role === 'worker') scenario.front = [other];
         await scenario.legacy();
         const requestors = await scenario.requestors();
-        const stories: Promise<unknown>[] = [];
+        const lead: Lead = { scenario, role, requestors, cut: proxy.cut, random: dice(context.seed), stories: [], downAt: Date.now() };
         const silent: FailpointName[] = [];
         for (const name of names) {
           const { after } = drills[name];
           for (const point of after === undefined ? [name] : [after, name]) {
-            const fired = await dieAt(scenario, role, point, name, { requestors, cut: proxy.cut, stories, random: dice(context.seed) });
-            if (!fired) silent.push(name);
+            if (!(await dieAt(lead, point, name))) silent.push(name);
           }
         }
-        const last = await start(scenario, role, undefined);
-        await last.ready;
-        await Promise.all(stories);
+        await start(lead, undefined);
+        await Promise.all(lead.stories);
         const violations = await scenario.atRest({ withinMs: 80_000 });
         return names
           .map((name) => {
@@ -158,31 +156,34 @@ async function lane(role: Role, names: readonly FailpointName[], context: TrialC
   }
 }
 
-async function start(scenario: Scenario, role: Role, point: FailpointName | undefined): Promise<Process> {
-  const started = scenario.begin(role, role === 'hub' ? 'h1' : 'worker', point === undefined ? {} : { HUB_FAILPOINT: `${point}:1:kill` });
-  // It may die of what the one before it left, before it is ready.
-  if ((await started.ready) && role === 'hub') scenario.front = [started];
-  return started;
-}
-
 interface Lead {
+  readonly scenario: Scenario;
+  readonly role: Role;
   readonly requestors: Requestors;
   readonly cut: () => void;
   readonly random: () => number;
   /** Stories that go on when the process has died. */
   readonly stories: Promise<unknown>[];
+  /** Since when there is none of these processes. */
+  downAt: number;
+}
+
+/** Starts the process again. It may die of what the one before it left, before it is ready. */
+async function start(lead: Lead, point: FailpointName | undefined): Promise<Process> {
+  const { scenario, role, downAt } = lead;
+  const started = scenario.begin(role, role === 'hub' ? 'h1' : 'worker', point === undefined ? {} : { HUB_FAILPOINT: `${point}:1:kill` });
+  if (!(await started.ready)) return started;
+  if (role === 'hub') scenario.front = [started];
+  scenario.history.outage(`no ${role}`, downAt);
+  void started.ended.then(() => (lead.downAt = Date.now()));
+  return started;
 }
 
 /** Starts a process that will die at `point`, and leads it there by the questions of `drill`. Resolves with whether it died of that. */
-async function dieAt(
-  scenario: Scenario,
-  role: Role,
-  point: FailpointName,
-  drill: FailpointName,
-  { requestors, cut, random, stories }: Lead,
-): Promise<boolean> {
+async function dieAt(lead: Lead, point: FailpointName, drill: FailpointName): Promise<boolean> {
+  const { scenario, requestors, cut, random, stories } = lead;
   const { ask, amqp, cut: isCut } = drills[drill];
-  const doomed = await start(scenario, role, point);
+  const doomed = await start(lead, point);
   const some = mixed(random);
   const question = (n: number): Question => {
     const token = `${drill}-${point === drill ? '' : 'before-'}${n}`;

@@ -59,6 +59,10 @@ export const gated = noted('gated', async (body, envelope, signal) => {
   while (!existsSync(`${file}.open`) && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 20));
   return answer(body, envelope);
 });
+export const slow = noted('slow', async (body, envelope) => {
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  return answer(body, envelope);
+});
 export const poison = noted('poison', (body, envelope) => {
   if (body.deadly === true) process.kill(process.pid, 'SIGKILL');
   return answer(body, envelope);

@@ -155,7 +155,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
         return { ...(await collect(answer.id!, operation, giveUpAt)), status: first };
       }
       const kind = ended(operation, answer);
-      if (key === undefined || Date.now() > giveUpAt) return { kind, status: first };
+      if (key === undefined || Date.now() > giveUpAt || stopping.signal.aborted) return { kind, status: first };
     }
   }
 
@@ -171,7 +171,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
         return { kind: 'sent', id: answer.id!, status: first };
       }
       const kind = ended(operation, answer);
-      if (question.key === undefined || Date.now() > giveUpAt) return { kind, status: first };
+      if (question.key === undefined || Date.now() > giveUpAt || stopping.signal.aborted) return { kind, status: first };
     }
   }
 
@@ -212,7 +212,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
 
   /** Polls until the outcome is there, at whichever hub answers; looks at the status now and then. */
   async function collect(id: string, operation: Operation, giveUpAt: number): Promise<Omit<Told, 'status'>> {
-    for (let looks = 0; Date.now() < giveUpAt; looks++, await sleep(restMs)) {
+    for (let looks = 0; Date.now() < giveUpAt && !stopping.signal.aborted; looks++, await sleep(restMs)) {
       if (looks < 3) await look(id, operation);
       const answer = await said(`/requests/${id}/reply`, { headers: { prefer: 'wait=20' } });
       if (answer?.status === 404 || answer?.status === 410) {
@@ -241,7 +241,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
       let n = 0;
       let answered = 0;
       const client = async () => {
-        while (!isStopping && n < limit) {
+        while (!isStopping && n < limit && !stopping.signal.aborted) {
           const one = await ask(next(n++));
           told.push(one);
           if (one.kind === 'reply') answered++;

@@ -79,7 +79,7 @@ export function openHistory({ now = Date.now, file }: HistoryOptions = {}): Hist
   const note = (op: number, what: object) => {
     const one = { op, at: now(), ...what } as Seen;
     seen.push(one);
-    output?.write(`${JSON.stringify(one)}\n`);
+    if (output?.writable === true) output.write(`${JSON.stringify(one)}\n`);
   };
   return {
     get seen() {

@@ -70,7 +70,7 @@ const away = (which: 'RabbitMQ' | 'Redis'): Trial => ({
             await service.kill();
             const goneAt = Date.now();
             // Clients that held on come to their end, and ask anew: those are the ones to look at.
-            const newcomers = scenario.clients.load(10, (n) => ({ flow: 'plain', token: `new ${n}`, key: `new ${n}` }));
+            const newcomers = scenario.clients.load(10, (n) => ({ flow: 'plain', token: `new-${n}`, key: `new-${n}` }));
             await until(() => refusals(scenario, '503', goneAt) > 50, 'who asks is refused');
             const to = Date.now();
             await service.start();
@@ -102,7 +102,7 @@ const frozen = (which: 'RabbitMQ' | 'Redis'): Trial => ({
           async ({ scenario }) => {
             const from = Date.now();
             service.freeze();
-            const newcomers = scenario.clients.load(10, (n) => ({ flow: 'plain', token: `new ${n}`, key: `new ${n}` }));
+            const newcomers = scenario.clients.load(10, (n) => ({ flow: 'plain', token: `new-${n}`, key: `new-${n}` }));
             await sleep(12_000); // it is the fault that it takes so long
             const to = Date.now();
             service.thaw();

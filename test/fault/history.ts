@@ -27,6 +27,8 @@ export type Seen = { readonly op: number; readonly at: number } & (
 
 export interface AskNote {
   readonly key?: string;
+  /** When the request's deadline is, for who knows it: no timeout may come before (ms since 1970). */
+  readonly deadline?: number;
   /** What the client allows the request, ms. */
   readonly deadlineMs?: number;
   /** Nobody waits for an answer: the effect is all that there is to see. */
@@ -269,6 +271,13 @@ export function judge(
         ...(overdueMs > 0 ? all('hung', [`${name(op)} ended ${overdueMs} ms too late after its deadline: ${kind}`]) : []),
       ];
     }),
+    ...all(
+      'lost',
+      outcomes.flatMap(({ op, kind, at }) => {
+        const { deadline = 0 } = asked(op);
+        return kind === 'timeout' && at < deadline ? [`${name(op)} timed out ${deadline - at} ms before its deadline`] : [];
+      }),
+    ),
     // Of a key, the deadline is that of whoever asked first.
     ...all(
       'lost',

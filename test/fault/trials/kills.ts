@@ -83,7 +83,7 @@ async function runBatch(field: Field, batch: number, { seed, size, say }: TrialC
     const which = random();
     const forMs = random() * 1_000;
     counts[victim] = (counts[victim] ?? 0) + 1;
-    if (victim === 'broker' || victim === 'redis') backMs[victim].push(await restart(field, victim, forMs));
+    if (victim === 'broker' || victim === 'redis') backMs[victim].push((await restart(field, victim, forMs, load.ended)) ?? 0);
     else await killOne(field, victim === 'hub' ? field.hubs : field.workers, which);
   }
   await load.ended;
@@ -96,13 +96,20 @@ async function runBatch(field: Field, batch: number, { seed, size, say }: TrialC
 }
 
 /** Kills a service, and starts it again. Resolves with how long the way back to the next accept took, from its port on. */
-async function restart({ scenario, broker, redis }: Field, victim: 'broker' | 'redis', forMs: number): Promise<number> {
+async function restart(
+  { scenario, broker, redis }: Field,
+  victim: 'broker' | 'redis',
+  forMs: number,
+  ended: Promise<unknown>,
+): Promise<number | undefined> {
   const from = Date.now();
   const service = victim === 'broker' ? broker : redis;
   await service.kill();
   await sleep(forMs); // it is part of the fault how long it is away
   await service.start();
-  const backMs = await acceptedAgain(scenario, from, Date.now());
+  const upAt = Date.now();
+  // Near the end of a batch there may be nobody left to ask.
+  const backMs = await Promise.race([acceptedAgain(scenario, from, upAt), ended.then(() => undefined)]);
   scenario.history.outage(victim, from);
   return backMs;
 }

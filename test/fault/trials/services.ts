@@ -213,7 +213,12 @@ const redisFailedOver: Trial = {
 
 export const services: readonly Trial[] = [
   alarm('memory alarm', ['set_vm_memory_high_watermark', '0.00001'], ['set_vm_memory_high_watermark', '0.4']),
-  alarm('disk alarm', ['set_disk_free_limit', '100TB'], ['set_disk_free_limit', '200MB']),
+  // As the monitor of the disk does; that one looks only every 10 s.
+  alarm(
+    'disk alarm',
+    ['eval', 'rabbit_alarm:set_alarm({{resource_limit, disk, node()}, []}).'],
+    ['eval', 'rabbit_alarm:clear_alarm({resource_limit, disk, node()}).'],
+  ),
   away('RabbitMQ'),
   away('Redis'),
   frozen('RabbitMQ'),

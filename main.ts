@@ -6,7 +6,7 @@ import { hostname } from 'node:os';
 import { adapters } from './adapters/index.js';
 import { access } from './broker/access.js';
 import type { Adapter, Callee, Open } from './broker/adapter.js';
-import { systemClock } from './broker/clock.js';
+import { followingClock, systemClock } from './broker/clock.js';
 import type { Emit } from './broker/emit.js';
 import { checkFlows } from './broker/flow.js';
 import { openHub, openWorkers, type Hub, type Ports, type Workers } from './broker/hub.js';
@@ -109,7 +109,9 @@ async function connect(project: Project, role: string, emit: Emit): Promise<Conn
     log,
   });
   transport.onState((state) => emit(`transport.${state}`));
-  return connected({ transport, store, later });
+  const clock = await followingClock(() => store.time());
+  const { close, ...ports } = connected({ transport, store, later, clock });
+  return { ...ports, close: () => (clock.close(), close()) };
 }
 
 /** The ports in memory: nothing survives the process. */
@@ -119,15 +121,16 @@ function inMemory(): Connected {
     transport,
     store: memoryState().connect(),
     later: memoryLater({ clock: systemClock, publish: (to, message) => transport.publish(to, message) }),
+    clock: systemClock,
   });
 }
 
-function connected({ transport, store, later }: Pick<Ports, 'transport' | 'store' | 'later'>): Connected {
+function connected({ transport, store, later, clock }: Required<Pick<Ports, 'transport' | 'store' | 'later' | 'clock'>>): Connected {
   return {
     transport,
     store,
     later,
-    clock: systemClock,
+    clock,
     async close() {
       await later.close();
       await transport.close();

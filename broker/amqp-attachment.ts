@@ -100,7 +100,7 @@ export class Attachment {
 
   async #keep(listens: () => void, refused: (error: unknown) => void): Promise<void> {
     const { signal } = this.stopping;
-    const giveUpAt = Date.now() + firstAttachMs;
+    const giveUpAt = performance.now() + firstAttachMs;
     let isFirst = true;
     for (let waitMs = 0; !signal.aborted; await pause(systemClock, waitMs, signal)) {
       const longerMs = Math.min(longestRetryMs, Math.max(firstRetryMs, waitMs * 2));
@@ -113,16 +113,16 @@ export class Attachment {
         this.live = live;
         isFirst = false;
         listens();
-        const since = Date.now();
+        const since = performance.now();
         const error = await live.ended;
         live.isLeft = true;
         if (signal.aborted) return;
         if (live.running === 0) void live.close();
-        waitMs = Date.now() - since < shortLifeMs ? longerMs : 0;
+        waitMs = performance.now() - since < shortLifeMs ? longerMs : 0;
         this.#context.log('consumer.lost', { consumer: this.#what, error });
       } catch (error) {
         waitMs = isHeld(error) ? 500 : longerMs;
-        const isFinal = (replyCode(error) !== undefined && !isHeld(error)) || Date.now() + waitMs > giveUpAt;
+        const isFinal = (replyCode(error) !== undefined && !isHeld(error)) || performance.now() + waitMs > giveUpAt;
         if (isFirst && isFinal) return refused(this.#refusal(error));
         if (!signal.aborted) this.#context.log('consumer.failed', { consumer: this.#what, error });
       }

@@ -87,12 +87,12 @@ export class AmqpConnection {
 
   /** Resolves with the session as soon as one is up; rejects after `withinMs`, and when it is closed or `signal` aborts. */
   async up(withinMs: number, signal: AbortSignal = this.#closing.signal): Promise<Session> {
-    const until = Date.now() + withinMs;
+    const until = performance.now() + withinMs;
     for (;;) {
       if (this.#closing.signal.aborted || signal.aborted) throw new Error('the transport is closed');
       if (this.#session !== undefined) return this.#session;
-      if (Date.now() >= until) throw new Error(`RabbitMQ at ${places(this.#options.urls)} is away, for ${withinMs} ms now`);
-      await this.#news(until - Date.now(), signal);
+      if (performance.now() >= until) throw new Error(`RabbitMQ at ${places(this.#options.urls)} is away, for ${withinMs} ms now`);
+      await this.#news(until - performance.now(), signal);
     }
   }
 
@@ -114,7 +114,7 @@ export class AmqpConnection {
   /** Resolves when it is up for the first time, and from then on heals itself. Rejects when that cannot be. */
   async open(): Promise<void> {
     const { urls } = this.#options;
-    const until = Date.now() + firstConnectMs;
+    const until = performance.now() + firstConnectMs;
     for (let tried = 0, refused = 0; ;) {
       try {
         const session = await this.#start();
@@ -123,7 +123,7 @@ export class AmqpConnection {
       } catch (error) {
         const waitMs = retryMs(++tried, urls.length);
         refused = isRefusal(error) ? refused + 1 : 0;
-        if (refused === urls.length || Date.now() + waitMs >= until) throw unreachable(urls, error);
+        if (refused === urls.length || performance.now() + waitMs >= until) throw unreachable(urls, error);
         await pause(systemClock, waitMs, this.#closing.signal);
         if (this.#closing.signal.aborted) throw error;
       }

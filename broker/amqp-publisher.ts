@@ -108,12 +108,12 @@ export class AmqpPublisher {
       return Promise.reject(new PublishError('unavailable', `${this.#unconfirmed} publishes are unconfirmed already`));
     }
     return new Promise((resolve, reject) => {
-      const pending: Pending = { to, message, deadline: Date.now() + this.#options.confirmMs, resolve, reject };
+      const pending: Pending = { to, message, deadline: performance.now() + this.#options.confirmMs, resolve, reject };
       const isOpen = this.#isOpen;
       try {
         channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, isDurable, isMandatory), (error: unknown) => {
           if (!isOpen()) return;
-          this.#confirmedAt = Date.now();
+          this.#confirmedAt = performance.now();
           this.#unconfirmed--;
           this.#unconfirmedBytes -= message.body.length;
           this.#settle(pending, error !== null);
@@ -194,7 +194,7 @@ export class AmqpPublisher {
   }
 
   #lessonFor(to: Address, message: Message): Lesson | undefined {
-    const now = Date.now();
+    const now = performance.now();
     this.#lessons = this.#lessons.filter(({ until }) => until > now);
     return this.#lessons.find(({ appliesTo }) => appliesTo(to, message));
   }
@@ -222,7 +222,7 @@ export class AmqpPublisher {
   #watch(ms: number): void {
     this.#timer = setTimeout(() => {
       const { confirmMs, silent } = this.#options;
-      const now = Date.now();
+      const now = performance.now();
       this.#timer = undefined;
       const late = [...this.#takeLate(now)];
       for (const pending of late) pending.reject(new PublishError('unknown', `RabbitMQ has not confirmed within ${confirmMs} ms`));
@@ -261,14 +261,18 @@ function lessonOf(said: string, isDeclared: (exchange: string) => boolean): Less
   const exchange = /no exchange '(.*?)' in vhost/.exec(said)?.[1];
   // One that we declared will be declared again.
   if (exchange !== undefined && !isDeclared(exchange))
-    return { until: Date.now() + missingMs, appliesTo: (to) => to.exchange === exchange, refusal: unroutable };
+    return { until: performance.now() + missingMs, appliesTo: (to) => to.exchange === exchange, refusal: unroutable };
   const nacked = () => new PublishError('nacked', `RabbitMQ refuses the message: ${said}`);
   const largest = /message size \d+ is larger than .*?(\d+)/.exec(said)?.[1];
   if (largest !== undefined)
-    return { until: Date.now() + refusedMs, appliesTo: (_to, { body }) => body.length > Number(largest), refusal: nacked };
+    return { until: performance.now() + refusedMs, appliesTo: (_to, { body }) => body.length > Number(largest), refusal: nacked };
   const user = /user_id property set to .* authenticated user was '(.*?)'/.exec(said)?.[1];
   if (user !== undefined)
-    return { until: Date.now() + refusedMs, appliesTo: (_to, { userId }) => userId !== undefined && userId !== user, refusal: nacked };
+    return {
+      until: performance.now() + refusedMs,
+      appliesTo: (_to, { userId }) => userId !== undefined && userId !== user,
+      refusal: nacked,
+    };
   return undefined;
 }
 

@@ -59,6 +59,32 @@ export function deadlineBuckets(clock: Clock): {
   };
 }
 
+export interface FollowingClock extends Clock {
+  close(): void;
+}
+
+/** How often it is set. */
+const followMs = 10_000;
+
+/**
+ * A clock that goes by elapsed time and is set by another one (the store's), so that all processes agree on deadlines, and a jump of this
+ * machine's clock is not felt. Rejects when the other clock cannot be read at first; later it goes on by itself meanwhile.
+ */
+export async function followingClock(time: () => Promise<number>): Promise<FollowingClock> {
+  let aheadMs = -Infinity;
+  const set = async () => {
+    const asked = performance.now();
+    const there = await time();
+    const tookMs = performance.now() - asked;
+    const measured = there - asked - tookMs / 2;
+    // Within what the way there and back leaves open, it is right as it is.
+    if (Math.abs(measured - aheadMs) > tookMs / 2 + 1) aheadMs = measured;
+  };
+  await set();
+  const timer = setInterval(() => void set().catch(() => undefined), followMs);
+  return { ...systemClock, now: () => Math.round(performance.now() + aheadMs), close: () => clearInterval(timer) };
+}
+
 export interface TestClock extends Clock {
   /** Lets `ms` go by: every timer that falls due runs, in order, and what it set going is awaited. */
   advance(ms: number): Promise<void>;

@@ -6,6 +6,7 @@ import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Emit } from './emit.js';
 import { follow, type Envelope } from './envelope.js';
+import { failpoint } from './failpoint.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Step } from './step.js';
@@ -103,6 +104,7 @@ async function foreignMessage(
   }
   if (envelope.slip.length === 1 && envelope.groups.length === 0) return message;
   await store.park(...parkingOf(message, envelope.deadline, clock.now()));
+  failpoint('park.before-publish');
   return {
     ...message,
     replyTo: names.continuation,

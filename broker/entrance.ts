@@ -9,6 +9,7 @@ import { anonymous, type Access, type Principal } from './access.js';
 import type { Clock } from './clock.js';
 import type { Emit } from './emit.js';
 import { deriveId } from './envelope.js';
+import { failpoint } from './failpoint.js';
 import { Fault, isFault } from './fault.js';
 import type { Ask, Gateway } from './gateway.js';
 import type { Names } from './topology.js';
@@ -31,6 +32,7 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
 
   async function take(delivery: Delivery): Promise<void> {
     try {
+      failpoint('entrance.before-request');
       const principal = principalOf(delivery, options.access);
       const flow = delivery.routingKey;
       const volatile = gateway.flows.find(({ name }) => name === flow)?.durable === false;
@@ -45,6 +47,7 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
           again: delivery.redelivered,
           forward: { queue: delivery.replyTo, ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }) },
         });
+      failpoint('entrance.after-request');
     } catch (error) {
       // Broker or store away: the message stays in the queue, and its turn comes.
       if (!isFault(error) || error.code === 'unavailable') throw error;

@@ -8,6 +8,7 @@ import type { Admission, Refusal } from './admission.js';
 import type { Control } from './control.js';
 import type { Correlator } from './correlator.js';
 import type { Emit } from './emit.js';
+import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
@@ -244,6 +245,7 @@ export function openGateway(options: GatewayOptions): Gateway {
       const record = await owned(id, principal);
       if (record === undefined) return undefined;
       if (record.outcome !== undefined) return 'ended';
+      failpoint('cancel.before-settle');
       const fault = new Fault('cancelled', `cancelled by ${principal.name}`);
       return (await reachable(settler.settle(id, outcomeOfFault('cancelled', fault, clock.now()), false))) === 'won'
         ? 'cancelled'

@@ -13,6 +13,7 @@ import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
 import { openEntrance } from './entrance.js';
 import { follow, newId as uuid } from './envelope.js';
+import { failpoint } from './failpoint.js';
 import { readFault } from './fault.js';
 import { isJournalled, type Flow } from './flow.js';
 import { openGateway, type Gateway } from './gateway.js';
@@ -126,7 +127,9 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     if (delivery.correlationId === undefined) return bury(delivery, 'a reply without correlation_id');
     // By our own exchange it came to the journal, too. What has waited for long is told again: see `freshMs`.
     const journalled = delivery.exchange === names.replies && clock.now() - (delivery.timestamp ?? 0) * 1_000 < freshMs;
+    failpoint('reply.before-settle');
     await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), journalled, leavesJournalOut(delivery));
+    failpoint('reply.before-ack');
   }
 
   /** Nobody but the requestor on the line can use it, and nothing of it is kept. */
@@ -145,8 +148,10 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     const envelope = decode({ ...(JSON.parse(parked.toString('utf8')) as Omit<Message, 'body'>), body: Buffer.alloc(0) });
     if (isUndecodable(envelope)) return bury(delivery, envelope.undecodable);
     const { kind, body, contentType, contentEncoding } = outcomeOf(delivery, clock.now());
+    failpoint('continue.before-publish');
     if (kind !== 'reply') return send(faultEnvelope(envelope, readFault(body), clock.now()));
     await send(follow(envelope, { at: clock.now(), body, contentType, contentEncoding }));
+    failpoint('continue.after-publish');
   }
 
   async function bury({ body, headers: _headers, exchange, routingKey, ...delivery }: Delivery, why: string): Promise<void> {

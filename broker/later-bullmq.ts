@@ -4,6 +4,7 @@
  */
 import { Queue, Worker, type RedisOptions } from 'bullmq';
 import type { Emit } from './emit.js';
+import { failpoint } from './failpoint.js';
 import type { Later } from './later.js';
 import { placeOf, reasonOf } from './redis-place.js';
 import type { Address, Message } from './transport.js';
@@ -70,10 +71,12 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
   const publishing = new Set<Promise<void>>();
 
   async function keep({ data }: { readonly data: Data }): Promise<void> {
+    failpoint('later.before-publish');
     const published = publish(data.to, { ...data.properties, body: Buffer.from(data.body, 'base64') });
     publishing.add(published);
     try {
       await published;
+      failpoint('later.after-publish');
     } finally {
       publishing.delete(published);
     }

@@ -8,6 +8,7 @@ import { pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
 import type { Envelope } from './envelope.js';
+import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf, readFault } from './fault.js';
 import { didYouMean, isJournalled, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
@@ -47,7 +48,9 @@ export function openRequests(options: GatewayOptions): Requests {
     const recorded = waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined || ask.requestId !== undefined;
     const envelope = envelopeOf(ask, flow, id, deadline, recorded, names.reply(options.hub));
     if (recorded) {
+      failpoint('accept.before-record');
       const created = await reachable(store.create(recordOf(envelope, ask)));
+      failpoint('accept.after-record');
       if (created.result === 'exists') return join(created.record, created.sameBody, ask, envelope, waitMs);
     }
     emit('request.accepted', { requestId: id, flow: flow.name, recorded });
@@ -58,6 +61,7 @@ export function openRequests(options: GatewayOptions): Requests {
       const life = Math.min(waitMs, deadline - clock.now());
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
+      failpoint('accept.before-answer');
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs, replayed: false };
       if (recorded) return await accepted(id, heldMs, false, knownOf(envelope, ask));
       return await detach(envelope, ask, wait, heldMs);
@@ -71,6 +75,7 @@ export function openRequests(options: GatewayOptions): Requests {
     try {
       await enter(envelope, isFirst);
     } catch (error) {
+      failpoint('accept.before-discard');
       if (envelope.recorded && isFault(error) && error.reason !== 'unknown') await store.discard(envelope.requestId).catch(() => undefined);
       throw error;
     }
@@ -82,9 +87,11 @@ export function openRequests(options: GatewayOptions): Requests {
   async function enter(envelope: Envelope, isFirst = true): Promise<void> {
     const entered = admission.entering();
     try {
+      failpoint('accept.before-publish');
       await transport.publish(workAddress(names, envelope.slip[0]!, envelope), await messageFor(envelope, options), {
         durable: envelope.durable,
       });
+      failpoint('accept.after-publish');
     } catch (cause) {
       // The work queue refused it, and the journal, which is under the same confirm, may have it.
       if (envelope.journal && cause instanceof PublishError && cause.failure === 'nacked')
@@ -137,7 +144,9 @@ export function openRequests(options: GatewayOptions): Requests {
     while (wait.caught === undefined || isKept === undefined) {
       isKept = undefined;
       try {
+        failpoint('detach.before-record');
         await store.create({ ...record, ...(carriedAt === undefined ? {} : { carriedAt }) });
+        failpoint('detach.after-record');
         isKept = true;
         break;
       } catch (cause) {
@@ -193,6 +202,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const again = async (found: RequestRecord): Promise<boolean> => {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
+      failpoint('accept.before-repeat');
       await enterRecorded(withRecord({ ...envelope, id, requestId: id, deadline: found.deadline }, found), false);
       return true;
     };
@@ -218,6 +228,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const envelope = envelopeOf(message, flow, id, untilDeadline(message, flow), keyed, undefined);
     if (keyed) {
       const record = recordOf(envelope, message);
+      failpoint('send.before-record');
       const created = await reachable(store.create(record));
       if (created.result === 'exists' && !created.sameBody)
         throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
@@ -225,6 +236,7 @@ export function openRequests(options: GatewayOptions): Requests {
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
       const first = created.result === 'exists' ? created.record : record;
       await enterRecorded(withRecord({ ...envelope, id: first.id, requestId: first.id }, first), created.result === 'created');
+      failpoint('send.before-done');
       await reachable(store.settle(first.id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
       return first.id;
     }

@@ -8,6 +8,7 @@ import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
 import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
+import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import { freshMs, type Journal } from './journal.js';
@@ -125,7 +126,9 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const started = clock.now();
     let verdict: Verdict;
     try {
+      failpoint('work.before-step');
       verdict = await patiently(() => attempt(step, envelope));
+      failpoint('work.after-step');
     } catch (error) {
       if (stopping.aborted) throw error;
       return failed(step, envelope, delivery, error, clock.now() - started);
@@ -138,9 +141,15 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
         ? await patiently(() => apart(step, envelope, verdict.parts, verdict.into, took))
         : [onwards(step, envelope, verdict, took)];
     // All at once, in their order: parts that wait for one another's confirms would take a trip to the broker each.
-    await Promise.all(next.map((one) => patiently(() => send(one))));
+    await Promise.all(
+      next.map(async (one) => {
+        await patiently(() => send(one));
+        failpoint('work.between-messages');
+      }),
+    );
     const { afterwards } = verdict.go === 'on' ? verdict : {};
     if (afterwards !== undefined) await patiently(afterwards);
+    failpoint('work.before-ack');
     emit('step.done', { ...about, tookMs: clock.now() - started });
   };
 
@@ -259,12 +268,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const id = deriveId(envelope.id, 'group');
     const now = clock.now();
     const deadline = now + Math.min(gatherMs, (envelope.deadline - now) * 0.9);
+    failpoint('split.before-group');
     await store.openGroup({
       id,
       requestId: envelope.requestId,
       members: parts.map(nameOf),
       deadline,
     });
+    failpoint('split.after-group');
     const member = (index: number) => [
       { id, index, size: parts.length, at, deadline, name: nameOf(parts[index], index) },
       ...envelope.groups,
@@ -273,6 +284,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', deadline);
     if (parts.length === 0) return [bell];
     await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, envelope), message: encode(bell) });
+    failpoint('split.after-appointment');
     void (
       control.isWatched(envelope) &&
       store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined)
@@ -315,7 +327,9 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       took,
       extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) },
     };
+    failpoint('retry.before-publish');
     await publish(retryAddress(names, step.name, delay, envelope), encode(again));
+    failpoint('retry.after-publish');
     if (control.isWatched(envelope)) {
       const waitingOn = `retry ${again.attempt} of ${step.retry.length + 1} of ${step.name} in ${delay}`;
       const where =
@@ -332,7 +346,9 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   /** After the last attempt: the message goes to `hub.dead.<step>` for a person, `internal` to the requestor. */
   async function giveUp(step: Step, envelope: Envelope, delivery: Delivery, error: unknown): Promise<void> {
     emit('step.dead', { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt, error: messageOf(error) });
+    failpoint('dead.before-letter');
     if (envelope.durable) await bury(delivery, error, step, envelope);
+    failpoint('dead.after-letter');
     await send(faultEnvelope(envelope, faultOf(error, step.name), clock.now()));
   }
 

@@ -7,6 +7,7 @@ import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Correlator, Wait } from './correlator.js';
 import type { Emit } from './emit.js';
+import { failpoint } from './failpoint.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
 import { PublishError, type Transport } from './transport.js';
@@ -63,10 +64,14 @@ export function openSettler(options: SettlerOptions): Settler {
     if (alone === undefined) return settleRecorded(requestId, outcome, journalled, isLeftOut);
     if (journalled || !alone.journal || alone.caught !== undefined) return settleAlone(alone, requestId, outcome);
     // One at a time: whoever has begun to write wins, so that the journal has one outcome.
+    failpoint('settle.alone-before-journal');
     const written = writeDown(requestId, outcome)
       .then(
         // The hold may have ended meanwhile: then there is a record.
-        () => (correlator.alone(requestId) === alone ? settleAlone(alone, requestId, outcome) : settleRecorded(requestId, outcome, true)),
+        () => (
+          failpoint('settle.alone-after-journal'),
+          correlator.alone(requestId) === alone ? settleAlone(alone, requestId, outcome) : settleRecorded(requestId, outcome, true)
+        ),
       )
       .finally(() => writing.delete(requestId));
     writing.set(
@@ -89,7 +94,9 @@ export function openSettler(options: SettlerOptions): Settler {
   }
 
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
+    failpoint('settle.before-store');
     const settled = await store.settle(requestId, outcome, journalled || isLeftOut);
+    failpoint('settle.after-store');
     if (settled === 'won' || settled === 'same') await complete(requestId, outcome);
     if (settled !== 'won' && !isLeftOut) await notCounted(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
@@ -114,6 +121,7 @@ export function openSettler(options: SettlerOptions): Settler {
     if (record !== undefined && leftOut.has(record.flow)) return;
     if (settled === 'same') return journal.note('duplicate', requestId, {}, { 'hub-outcome': outcome.kind }).catch(() => undefined);
     if (record?.outcome !== undefined) await journal.outcome(requestId, record.outcome, record);
+    failpoint('settle.before-late');
     await late(requestId, outcome, settled);
   }
 
@@ -125,8 +133,11 @@ export function openSettler(options: SettlerOptions): Settler {
     const record = await store.get(requestId);
     if (record === undefined) return;
     if (!record.shown) {
+      failpoint('settle.before-journal');
       if (!leftOut.has(record.flow)) await journal.outcome(requestId, outcome, record);
+      failpoint('settle.after-journal');
       await store.show(requestId);
+      failpoint('settle.after-show');
     }
     correlator.deliver(requestId, outcome);
     if (outcome.kind === 'cancelled' || outcome.kind === 'timeout') await control.drop(requestId);
@@ -150,6 +161,7 @@ export function openSettler(options: SettlerOptions): Settler {
     };
     let how: 'forwarded' | 'undeliverable' = 'forwarded';
     try {
+      failpoint('settle.before-forward');
       // A mandatory message to direct reply-to is returned even when it arrives (RabbitMQ 3.10, 4.0).
       await transport.publish({ exchange: '', routingKey: address.queue }, message, { mandatory: !direct });
     } catch (error) {
@@ -157,6 +169,7 @@ export function openSettler(options: SettlerOptions): Settler {
       emit('request.undeliverable', { requestId: id, queue: address.queue });
       how = 'undeliverable';
     }
+    failpoint('settle.after-forward');
     // So that a rebuild does not send it again.
     if (!leftOut.has(flow)) await journal.note(how, id);
     await store.forwarded(id);

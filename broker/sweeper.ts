@@ -5,6 +5,7 @@
  */
 import { pause, type Clock } from './clock.js';
 import type { Emit } from './emit.js';
+import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Rebuild } from './rebuild.js';
@@ -60,9 +61,15 @@ export function startSweeper({
     ) {
       const fault = new Fault('timeout', 'no answer before the deadline');
       const at = await store.time();
+      failpoint('sweep.before-timeout');
       await Promise.all(due.map((id) => settler.settle(id, outcomeOfFault('timeout', fault, at), false)));
+      failpoint('sweep.after-timeout');
     }
-    for (const id of await store.owed(owedMs, atOnce)) await settler.finish(id);
+    for (const id of await store.owed(owedMs, atOnce)) {
+      failpoint('sweep.before-finish');
+      await settler.finish(id);
+      failpoint('sweep.after-finish');
+    }
     if (clock.now() - carriedAt >= carryEveryMs) await carryForward();
   }
 

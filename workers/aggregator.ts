@@ -5,6 +5,7 @@
  */
 import { encode } from '../broker/wire.js';
 import { deriveId, ringFor, type Envelope } from '../broker/envelope.js';
+import { failpoint } from '../broker/failpoint.js';
 import { readFault } from '../broker/fault.js';
 import { bodyOf, checkStepName, pauseMs, written, type Pause, type Step, type StepTools, type Verdict } from '../broker/step.js';
 import type { GroupState, Part } from '../broker/store.js';
@@ -69,7 +70,9 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
         extra: { 'hub-group': group.id, 'hub-completed-by': manifest.completedBy },
       },
       afterwards: async () => {
+        failpoint('gather.before-done');
         await tools.store.groupDone(group.id);
+        failpoint('gather.after-done');
         await tools.later.cancel(`${group.id}-deadline`).catch(() => undefined);
         if (manifest.missing.length > 0) await tools.drop(group.id);
       },
@@ -86,7 +89,9 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
       contentType: envelope.contentType,
       at: tools.clock.now(),
     };
+    failpoint('gather.before-part');
     const state = await tools.store.addPart(id, part, Math.min(atLeast ?? size, size));
+    failpoint('gather.after-part');
     await tools.absorbed(envelope);
     if (state.state !== 'open') return state;
     if (completeWhen?.(answersOf<Body>(state), manifestOf(state))) return tools.store.closeGroup(id, 'predicate');

@@ -4,22 +4,30 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, fetch, type Response } from 'undici';
-import type { History, Operation } from './history.js';
+import type { AskNote, History, Operation } from './history.js';
 
 export interface Question {
   readonly flow: string;
   readonly token: string;
   /** `Idempotency-Key`: asked again, elsewhere, until there is an outcome. */
   readonly key?: string;
+  /** How long it stays on the line; 0: not at all, it polls. */
   readonly waitSeconds?: number;
+  readonly deadlineSeconds?: number;
   readonly body?: Readonly<Record<string, unknown>>;
+  /** Nobody waits for the answer. */
+  readonly oneWay?: boolean;
+  /** Asked without holding, and then cancelled. */
+  readonly cancel?: boolean;
+  /** Afterwards the same key is tried with another body, which must be refused. */
+  readonly misuse?: boolean;
 }
 
 export interface Clients {
   /** Resolves when the question's story is over: outcome, refusal, or (without a key) a broken line. */
   ask(question: Question): Promise<Told>;
-  /** `count` clients that ask one thing after the other until they are told to stop. */
-  load(count: number, next: (n: number) => Question): Load;
+  /** `count` clients that ask one thing after the other until they are told to stop, or until `limit` questions are asked. */
+  load(count: number, next: (n: number) => Question, limit?: number): Load;
   close(): Promise<void>;
 }
 
@@ -34,6 +42,10 @@ export interface Told {
 export interface Load {
   /** How many stories ended in an outcome so far. */
   answered(): number;
+  /** How many stories are over. */
+  told(): number;
+  /** Resolves when the limit is reached, and every story is over. */
+  readonly ended: Promise<readonly Told[]>;
   /** Lets every client end its story; resolves with all of them. */
   stop(): Promise<readonly Told[]>;
 }
@@ -51,6 +63,23 @@ const lineMs = 65_000;
 /** Clients rest before they come back. */
 const restMs = 50;
 
+interface Said {
+  readonly status: number;
+  readonly id: string | undefined;
+  readonly body: Buffer;
+  readonly problem: Problem;
+  readonly retryAfter: string | undefined;
+}
+
+/** Nobody listens there: what was asked has not been heard, which is as good as a refusal. */
+const nobody: Said = { status: 503, id: undefined, body: Buffer.alloc(0), problem: { code: 'nobody-listens' }, retryAfter: '1' };
+
+interface Sent {
+  readonly method?: string;
+  readonly headers?: Record<string, string>;
+  readonly body?: string;
+}
+
 export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptions): Clients {
   const dispatcher = new Agent({
     connections: null,
@@ -62,22 +91,17 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
   const stopping = new AbortController();
   let turn = 0;
 
-  const at = (
-    path: string,
-    init: { readonly method?: string; readonly headers?: Record<string, string>; readonly body?: string } = {},
-  ): Promise<Response> => {
+  const at = (path: string, init: Sent = {}): Promise<Response> => {
     const all = hubs();
     const hub = all[turn % all.length];
     if (hub === undefined) return Promise.reject(new Error('there is no hub now'));
     return fetch(`${hub.url}${path}`, { ...init, dispatcher, signal: AbortSignal.any([AbortSignal.timeout(lineMs), stopping.signal]) });
   };
 
-  /** One try: what the hub said, or undefined when the line broke. */
-  async function said(
-    response: Promise<Response>,
-  ): Promise<{ readonly status: number; readonly id: string | undefined; readonly body: Buffer; readonly problem: Problem } | undefined> {
+  /** One try: what the hub said; undefined when the line broke. */
+  async function said(path: string, init?: Sent): Promise<Said | undefined> {
     try {
-      const answer = await response;
+      const answer = await at(path, init);
       const body = Buffer.from(await answer.arrayBuffer());
       const isProblem = answer.headers.get('content-type')?.startsWith('application/problem+json') === true;
       return {
@@ -85,40 +109,39 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
         id: answer.headers.get('hub-request-id') ?? undefined,
         body,
         problem: isProblem ? (JSON.parse(body.toString()) as Problem) : {},
+        retryAfter: answer.headers.get('retry-after') ?? undefined,
       };
-    } catch {
+    } catch (error) {
       turn++;
-      return undefined;
+      const isUnheard = (error as { cause?: { code?: string } }).cause?.code === 'ECONNREFUSED' || hubs().length === 0;
+      return isUnheard ? nobody : undefined;
     }
   }
 
-  /** The outcome that a response carries, if it carries one. */
-  function outcomeIn({
-    status,
-    problem,
-    body,
-  }: {
-    readonly status: number;
-    readonly problem: Problem;
-    readonly body: Buffer;
-  }): { kind: string; body: Buffer } | undefined {
-    if (status === 200) return { kind: 'reply', body };
-    // A problem that names its request is that request's outcome, unless it says that it does not know.
-    if (problem.requestId === undefined || problem.reason === 'unknown' || problem.code === undefined) return undefined;
-    const kind = problem.code === 'timeout' || problem.code === 'cancelled' ? problem.code : 'fault';
-    return { kind, body: Buffer.from(JSON.stringify([problem.code, problem.detail])) };
+  const post = (path: string, { token, key, deadlineSeconds, body = {} }: Question, waitSeconds?: number) =>
+    said(path, {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        ...(waitSeconds === undefined ? {} : { prefer: `wait=${waitSeconds}` }),
+        ...(key === undefined ? {} : { 'idempotency-key': key }),
+        ...(deadlineSeconds === undefined ? {} : { 'hub-deadline': String(deadlineSeconds) }),
+      },
+      body: JSON.stringify({ token, ...body }),
+    });
+
+  async function ask(question: Question): Promise<Told> {
+    const told = question.oneWay === true ? await send(question) : await request(question);
+    if (question.misuse === true && question.key !== undefined && told.id !== undefined) await misuse(question);
+    return told;
   }
 
-  async function ask({ flow, token, key, waitSeconds = 20, body = {} }: Question): Promise<Told> {
+  async function request(question: Question): Promise<Told> {
+    const { flow, token, key, cancel = false, waitSeconds = cancel ? 0 : 20 } = question;
     const giveUpAt = Date.now() + patienceMs;
-    const headers = {
-      'content-type': 'application/json',
-      prefer: `wait=${waitSeconds}`,
-      ...(key === undefined ? {} : { 'idempotency-key': key }),
-    };
     for (let first: number | undefined; ; await sleep(restMs)) {
-      const operation = history.ask(token, key === undefined ? {} : { key });
-      const answer = await said(at(`/requests/${flow}`, { method: 'POST', headers, body: JSON.stringify({ token, ...body }) }));
+      const operation = history.ask(token, noteOf(question));
+      const answer = await post(`/requests/${flow}`, question, waitSeconds);
       first ??= answer?.status ?? 0;
       const told = answer === undefined ? undefined : outcomeIn(answer);
       if (answer?.id !== undefined && told !== undefined) {
@@ -128,47 +151,111 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
       }
       if (answer?.status === 202) {
         operation.accepted(answer.id!);
+        if (cancel) await cancelIt(answer.id!, operation);
         return { ...(await collect(answer.id!, operation, giveUpAt)), status: first };
       }
-      if (answer !== undefined && answer.status < 500) throw new Error(`the client is wrong: ${answer.status} ${answer.body.toString()}`);
-      const kind = answer === undefined || answer.problem.reason === 'unknown' ? 'unknown' : 'refused';
-      operation[kind](answer === undefined ? 'the line broke' : `${answer.status} ${answer.problem.code} ${answer.problem.reason ?? ''}`);
-      if (key === undefined || Date.now() > giveUpAt) return { kind, status: first };
+      const kind = ended(operation, answer);
+      if (key === undefined || Date.now() > giveUpAt || stopping.signal.aborted) return { kind, status: first };
     }
   }
 
-  /** Polls until the outcome is there, at whichever hub answers. */
+  /** One-way: told again under its key until the hub has it. */
+  async function send(question: Question): Promise<Told> {
+    const giveUpAt = Date.now() + patienceMs;
+    for (let first: number | undefined; ; await sleep(restMs)) {
+      const operation = history.ask(question.token, { ...noteOf(question), oneWay: true });
+      const answer = await post(`/messages/${question.flow}`, question);
+      first ??= answer?.status ?? 0;
+      if (answer?.status === 202) {
+        operation.accepted(answer.id!);
+        return { kind: 'sent', id: answer.id!, status: first };
+      }
+      const kind = ended(operation, answer);
+      if (question.key === undefined || Date.now() > giveUpAt || stopping.signal.aborted) return { kind, status: first };
+    }
+  }
+
+  /** An operation ends without a promise. A client that asks wrongly is a mistake of the test. */
+  function ended(operation: Operation, answer: Said | undefined): 'refused' | 'unknown' {
+    if (answer !== undefined && answer.status < 500 && answer.status !== 429)
+      throw new Error(`the client is wrong: ${answer.status} ${answer.body.toString()}`);
+    const kind = answer === undefined || answer.problem.reason === 'unknown' ? 'unknown' : 'refused';
+    operation[kind](answer === undefined ? 'the line broke' : reasonOf(answer));
+    return kind;
+  }
+
+  /** The same key with another body: 422, whatever else is going on. */
+  async function misuse(question: Question): Promise<void> {
+    const other = { ...question, token: `${question.token} misused` };
+    const path = question.oneWay === true ? `/messages/${question.flow}` : `/requests/${question.flow}`;
+    for (let tries = 0; tries < 100; tries++, await sleep(restMs)) {
+      const operation = history.ask(other.token, noteOf(question));
+      const answer = await post(path, other, question.oneWay === true ? undefined : 0);
+      if (answer === undefined || answer.status >= 500) {
+        ended(operation, answer);
+        continue;
+      }
+      if (answer.status === 422 && answer.problem.reason === 'idempotency-mismatch') return operation.refused('422 idempotency-mismatch');
+      operation.accepted(answer.id ?? '');
+      return operation.unknown(`another body under a used key was answered ${answer.status}`);
+    }
+  }
+
+  async function cancelIt(id: string, operation: Operation): Promise<void> {
+    for (let tries = 0; tries < 100; tries++, await sleep(restMs)) {
+      const answer = await said(`/requests/${id}`, { method: 'DELETE' });
+      if (answer?.status === 200) operation.status(id, (JSON.parse(answer.body.toString()) as { state: string }).state);
+      if (answer?.status === 404 || answer?.status === 410) operation.missing(`${answer.status} when it was cancelled`);
+      if (answer !== undefined && answer.status < 500) return;
+    }
+  }
+
+  /** Polls until the outcome is there, at whichever hub answers; looks at the status now and then. */
   async function collect(id: string, operation: Operation, giveUpAt: number): Promise<Omit<Told, 'status'>> {
-    for (; Date.now() < giveUpAt; await sleep(restMs)) {
-      const answer = await said(at(`/requests/${id}/reply`, { headers: { prefer: 'wait=20' } }));
+    for (let looks = 0; Date.now() < giveUpAt && !stopping.signal.aborted; looks++, await sleep(restMs)) {
+      if (looks < 3) await look(id, operation);
+      const answer = await said(`/requests/${id}/reply`, { headers: { prefer: 'wait=20' } });
+      if (answer?.status === 404 || answer?.status === 410) {
+        operation.missing(`${answer.status} when it was collected`);
+        return { kind: 'missing', id };
+      }
       const told = answer === undefined ? undefined : outcomeIn(answer);
       if (told === undefined) continue;
+      await look(id, operation);
       operation.outcome(id, told.kind, told.body);
       return { kind: told.kind, id, body: told.body.toString() };
     }
     return { kind: 'gave up', id };
   }
 
+  async function look(id: string, operation: Operation): Promise<void> {
+    const answer = await said(`/requests/${id}`);
+    if (answer?.status === 200) operation.status(id, (JSON.parse(answer.body.toString()) as { state: string }).state);
+  }
+
   return {
     ask,
-    load(count, next) {
+    load(count, next, limit = Infinity) {
       const told: Told[] = [];
       let isStopping = false;
       let n = 0;
+      let answered = 0;
       const client = async () => {
-        while (!isStopping) {
+        while (!isStopping && n < limit && !stopping.signal.aborted) {
           const one = await ask(next(n++));
           told.push(one);
+          if (one.kind === 'reply') answered++;
           if (one.kind === 'refused' || one.kind === 'unknown') await sleep(restMs);
         }
       };
-      const clients = Promise.all(Array.from({ length: count }, client));
+      const ended = Promise.all(Array.from({ length: count }, client)).then(() => told);
       return {
-        answered: () => told.filter(({ kind }) => kind === 'reply').length,
-        async stop() {
+        answered: () => answered,
+        told: () => told.length,
+        ended,
+        stop() {
           isStopping = true;
-          await clients;
-          return told;
+          return ended;
         },
       };
     },
@@ -178,6 +265,28 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
     },
   };
 }
+
+const noteOf = ({ key, deadlineSeconds }: Question): AskNote => ({
+  ...(key === undefined ? {} : { key }),
+  ...(deadlineSeconds === undefined ? {} : { deadlineMs: deadlineSeconds * 1_000 }),
+});
+
+/** The outcome that a response carries, if it carries one. */
+function outcomeIn({ status, problem, body }: Said): { readonly kind: string; readonly body: Buffer } | undefined {
+  if (status === 200) return { kind: 'reply', body };
+  // A problem that names its request is that request's outcome, unless it says that it does not know.
+  if (problem.requestId === undefined || problem.reason === 'unknown' || problem.code === undefined) return undefined;
+  return outcomeOfFault(problem.code, problem.detail);
+}
+
+const reasonOf = ({ status, problem, retryAfter }: Said): string =>
+  [status, problem.code, problem.reason ?? '', ...(status === 503 && retryAfter === undefined ? ['without Retry-After'] : [])].join(' ');
+
+/** A fault as all kinds of clients write it down. */
+export const outcomeOfFault = (code: string, detail: string | undefined): { readonly kind: string; readonly body: Buffer } => ({
+  kind: code === 'timeout' || code === 'cancelled' ? code : 'fault',
+  body: Buffer.from(JSON.stringify([code, detail])),
+});
 
 interface Problem {
   readonly code?: string;

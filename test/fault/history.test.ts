@@ -16,17 +16,17 @@ const reply = (said: unknown) => Buffer.from(JSON.stringify(said));
 
 describe('the checker of histories', () => {
   let now = 0;
-  const history = () => ((now = 0), openHistory(() => now));
+  const history = () => ((now = 0), openHistory({ now: () => now }));
 
   it('finds nothing wrong with a history that keeps the promise', () => {
     const { seen, ask } = history();
-    const first = ask('a', { key: 'k', deadline: 5_000 });
+    const first = ask('a', { key: 'k', deadlineMs: 5_000 });
     first.unknown('the line broke');
-    const second = ask('a', { key: 'k', deadline: 5_000 });
+    const second = ask('a', { key: 'k', deadlineMs: 5_000 });
     second.accepted('1');
     second.outcome('1', 'reply', reply({ n: 1 }));
     ask('b').refused('broker away');
-    const third = ask('c', { deadline: 500 });
+    const third = ask('c', { deadlineMs: 500 });
     third.accepted('3');
     now = 600;
     third.outcome('3', 'timeout', reply({}));
@@ -90,7 +90,7 @@ describe('the checker of histories', () => {
     ],
     [
       'a timeout before the deadline',
-      (ask) => ask('a', { deadline: 100 }).outcome('1', 'timeout', reply({})),
+      (ask) => ask('a', { deadlineMs: 100 }).outcome('1', 'timeout', reply({})),
       [],
       /100 ms before its deadline/,
     ],

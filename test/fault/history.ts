@@ -1,24 +1,41 @@
 /**
- * What clients saw and what workers did, and whether that keeps the promise (design §9). The checker never asks the hub.
- * Records are lines of JSON: clients keep theirs in memory, workers append theirs to a file (`project/workers/`).
+ * What clients saw and what workers and other systems did, and whether that keeps the promise (design §9). The checker never asks
+ * the hub. Records are lines of JSON: clients write theirs to one file, workers append theirs to another (`project/workers/`).
  */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { createWriteStream, readFileSync } from 'node:fs';
 
 /**
  * One operation of a client: `ask`, then what became of it.
- * - `accepted`: the hub has promised an outcome (202, or the outcome itself).
+ * - `accepted`: the hub has promised an outcome (202, or the outcome itself). Of a one-way message it is the end.
+ * - `status`: what a look at the request said.
  * - `outcome`: read, on the line or later; the operation's end.
  * - `refused`: nothing was started, says the hub. `unknown`: the line broke, or the hub itself does not know. Both ends.
+ * - `missing`: the hub does not know a request that it had promised. An end, and never right within the retention.
+ * An `outage` is a time in which somebody had taken a service away; it belongs to no operation.
  */
 export type Seen = { readonly op: number; readonly at: number } & (
-  | { readonly what: 'ask'; readonly token: string; readonly key?: string; readonly deadline?: number }
+  | ({ readonly what: 'ask'; readonly token: string } & AskNote)
   | { readonly what: 'accepted'; readonly id: string }
+  | { readonly what: 'status'; readonly id: string; readonly state: string }
   | { readonly what: 'outcome'; readonly id: string; readonly kind: string; readonly hash: string; readonly body: string }
-  | { readonly what: 'refused' | 'unknown'; readonly why: string }
+  | { readonly what: 'refused'; readonly why: string }
+  | { readonly what: 'unknown'; readonly why: string }
+  | { readonly what: 'missing'; readonly why: string }
+  | { readonly what: 'outage'; readonly until: number; readonly why: string }
 );
 
-/** What a worker did. `said` is the body that it answered with. */
+export interface AskNote {
+  readonly key?: string;
+  /** When the request's deadline is, for who knows it: no timeout may come before (ms since 1970). */
+  readonly deadline?: number;
+  /** What the client allows the request, ms. */
+  readonly deadlineMs?: number;
+  /** Nobody waits for an answer: the effect is all that there is to see. */
+  readonly oneWay?: boolean;
+}
+
+/** What a worker, or somebody else's system, did. `said` is the body that it answered with. */
 export interface Effect {
   readonly what: 'start' | 'end';
   readonly id: string;
@@ -33,111 +50,324 @@ export interface Effect {
 export interface History {
   readonly seen: readonly Seen[];
   /** Begins an operation; returns how to say what became of it. */
-  ask(token: string, more?: { readonly key?: string; readonly deadline?: number }): Operation;
+  ask(token: string, more?: AskNote): Operation;
+  /** Somebody took a service away, from `from` until now: outcomes may be later by that. */
+  outage(why: string, from: number): void;
+  /** Begins anew: what was seen so far has been judged. */
+  forget(): void;
+  /** Resolves when the file has everything. */
+  close(): Promise<void>;
 }
 
 export interface Operation {
   accepted(id: string): void;
+  status(id: string, state: string): void;
   outcome(id: string, kind: string, body: Buffer): void;
   refused(why: string): void;
   unknown(why: string): void;
+  missing(why: string): void;
 }
 
-export function openHistory(now: () => number = Date.now): History {
-  const seen: Seen[] = [];
+export interface HistoryOptions {
+  readonly now?: () => number;
+  /** Every record goes there as well, as a line of JSON. */
+  readonly file?: string;
+}
+
+export function openHistory({ now = Date.now, file }: HistoryOptions = {}): History {
+  const output = file === undefined ? undefined : createWriteStream(file, { flags: 'a' });
+  let seen: Seen[] = [];
   let ops = 0;
+  const note = (op: number, what: object) => {
+    const one = { op, at: now(), ...what } as Seen;
+    seen.push(one);
+    if (output?.writable === true) output.write(`${JSON.stringify(one)}\n`);
+  };
   return {
-    seen,
+    get seen() {
+      return seen;
+    },
     ask(token, more = {}) {
       const op = ops++;
-      const note = (what: object) => void seen.push({ op, at: now(), ...what } as Seen);
-      note({ what: 'ask', token, ...more });
+      note(op, { what: 'ask', token, ...more });
       return {
-        accepted: (id) => note({ what: 'accepted', id }),
-        outcome: (id, kind, body) =>
-          note({ what: 'outcome', id, kind, hash: createHash('sha256').update(kind).update(body).digest('hex'), body: body.toString() }),
-        refused: (why) => note({ what: 'refused', why }),
-        unknown: (why) => note({ what: 'unknown', why }),
+        accepted: (id) => note(op, { what: 'accepted', id }),
+        status: (id, state) => note(op, { what: 'status', id, state }),
+        outcome: (id, kind, body) => note(op, { what: 'outcome', id, kind, hash: hashOf(kind, body), body: body.toString() }),
+        refused: (why) => note(op, { what: 'refused', why }),
+        unknown: (why) => note(op, { what: 'unknown', why }),
+        missing: (why) => note(op, { what: 'missing', why }),
       };
     },
+    outage: (why, from) => note(-1, { what: 'outage', at: from, until: now(), why }),
+    forget: () => void (seen = []),
+    close: () => new Promise((resolve) => (output === undefined ? resolve() : output.end(resolve))),
   };
 }
 
-/** The effects that the workers of a scenario wrote. A line that a kill cut short is none. */
-export function readEffects(file: string): readonly Effect[] {
+const hashOf = (kind: string, body: Buffer): string => createHash('sha256').update(kind).update(body).digest('hex');
+
+/** The records of a file. A line that a kill cut short is none. */
+function readLines<T>(file: string): readonly T[] {
   return readFileSync(file, 'utf8')
     .split('\n')
     .flatMap((line) => {
       try {
-        return [JSON.parse(line) as Effect];
+        return [JSON.parse(line) as T];
       } catch {
         return [];
       }
     });
 }
 
+/** The effects that the workers of a scenario wrote. */
+export const readEffects = (file: string): readonly Effect[] => readLines<Effect>(file);
+
+/** What the clients of a scenario wrote. */
+export const readSeen = (file: string): readonly Seen[] => readLines<Seen>(file);
+
 export interface Bounds {
-  /** An operation that takes longer hangs. */
+  /** An operation that takes longer hangs, outages not counted. */
   readonly withinMs: number;
   /** Each request's effect happens exactly once: only where nothing was handed out again. */
   readonly once?: boolean;
+  /** Tokens of what was found in the queues for the dead. */
+  readonly dead?: ReadonlySet<string>;
+  /** One-way messages have had the time to come to an end. */
+  readonly atRest?: boolean;
+}
+
+/**
+ * - `lost`: promised, and then no outcome, no effect, or an end before its time.
+ * - `doubled`: two outcomes, two requests of one key, an effect where none was allowed.
+ * - `foreign`: somebody else's.
+ * - `hung`: no end, or one that took too long.
+ */
+export type Breach = 'lost' | 'doubled' | 'foreign' | 'hung';
+
+export interface Violation {
+  readonly breach: Breach;
+  readonly sentence: string;
 }
 
 /** Everything that breaks the promise, as sentences; empty when it is kept. */
-export function broken(seen: readonly Seen[], effects: readonly Effect[], { withinMs, once = false }: Bounds): readonly string[] {
-  const asks = new Map(seen.flatMap((one) => (one.what === 'ask' ? [[one.op, one] as const] : [])));
+export const broken = (seen: readonly Seen[], effects: readonly Effect[], bounds: Bounds): readonly string[] =>
+  judge(seen, effects, bounds).map(({ sentence }) => sentence);
+
+/** How the deadline is rounded up, and how late an outcome may be (design §9). */
+const roundedMs = 1_000;
+const lateMs = 5_000;
+
+const rank: Readonly<Record<string, number | undefined>> = {
+  accepted: 0,
+  running: 1,
+  waiting: 1,
+  replied: 2,
+  faulted: 2,
+  'timed-out': 2,
+  cancelled: 2,
+};
+const kindOfState: Readonly<Record<string, string>> = {
+  replied: 'reply',
+  faulted: 'fault',
+  'timed-out': 'timeout',
+  cancelled: 'cancelled',
+};
+
+type Of<What extends Seen['what']> = Extract<Seen, { readonly what: What }>;
+
+export function judge(
+  seen: readonly Seen[],
+  effects: readonly Effect[],
+  { withinMs, once = false, dead = new Set(), atRest = false }: Bounds,
+): readonly Violation[] {
+  const of = <What extends Seen['what']>(...kinds: readonly What[]): readonly Of<What>[] =>
+    seen.filter((one): one is Of<What> => (kinds as readonly string[]).includes(one.what));
+  const asks = new Map(of('ask').map((one) => [one.op, one] as const));
   const asked = (op: number) => asks.get(op)!;
-  const ended = new Map(
-    seen.flatMap((one) => (one.what === 'outcome' || one.what === 'refused' || one.what === 'unknown' ? [[one.op, one] as const] : [])),
-  );
-  const outcomes = seen.filter((one) => one.what === 'outcome');
-  const accepted = seen.filter((one) => one.what === 'accepted');
+  const ended = new Map(of('outcome', 'refused', 'unknown', 'missing').map((one) => [one.op, one] as const));
+  const sent = new Map(of('accepted').flatMap((one) => (asked(one.op).oneWay === true ? [[one.op, one] as const] : [])));
+  const outcomes = of('outcome');
+  const promised = of('accepted', 'outcome');
+  const effectsOf = new Map(grouped(effects, ({ token }) => token));
   const name = (op: number) => `operation ${op} (${asked(op).token})`;
+  const away = outagesOf(of('outage'));
+  const all = (breach: Breach, sentences: readonly string[]): readonly Violation[] => sentences.map((sentence) => ({ breach, sentence }));
 
   return [
     // Nothing hangs.
-    ...[...asks.values()].flatMap(({ op, at }) => {
-      const end = ended.get(op);
-      if (end === undefined) return [`${name(op)} never ended`];
-      return end.at - at > withinMs ? [`${name(op)} took ${end.at - at} ms to ${end.what}`] : [];
-    }),
+    ...all(
+      'hung',
+      [...asks.values()].flatMap(({ op, at }) => {
+        const end = ended.get(op) ?? sent.get(op);
+        if (end === undefined) return [`${name(op)} never ended`];
+        return end.at - at - away(at, end.at) > withinMs ? [`${name(op)} took ${end.at - at} ms to ${end.what}`] : [];
+      }),
+    ),
     // Accepted: exactly one outcome, the same for all readers.
-    ...grouped([...accepted, ...outcomes], ({ id }) => id).flatMap(([id, about]) => {
+    ...grouped(
+      promised.filter(({ op }) => !sent.has(op)),
+      ({ id }) => id,
+    ).flatMap(([id, about]) => {
       const hashes = new Set(about.flatMap((one) => (one.what === 'outcome' ? [one.hash] : [])));
-      return hashes.size === 1 ? [] : [`request ${id} (${asked(about[0]!.op).token}) was accepted and has ${hashes.size} outcomes`];
+      const sentence = `request ${id} (${asked(about[0]!.op).token}) was accepted and has ${hashes.size} outcomes`;
+      return hashes.size === 1 ? [] : all(hashes.size === 0 ? 'lost' : 'doubled', [sentence]);
     }),
+    // One-way: the effect, or a letter for a person.
+    ...all(
+      'lost',
+      [...sent.values()].flatMap(({ op }) => {
+        const { token } = asked(op);
+        const isDone = effectsOf.get(token)?.some(({ what }) => what === 'end') === true || dead.has(token);
+        return atRest && !isDone ? [`${name(op)} was accepted one-way, and there is neither an effect nor a dead letter`] : [];
+      }),
+    ),
+    // Within the retention, what was promised is known.
+    ...all(
+      'lost',
+      of('missing').map(({ op, why }) => `${name(op)} was accepted and is not known any more: ${why}`),
+    ),
+    // Status only moves forward, and in the end says what the outcome says.
+    ...all('lost', backwards(of('status', 'accepted', 'outcome'), name)),
     // One key is one request, and one request is one key's.
-    ...grouped([...accepted, ...outcomes], ({ op }) => asked(op).key ?? `op ${op}`).flatMap(([key, about]) => {
-      const ids = new Set(about.map(({ id }) => id));
-      return ids.size === 1 ? [] : [`key ${key} became ${ids.size} requests`];
-    }),
-    ...grouped([...accepted, ...outcomes], ({ id }) => id).flatMap(([id, about]) => {
-      const tokens = new Set(about.map(({ op }) => asked(op).token));
-      return tokens.size === 1 ? [] : [`request ${id} was given to ${[...tokens].join(' and ')}`];
-    }),
+    ...all(
+      'doubled',
+      grouped(promised, ({ op }) => asked(op).key ?? `op ${op}`).flatMap(([key, about]) => {
+        const ids = new Set(about.map(({ id }) => id));
+        return ids.size === 1 ? [] : [`key ${key} became ${ids.size} requests`];
+      }),
+    ),
+    ...all(
+      'foreign',
+      grouped(promised, ({ id }) => id).flatMap(([id, about]) => {
+        const tokens = new Set(about.map(({ op }) => asked(op).token));
+        return tokens.size === 1 ? [] : [`request ${id} was given to ${[...tokens].join(' and ')}`];
+      }),
+    ),
     // The reply is what a worker said for that very request.
+    ...all(
+      'foreign',
+      outcomes
+        .filter(({ kind }) => kind === 'reply')
+        .flatMap(({ op, id, body }) => {
+          const said = effectsOf.get(asked(op).token)?.some((effect) => effect.id === id && JSON.stringify(effect.said) === body);
+          return said === true ? [] : [`${name(op)} was answered ${body}, which no worker said for ${id}`];
+        }),
+    ),
+    // A group is complete, or says who is missing; each part at most once.
     ...outcomes
       .filter(({ kind }) => kind === 'reply')
-      .flatMap(({ op, id, body }) => {
-        const said = effects.some((effect) => effect.id === id && effect.token === asked(op).token && JSON.stringify(effect.said) === body);
-        return said ? [] : [`${name(op)} was answered ${body}, which no worker said for ${id}`];
+      .flatMap(({ op, body }) => groupFlaws(body).flatMap((flaw) => all(flaw.breach, [`${name(op)} ${flaw.sentence}`]))),
+    // Timeout: not before the deadline, and nothing much after it.
+    ...outcomes.flatMap(({ op, kind, at }) => {
+      const { deadlineMs, at: askedAt } = asked(op);
+      if (deadlineMs === undefined) return [];
+      const earlyMs = askedAt + deadlineMs - at;
+      const overdueMs = at - askedAt - deadlineMs - roundedMs - lateMs - away(askedAt, at);
+      return [
+        ...(kind === 'timeout' && earlyMs > 0 && asked(op).key === undefined
+          ? all('lost', [`${name(op)} timed out ${earlyMs} ms before its deadline`])
+          : []),
+        ...(overdueMs > 0 ? all('hung', [`${name(op)} ended ${overdueMs} ms too late after its deadline: ${kind}`]) : []),
+      ];
+    }),
+    ...all(
+      'lost',
+      outcomes.flatMap(({ op, kind, at }) => {
+        const { deadline = 0 } = asked(op);
+        return kind === 'timeout' && at < deadline ? [`${name(op)} timed out ${deadline - at} ms before its deadline`] : [];
       }),
-    // Timeout: not before the deadline.
-    ...outcomes.flatMap(({ op, kind, at }) =>
-      kind === 'timeout' && at < (asked(op).deadline ?? 0)
-        ? [`${name(op)} timed out ${asked(op).deadline! - at} ms before its deadline`]
-        : [],
+    ),
+    // Of a key, the deadline is that of whoever asked first.
+    ...all(
+      'lost',
+      grouped(
+        outcomes.filter(({ op, kind }) => kind === 'timeout' && asked(op).key !== undefined && asked(op).deadlineMs !== undefined),
+        ({ op }) => asked(op).key!,
+      ).flatMap(([key, timeouts]) => {
+        const first = Math.min(...[...asks.values()].filter((ask) => ask.key === key).map(({ at, deadlineMs = 0 }) => at + deadlineMs));
+        return timeouts.flatMap(({ op, at }) => (at < first ? [`${name(op)} timed out ${first - at} ms before its deadline`] : []));
+      }),
     ),
     // A definite refusal has no effect (under a key: unless another try was taken).
-    ...grouped([...asks.values()], ({ token }) => token).flatMap(([token, tries]) => {
-      const isRefused = tries.every(({ op }) => ended.get(op)?.what === 'refused');
-      return isRefused && effects.some((effect) => effect.token === token) ? [`${token} was refused, and worked on`] : [];
-    }),
+    ...all(
+      'doubled',
+      grouped([...asks.values()], ({ token }) => token).flatMap(([token, tries]) => {
+        const isRefused = tries.every(({ op }) => ended.get(op)?.what === 'refused');
+        return isRefused && effectsOf.has(token) ? [`${token} was refused, and worked on`] : [];
+      }),
+    ),
     ...(once
-      ? grouped(
-          effects.filter(({ what }) => what === 'end'),
-          ({ token, step }) => `${token} at ${step}`,
-        ).flatMap(([what, ends]) => (ends.length === 1 ? [] : [`${what} happened ${ends.length} times`]))
+      ? all(
+          'doubled',
+          grouped(
+            effects.filter(({ what }) => what === 'end'),
+            ({ token, step }) => `${token} at ${step}`,
+          ).flatMap(([what, ends]) => (ends.length === 1 ? [] : [`${what} happened ${ends.length} times`])),
+        )
+      : []),
+  ];
+}
+
+/** How much of a time was outage, ms; outages that overlap count once. */
+function outagesOf(outages: readonly Of<'outage'>[]): (from: number, until: number) => number {
+  const sorted = [...outages].sort((a, b) => a.at - b.at);
+  return (from, until) => {
+    let total = 0;
+    let covered = from;
+    for (const outage of sorted) {
+      if (outage.at >= until) break;
+      const end = Math.min(outage.until, until);
+      if (end <= covered) continue;
+      total += end - Math.max(outage.at, covered);
+      covered = end;
+    }
+    return total;
+  };
+}
+
+function backwards(looks: readonly Of<'status' | 'accepted' | 'outcome'>[], name: (op: number) => string): readonly string[] {
+  const states = looks.filter(({ what }) => what === 'status') as readonly Of<'status'>[];
+  const kinds = new Map(looks.flatMap((one) => (one.what === 'outcome' ? [[one.id, one.kind] as const] : [])));
+  return grouped(states, ({ op }) => String(op)).flatMap(([, of]) =>
+    of.flatMap(({ op, id, state }, n) => {
+      const before = of[n - 1]?.state ?? 'accepted';
+      const now = rank[state];
+      if (now === undefined) return [`${name(op)} has a state that there is not: ${state}`];
+      if (now < rank[before]! || (rank[before] === 2 && state !== before)) return [`${name(op)} went back from ${before} to ${state}`];
+      const kind = kinds.get(id);
+      return now === 2 && kind !== undefined && kindOfState[state] !== kind ? [`${name(op)} was ${state}, and its outcome is ${kind}`] : [];
+    }),
+  );
+}
+
+interface SaidOfGroup {
+  readonly parts?: readonly string[];
+  readonly manifest?: {
+    readonly answered: readonly string[];
+    readonly failed: readonly { readonly from: string }[];
+    readonly missing: readonly string[];
+    readonly completedBy: string;
+  };
+  readonly members?: readonly string[];
+}
+
+/** What is wrong with a reply that was gathered: who was asked (`members`), whose part counted (`parts`), and what the manifest says. */
+function groupFlaws(body: string): readonly Violation[] {
+  if (!body.includes('"manifest"')) return [];
+  const { parts = [], manifest, members = [] } = JSON.parse(body) as SaidOfGroup;
+  if (manifest === undefined) return [];
+  const failed = manifest.failed.map(({ from }) => from);
+  const told = [...manifest.answered, ...failed, ...manifest.missing].sort();
+  return [
+    ...(new Set(parts).size < parts.length
+      ? [{ breach: 'doubled', sentence: `was gathered with a part twice: ${parts.join(', ')}` } as const]
+      : []),
+    ...(told.join() === [...members].sort().join() && [...manifest.answered].sort().join() === [...parts].sort().join()
+      ? []
+      : [{ breach: 'lost', sentence: `was gathered from ${members.join(', ')} and says ${JSON.stringify(manifest)}` } as const]),
+    ...(manifest.missing.length > 0 && manifest.completedBy === 'all'
+      ? [{ breach: 'lost', sentence: `lacks ${manifest.missing.join(', ')} and is not flagged` } as const]
       : []),
   ];
 }

@@ -11,6 +11,9 @@ export interface OwnRabbitmq {
   start(): Promise<number>;
   /** As a power cut does. */
   kill(): Promise<void>;
+  /** It keeps its connections and answers no more, until it thaws. */
+  freeze(): void;
+  thaw(): void;
   /** Runs rabbitmqctl on it; resolves with what that wrote. */
   ctl(...args: readonly string[]): Promise<string>;
   /** Kills it for good, and removes its data. */
@@ -49,6 +52,8 @@ export async function ownRabbitmq({ installation = installed(), env: more = {} }
       return Date.now();
     },
     kill: () => home.end(node),
+    freeze: () => void node?.kill('SIGSTOP'),
+    thaw: () => void node?.kill('SIGCONT'),
     ctl: (...args) => home.run(join(programs, 'rabbitmqctl'), args, env),
     remove: () => home.remove(),
   };

@@ -63,7 +63,7 @@ async function live(world: World): Promise<Verdict> {
   const questions = drawnQuestions(world);
   const effects: Effect[] = [];
   const told: Told = { states: [], cancelled: [], sent: [], wrong: [] };
-  const history = openHistory(() => clock.now());
+  const history = openHistory({ now: () => clock.now() });
   const deeds = deedsOf(world, effects);
   const detached = new Set<string>();
   const { hosts, hubs } = openHosts(world, deeds, told, detached);

@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -70,6 +70,10 @@ export interface RedisChild {
   /** It keeps its connections and answers no more, until it thaws. */
   freeze(): void;
   thaw(): void;
+  /** Keeps a copy of the data on disk as they are now. */
+  copyData(): Promise<void>;
+  /** Puts the copy in place of the data; call it while it is not running. */
+  restoreData(): Promise<void>;
   remove(): Promise<void>;
 }
 
@@ -105,6 +109,11 @@ export async function redisChild(...settings: readonly string[]): Promise<RedisC
     kill,
     freeze: () => void child?.kill('SIGSTOP'),
     thaw: () => void child?.kill('SIGCONT'),
+    copyData: () => cp(join(folder, 'appendonlydir'), join(folder, 'copy'), { recursive: true, force: true }),
+    async restoreData() {
+      await rm(join(folder, 'appendonlydir'), { recursive: true, force: true });
+      await cp(join(folder, 'copy'), join(folder, 'appendonlydir'), { recursive: true });
+    },
     async remove() {
       await kill();
       await rm(folder, { recursive: true, force: true });

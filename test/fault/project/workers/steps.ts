@@ -3,11 +3,15 @@
  * FAULT_EFFECTS + '.open' is there.
  */
 import { appendFileSync, existsSync } from 'node:fs';
-import { aggregator, split, worker, type Envelope } from 'answerback';
+import { aggregator, Fault, split, worker, type Answer, type Envelope, type Manifest } from 'answerback';
 
 interface Body {
   readonly token: string;
   readonly deadly?: boolean;
+  /** What a group left behind. */
+  readonly parts?: readonly string[];
+  readonly members?: readonly string[];
+  readonly manifest?: Manifest;
 }
 
 const file = process.env['FAULT_EFFECTS'] ?? '/dev/null';
@@ -30,13 +34,33 @@ const noted = (name: string, work: (body: Body, envelope: Envelope, signal: Abor
   });
 
 /** An answer that nobody else gives. */
-const answer = ({ token }: Body, { requestId }: Envelope) => ({ token, for: requestId, by: process.pid, mark: Math.random() });
+const answer = ({ token, parts, members, manifest }: Body, { requestId }: Envelope) => ({
+  token,
+  for: requestId,
+  by: process.pid,
+  mark: Math.random(),
+  ...(manifest === undefined ? {} : { parts, members, manifest }),
+});
 
 export const first = noted('first', (body) => body);
 export const last = noted('last', answer);
 export const part = noted('part', (body) => body);
+export const flaky = noted('flaky', (body, { attempt }) => {
+  if (attempt === 1) throw new Error('not at the first attempt');
+  return body;
+});
+export const reject = noted('reject', ({ token }) => {
+  throw new Fault('rejected', `no ${token}: ${Math.random()}`);
+});
+export const failing = noted('failing', () => {
+  throw new Error('never');
+});
 export const gated = noted('gated', async (body, envelope, signal) => {
   while (!existsSync(`${file}.open`) && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 20));
+  return answer(body, envelope);
+});
+export const slow = noted('slow', async (body, envelope) => {
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
   return answer(body, envelope);
 });
 export const poison = noted('poison', (body, envelope) => {
@@ -44,5 +68,17 @@ export const poison = noted('poison', (body, envelope) => {
   return answer(body, envelope);
 });
 
-export const spread = worker<Body>({ name: 'spread', handle: (body) => split(['a', 'b', 'c'].map((name) => ({ body, name }))) });
-export const gather = aggregator<Body>({ name: 'gather', combine: ([first], manifest) => ({ ...first!.body, manifest }) });
+const members = ['a', 'b', 'c'];
+const gathered = (answers: readonly Answer<Body>[], manifest: Manifest) => {
+  const [one] = answers;
+  if (one === undefined) throw new Fault('unavailable', 'nobody answered');
+  return { ...one.body, parts: answers.map(({ from }) => from), members, manifest };
+};
+
+export const spread = worker<Body>({ name: 'spread', handle: (body) => split(members.map((name) => ({ body, name }))) });
+export const gather = aggregator<Body>({ name: 'gather', combine: gathered });
+export const spreadPartly = worker<Body>({
+  name: 'spread.partly',
+  handle: (body) => split(members.map((name) => ({ body, name, steps: [name === 'c' ? 'silent' : 'part'] }))),
+});
+export const gatherSoon = aggregator<Body>({ name: 'gather.soon', timeout: '1s', combine: gathered });

@@ -1,0 +1,52 @@
+/**
+ * Runs the trials, one after the other, and reports one row for each. Exit code 1 when anything was lost, doubled, foreign or hung, or a
+ * trial could not be carried out. Started by `scripts/fault.mjs`, which says how.
+ */
+import { parseArgs } from 'node:util';
+import type { Row, Size, Trial } from './trial.js';
+import { failpoints } from './trials/failpoints.js';
+import { kills } from './trials/kills.js';
+import { messages } from './trials/messages.js';
+import { network } from './trials/network.js';
+import { processes } from './trials/processes.js';
+import { services } from './trials/services.js';
+
+const trials: readonly Trial[] = [...messages, ...services, ...network, ...processes, failpoints, kills];
+
+const { values: flags } = parseArgs({
+  options: {
+    quick: { type: 'boolean' },
+    long: { type: 'boolean' },
+    json: { type: 'boolean' },
+    seed: { type: 'string' },
+    only: { type: 'string', multiple: true },
+  },
+});
+const size: Size = flags.quick === true ? 'quick' : flags.long === true ? 'long' : 'normal';
+const seed = Number(flags.seed ?? Date.now() % 1_000_000);
+const say = (line: string): void => void process.stderr.write(`${line}\n`);
+const isMeant = ({ name, sizes }: Trial): boolean =>
+  flags.only === undefined ? sizes.includes(size) : flags.only.some((words) => name.includes(words) || words.startsWith(name));
+
+const isBad = ({ lost, doubled, foreign, hung }: Row): boolean => lost + doubled + foreign + hung > 0;
+
+const rows: Row[] = [];
+for (const trial of trials.filter(isMeant)) {
+  const began = performance.now();
+  try {
+    const of = await trial.run({ seed, size, say });
+    rows.push(...of);
+    for (const row of of) say(`${isBad(row) ? '✖' : '✔'} ${JSON.stringify(row)}`);
+  } catch (error) {
+    say(`✖ ${trial.name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    rows.push({ name: trial.name, requests: 0, kills: 0, lost: 0, doubled: 0, foreign: 0, hung: 1 });
+  }
+  say(`${trial.name}: ${((performance.now() - began) / 1_000).toFixed(1)} s`);
+}
+const bad = rows.filter(isBad);
+if (bad.length > 0)
+  say(
+    `again: npm run test:fault -- ${size === 'normal' ? '' : `--${size} `}--seed ${seed}${bad.map(({ name }) => ` --only "${name}"`).join('')}`,
+  );
+if (flags.json === true) process.stdout.write(`${JSON.stringify({ scenarios: rows })}\n`);
+process.exitCode = rows.length === 0 || bad.length > 0 ? 1 : 0;

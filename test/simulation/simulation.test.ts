@@ -128,7 +128,7 @@ describe('in simulated worlds', () => {
         expect(said).toMatch(/^seed \d+:/);
         expect(code).toBe(1);
       },
-      2 * minutes,
+      5 * minutes,
     );
   });
 });

@@ -7,7 +7,7 @@ import { access } from '../../broker/access.js';
 import { pause } from '../../broker/clock.js';
 import type { Emit } from '../../broker/emit.js';
 import { openHub, openWorkers, type Hub, type Workers } from '../../broker/hub.js';
-import { broken, openHistory, type Effect } from '../fault/history.js';
+import { broken, openHistory, type Effect, type Seen } from '../fault/history.js';
 import { openClients, type Open, type Question } from './clients.js';
 import { contradictions, uneven, vanished, type Told } from './judge.js';
 import { openMachine, type Machine } from './machine.js';
@@ -135,7 +135,7 @@ async function live(world: World): Promise<Verdict> {
     ...[...world.journal.decided].flatMap(([id, hashes]) =>
       hashes.size > 1 ? [`the journal has ${hashes.size} decided outcomes of ${id}`] : [],
     ),
-    ...(isCalm ? unquiet(seen, effects) : []),
+    ...(isCalm ? [...unquiet(seen, effects), ...unanswered(seen, questions)] : []),
   ];
   return {
     seed: world.seed,
@@ -154,7 +154,7 @@ async function live(world: World): Promise<Verdict> {
  * In calm weather nothing is refused, and nothing happens twice but what follows from a group that closed before its last
  * part came, or from a foreign worker that answers twice.
  */
-function unquiet(seen: ReturnType<typeof openHistory>['seen'], effects: readonly Effect[]): readonly string[] {
+function unquiet(seen: readonly Seen[], effects: readonly Effect[]): readonly string[] {
   const times = new Map<string, number>();
   for (const { what, token, step } of effects)
     if (what === 'end' && !/^(some|soon|middle)/.test(token)) times.set(`${token} at ${step}`, (times.get(`${token} at ${step}`) ?? 0) + 1);
@@ -166,6 +166,22 @@ function unquiet(seen: ReturnType<typeof openHistory>['seen'], effects: readonly
         : [],
     ),
   ];
+}
+
+/** In calm weather everything is answered that nobody holds up: a reply that is lost on the way is not excused by its deadline. */
+function unanswered(seen: readonly Seen[], questions: readonly Question[]): readonly string[] {
+  const isEasy = ({ flow, acts, deadlineMs: lifeMs, cancelAfterMs }: Question) =>
+    flow !== 'quick' &&
+    lifeMs === deadlineMs &&
+    cancelAfterMs === undefined &&
+    Object.values(acts).every((act) => act.does === 'work' && act.afterMs <= 500);
+  const easy = new Set(questions.filter(isEasy).map(({ token }) => token));
+  const asked = new Map(seen.flatMap((one) => (one.what === 'ask' ? [[one.op, one.token] as const] : [])));
+  return seen.flatMap((one) =>
+    one.what === 'outcome' && one.kind !== 'reply' && easy.has(asked.get(one.op)!)
+      ? [`${asked.get(one.op)} ended with a ${one.kind} in calm weather, and nothing held it up`]
+      : [],
+  );
 }
 
 function deedsOf(world: World, effects: Effect[]): Deeds {

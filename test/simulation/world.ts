@@ -31,7 +31,7 @@ export interface Weather {
   readonly hintLost: number;
 }
 
-export const calm: Weather = { slow: 0.02, lostBefore: 0, lostAfter: 0, stale: 0, refused: 0, ackLost: 0, hintLost: 0 };
+export const calm: Weather = { slow: 0.1, lostBefore: 0, lostAfter: 0, stale: 0, refused: 0, ackLost: 0, hintLost: 0 };
 
 export interface World {
   readonly seed: number;

@@ -90,12 +90,17 @@ async function live(world: World): Promise<Verdict> {
     await pause(clock, 600);
     world.weather = weather;
     clock.after(weatherMs, () => (world.weather = calm));
-    for (const disturbance of disturbances) clock.after(disturbance.atMs, () => disturb(world, hosts, foreigner, loseState, disturbance));
+    let pending = disturbances.length;
+    for (const disturbance of disturbances)
+      clock.after(disturbance.atMs, () => {
+        disturb(world, hosts, foreigner, loseState, disturbance);
+        clock.after(disturbance.forMs + 100, () => pending--);
+      });
     await Promise.all(questions.map(clients.live));
     trace?.('world', 'every story is over');
     world.weather = calm;
     const isUp = () => hosts.every(({ isReady }) => isReady()) && foreigner.ports.transport.state() === 'connected';
-    while (!isUp() || scheduler.elapsedMs() < loadMs + deadlineMs) await pause(clock, 100);
+    while (pending > 0 || !isUp() || scheduler.elapsedMs() < loadMs + deadlineMs) await pause(clock, 100);
     const isBusy = () => [foreigner, ...hosts.map((host) => host.machine())].some((machine) => machine?.isBusy !== false);
     // Twice in a row: what is just on its way from a queue to somebody is in neither.
     for (let quiet = 0, since = scheduler.elapsedMs(); quiet < 2; await pause(clock, 500)) {

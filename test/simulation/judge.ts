@@ -72,7 +72,7 @@ export const vanished = ({ sent }: Told, effects: readonly Effect[], dead: Reado
 /** A group's result: every member has answered, failed or is missing, and nobody twice. */
 export function uneven(effects: readonly Effect[], members: readonly string[]): readonly string[] {
   return effects.flatMap(({ id, said }) => {
-    const manifest = (said as { manifest?: Manifest } | undefined)?.manifest;
+    const manifest = (said as { gathered?: Manifest } | undefined)?.gathered;
     if (manifest === undefined) return [];
     // Who is asked is told in the messages to each: a rebuild that is between two of them knows a number instead of the name.
     const nameOf = (name: string) => (/^\d$/.test(name) ? (members[Number(name)] ?? name) : name);

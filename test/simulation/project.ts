@@ -101,7 +101,7 @@ export function projectOf(machine: Machine, deeds: Deeds): Project {
         const [first] = answers;
         if (first === undefined) throw new Fault('unavailable', `nobody answered ${name}, ${manifest.failed.length} failed`);
         const { token, acts, id = '' } = first.body;
-        const said = { token, acts, manifest, parts: answers.map(({ from, body }) => [from, body.part]) };
+        const said = { token, acts, gathered: manifest, parts: answers.map(({ from, body }) => [from, body.part]) };
         deeds.note(machine, 'end', name, token, id, 1, said);
         return said;
       },

@@ -7,7 +7,8 @@ export const http: Case = {
   name: 'http',
   about: [
     'A `POST` held over the same flow, by keep-alive connections from a process of its own that writes and reads HTTP by hand. The limit is',
-    'Fastify as it comes, with one route that takes the body as it is and awaits the durable hand-written requestor in the same process.',
+    'Fastify as it comes, with one route that takes the body as it is and awaits the durable hand-written requestor in the same process. Neither refuses',
+    'anybody: admission control is off (`limits.delay: 0`).',
   ].join(' '),
   bars: {
     'http: hub without journal, 64 connections': 0.9,

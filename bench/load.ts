@@ -8,6 +8,8 @@ export interface LoadSettings {
   readonly bytes: number;
   readonly warmUpMs: number;
   readonly measureMs: number;
+  /** It goes on, for five times as long at most, until it has so many answers. Default: one for each requestor. */
+  readonly atLeast?: number;
   /** Which of the end's flows, or at which address, where it knows several. */
   readonly to?: string;
 }
@@ -28,7 +30,7 @@ const patience = 5;
 /** Rejects with the first request that is not answered as it should be. */
 export async function closedLoop(
   request: (body: Buffer) => Promise<unknown>,
-  { outstanding, bytes, warmUpMs, measureMs }: LoadSettings,
+  { outstanding, bytes, warmUpMs, measureMs, atLeast = outstanding }: LoadSettings,
 ): Promise<LoadResult> {
   const body = Buffer.alloc(bytes, 'x');
   const tookMs: number[] = [];
@@ -51,7 +53,7 @@ export async function closedLoop(
     const ms = () => performance.now() - began;
     await sleep(measureMs);
     // On a machine that does something else just now: fewer answers than requestors would say nothing.
-    while (tookMs.length < outstanding && ms() < patience * measureMs) await sleep(measureMs / 4);
+    while (tookMs.length < atLeast && ms() < patience * measureMs) await sleep(measureMs / 4);
     measuring = false;
     return ms();
   };

@@ -82,7 +82,8 @@ export async function openOurs(settings: OurSettings): Promise<Ours> {
   const { emit, metrics } = watching('hub');
   const ports = await connect(settings, `hub ${hubName}`);
   const common = { ports, project: { flows, steps }, namespace: settings.namespace, emit, place: `bench/${process.pid}` };
-  const options = { ...common, name: hubName, access: access([]) };
+  // Nobody is refused: the limit refuses nobody either. What refusing does is measured by `overload`.
+  const options = { ...common, name: hubName, access: access([]), maxDelayMs: 0 };
   const hub = await openHub(options);
   const workers: Workers | undefined = settings.both === true ? await openWorkers(common) : undefined;
   const http = settings.http === true ? await openHttp(hub, options, metrics) : undefined;

@@ -121,7 +121,7 @@ export function asMissingType(lost: Error): TopologyError | undefined {
 
 /**
  * `--if-empty` tells classic queues only: it keeps a quorum queue in any case, and deletes a stream in any case [RabbitMQ 3.10.8
- * and 4.0.5, tried].
+ * and 4.0.5, tried]. The count that rabbitmqctl tells of a quorum queue is some seconds old.
  */
 function mendQueue({ name, type }: Queue, said: string): string {
   const [, vhost = '/'] = / in vhost '(.*?)': /.exec(said) ?? [];
@@ -131,7 +131,7 @@ function mendQueue({ name, type }: Queue, said: string): string {
     return `set what it had before; or, if all that is in it may go, delete it (${ctl} delete_queue ${name}) and start again`;
   const command =
     current === 'quorum'
-      ? `${ctl} -q list_queues name messages | grep -E '^${name}\\s0$' && ${ctl} delete_queue ${name}`
+      ? `sleep 10 && ${ctl} -q list_queues name messages | grep -E '^${name}\\s0$' && ${ctl} delete_queue ${name}`
       : `${ctl} delete_queue ${name} --if-empty`;
   return `let its consumers empty it, delete it (${command}) and start again`;
 }

@@ -157,10 +157,11 @@ export class Attachment {
   }
 
   #refusal(error: unknown): unknown {
-    if (!isHeld(error)) return asTopologyError(error, this.#what, 'declare it before it is consumed');
-    return new TopologyError(`${this.#what} has another consumer: does a second process run under the same name? Give each its own`, {
-      cause: error,
-    });
+    if (!isHeld(error)) return asTopologyError(error, this.#what, () => 'declare it before it is consumed');
+    return new TopologyError(
+      `${this.#what} has another consumer: does a second process run under the same name? Give each its own (HUB_NAME)`,
+      { cause: error },
+    );
   }
 }
 

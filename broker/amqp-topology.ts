@@ -49,8 +49,8 @@ export async function isThere(session: Session, { queues }: Topology): Promise<b
 interface Declaration {
   /** For people: `queue hub.work.a`. */
   readonly what: string;
-  /** What an operator does when the broker has it otherwise. */
-  readonly mend: string;
+  /** What an operator does when the broker has it otherwise, and says so in these words. */
+  mend(said: string): string;
   on(channel: Channel): Promise<unknown>;
 }
 
@@ -61,7 +61,8 @@ function declarations({ exchanges, queues, bindings }: Topology): readonly Decla
   return [
     ...exchanges.map((exchange) => ({
       what: `exchange ${exchange.name}`,
-      mend: `nothing is stored in an exchange: delete it (rabbitmqadmin delete exchange name=${exchange.name}, or in the management UI) and start again`,
+      mend: () =>
+        `nothing is stored in an exchange: delete it (rabbitmqadmin delete exchange name=${exchange.name}, or in the management UI) and start again`,
       on: (channel: Channel) =>
         channel.assertExchange(exchange.name, exchange.type, {
           durable: true,
@@ -71,7 +72,7 @@ function declarations({ exchanges, queues, bindings }: Topology): readonly Decla
     ...queues.flatMap((queue) => [
       {
         what: `queue ${queue.name}`,
-        mend: `let its consumers empty it, delete it (rabbitmqctl delete_queue ${queue.name} --if-empty) and start again`,
+        mend: (said: string) => mendQueue(queue, said),
         on: (channel: Channel) => channel.assertQueue(queue.name, { durable: true, arguments: argumentsOf(queue) }),
       },
       ...bindingsOf(queue.name),
@@ -82,7 +83,7 @@ function declarations({ exchanges, queues, bindings }: Topology): readonly Decla
 
 const bindingDeclaration = ({ exchange, queue, routingKey }: Binding): Declaration => ({
   what: `binding of queue ${queue} to exchange ${exchange} under "${routingKey}"`,
-  mend: 'declare the exchange and the queue first',
+  mend: () => 'declare the exchange and the queue first',
   on: (channel) => channel.bindQueue(queue, exchange, routingKey),
 });
 
@@ -95,12 +96,44 @@ async function run(channel: Channel, { what, mend, on }: Declaration): Promise<v
 }
 
 /** RabbitMQ's refusals by their reply code; anything else (a lost connection) stays what it is. */
-export function asTopologyError(error: unknown, what: string, mend: string): unknown {
+export function asTopologyError(error: unknown, what: string, mend: (said: string) => string): unknown {
   const code = replyCode(error);
   if (code === undefined) return error;
   const said = /with message "(.*)"/s.exec((error as Error).message)?.[1] ?? (error as Error).message;
-  const how = code === 403 ? 'give the user the right to it (rabbitmqctl set_permissions)' : mend;
+  const how = code === 403 ? 'give the user the right to it (rabbitmqctl set_permissions)' : mend(said);
   return new TopologyError(`RabbitMQ refuses ${what}: ${said}; to mend it, ${how}`, { cause: error });
+}
+
+/**
+ * A queue of a type that is switched off costs the whole connection: what that ended with, in our words, if it was that. Seen on
+ * RabbitMQ 3.10.8; 3.12 and later have neither switch any more.
+ */
+export function asMissingType(lost: Error): TopologyError | undefined {
+  const [, queue, type] =
+    /declare a queue 'queue '(.*)' in vhost .* of type 'rabbit_(\w+)_queue'.*feature flag is disabled/s.exec(lost.message) ?? [];
+  if (queue === undefined) return undefined;
+  const missing = type === 'stream' ? 'streams are' : `${type} queues are`;
+  return new TopologyError(
+    `RabbitMQ refuses queue ${queue}: ${missing} switched off there; to mend it, rabbitmqctl enable_feature_flag ${type}_queue`,
+    { cause: lost },
+  );
+}
+
+/**
+ * `--if-empty` tells classic queues only: it keeps a quorum queue in any case, and deletes a stream in any case [RabbitMQ 3.10.8
+ * and 4.0.5, tried]. The count that rabbitmqctl tells of a quorum queue is some seconds old.
+ */
+function mendQueue({ name, type }: Queue, said: string): string {
+  const [, vhost = '/'] = / in vhost '(.*?)': /.exec(said) ?? [];
+  const [, current = type] = /'x-queue-type'.* current is '?(\w+)/s.exec(said) ?? [];
+  const ctl = `rabbitmqctl${vhost === '/' ? '' : ` -p '${vhost}'`}`;
+  if (current === 'stream')
+    return `set what it had before; or, if all that is in it may go, delete it (${ctl} delete_queue ${name}) and start again`;
+  const command =
+    current === 'quorum'
+      ? `sleep 10 && ${ctl} -q list_queues name messages | grep -E '^${name}\\s0$' && ${ctl} delete_queue ${name}`
+      : `${ctl} delete_queue ${name} --if-empty`;
+  return `let its consumers empty it, delete it (${command}) and start again`;
 }
 
 /** 403 not allowed, 404 not there, 405 held by another connection, 406 there with other properties. */

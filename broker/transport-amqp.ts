@@ -8,7 +8,7 @@ import { AmqpConnection, answerMs, type Channel, closeChannel, type Log, type Se
 import type { ConsumerContext } from './amqp-attachment.js';
 import { type AmqpConsumer, queueConsumer, subscriber } from './amqp-consumer.js';
 import { AmqpPublisher } from './amqp-publisher.js';
-import { declareOn, isThere, replyCode, restoreOn } from './amqp-topology.js';
+import { asMissingType, declareOn, isThere, replyCode, restoreOn } from './amqp-topology.js';
 import { systemClock } from './clock.js';
 import { Declared } from './declared.js';
 import {
@@ -216,7 +216,10 @@ class AmqpTransport implements Transport {
         channel = await session.channel();
         return await work(channel);
       } catch (error) {
-        if (session.isOpen() || tries >= adminTries || error instanceof TopologyError) throw error;
+        if (session.isOpen() || error instanceof TopologyError) throw error;
+        const lost = await session.ended;
+        const refusal = asMissingType(lost);
+        if (refusal !== undefined || tries >= adminTries) throw refusal ?? lost;
         this.#log('amqp.again', { what, tries, error });
       } finally {
         if (channel !== undefined) void closeChannel(channel);

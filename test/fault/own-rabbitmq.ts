@@ -16,6 +16,8 @@ export interface OwnRabbitmq {
   thaw(): void;
   /** Runs rabbitmqctl on it; resolves with what that wrote. */
   ctl(...args: readonly string[]): Promise<string>;
+  /** Runs a command line as somebody does who pastes it into a shell beside the node; resolves with what that wrote. */
+  paste(command: string): Promise<string>;
   /** Kills it for good, and removes its data. */
   remove(): Promise<void>;
 }
@@ -55,6 +57,7 @@ export async function ownRabbitmq({ installation = installed(), env: more = {} }
     freeze: () => void node?.kill('SIGSTOP'),
     thaw: () => void node?.kill('SIGCONT'),
     ctl: (...args) => home.run(join(programs, 'rabbitmqctl'), args, env),
+    paste: (command) => home.run('sh', ['-c', command], env),
     remove: () => home.remove(),
   };
 }

@@ -29,32 +29,41 @@ export const systemClock: Clock = {
 
 const bucketMs = 50;
 
+/** Something that may end by time. */
+export interface Ending {
+  end(): void;
+}
+
+export interface DeadlineBuckets {
+  /** Calls `end` after `ms`, up to 50 ms late. Returns what `remove` wants to know. */
+  add(ms: number, ending: Ending): number;
+  /** Takes that back. */
+  remove(bucket: number, ending: Ending): void;
+}
+
 /** Many things that may end by time, and mostly end otherwise: one timer for all that are due within the same 50 ms. */
-export function deadlineBuckets(clock: Clock): {
-  /** Calls `end` after `ms`, up to 50 ms late; the returned function takes that back. */
-  add(ms: number, end: () => void): () => void;
-} {
-  const buckets = new Map<number, { ends: Set<() => void>; cancel: () => void }>();
+export function deadlineBuckets(clock: Clock): DeadlineBuckets {
+  const buckets = new Map<number, { readonly endings: Set<Ending>; readonly cancel: () => void }>();
   return {
-    add(ms, end) {
+    add(ms, ending) {
       const at = Math.ceil((clock.now() + ms) / bucketMs) * bucketMs;
       let bucket = buckets.get(at);
       if (bucket === undefined) {
-        const ends = new Set<() => void>();
+        const endings = new Set<Ending>();
         const cancel = clock.after(at - clock.now(), () => {
           buckets.delete(at);
-          for (const each of ends) each();
+          for (const each of endings) each.end();
         });
-        buckets.set(at, (bucket = { ends, cancel }));
+        buckets.set(at, (bucket = { endings, cancel }));
       }
-      const { ends, cancel } = bucket;
-      ends.add(end);
-      return () => {
-        ends.delete(end);
-        if (ends.size > 0 || buckets.get(at)?.ends !== ends) return;
-        buckets.delete(at);
-        cancel();
-      };
+      bucket.endings.add(ending);
+      return at;
+    },
+    remove(at, ending) {
+      const bucket = buckets.get(at);
+      if (bucket?.endings.delete(ending) !== true || bucket.endings.size > 0) return;
+      buckets.delete(at);
+      bucket.cancel();
     },
   };
 }

@@ -2,7 +2,7 @@
  * Reply to waiting requestor (EIP: Correlation Identifier): one Map look-up. Waits end by shared deadline buckets, since a
  * timer object per waiting request doubles its memory.
  */
-import { deadlineBuckets, type Clock } from './clock.js';
+import { deadlineBuckets, type Clock, type DeadlineBuckets } from './clock.js';
 import type { Outcome } from './store.js';
 
 export interface Wait {
@@ -34,88 +34,108 @@ export interface Correlator {
   readonly size: number;
 }
 
-/** A wait, and how its `within` ends. */
-interface Waiting extends Wait {
-  end(): void;
+/** What all waits of a correlator share. */
+interface Among {
+  /** By requests that have a record: any number of requestors may wait for one. */
+  readonly waits: Map<string, Set<Waiting>>;
+  /** By requests that have none. */
+  readonly alones: Map<string, Waiting>;
+  readonly buckets: DeadlineBuckets;
+  gone: boolean;
+}
+
+/** A class, since there may be as many as there are held connections: with closures each took three times the memory. */
+class Waiting implements Wait {
+  caught: Outcome | undefined = undefined;
+  readonly journal: boolean;
+  readonly #requestId: string;
+  readonly #alone: boolean;
+  readonly #among: Among;
+  #resolve: ((outcome: Outcome | undefined) => void) | undefined = undefined;
+  #bucket = 0;
+  #unlisten: (() => void) | undefined = undefined;
+
+  constructor(requestId: string, alone: boolean, journal: boolean, among: Among) {
+    this.#requestId = requestId;
+    this.#alone = alone;
+    this.journal = journal;
+    this.#among = among;
+  }
+
+  catch(outcome: Outcome): boolean {
+    if (this.caught !== undefined) return false;
+    this.caught = outcome;
+    this.end();
+    return true;
+  }
+
+  within(ms: number, signal?: AbortSignal): Promise<Outcome | undefined> {
+    if (this.caught !== undefined || ms <= 0 || this.#among.gone || signal?.aborted) return Promise.resolve(this.caught);
+    return new Promise((resolve) => {
+      this.#resolve = resolve;
+      this.#bucket = this.#among.buckets.add(ms, this);
+      if (signal === undefined) return;
+      const end = () => this.end();
+      signal.addEventListener('abort', end, { once: true });
+      this.#unlisten = () => signal.removeEventListener('abort', end);
+    });
+  }
+
+  /** Ends the `within` under way. */
+  end(): void {
+    const resolve = this.#resolve;
+    if (resolve === undefined) return;
+    this.#resolve = undefined;
+    this.#among.buckets.remove(this.#bucket, this);
+    this.#unlisten?.();
+    this.#unlisten = undefined;
+    resolve(this.caught);
+  }
+
+  close(): void {
+    const { alones, waits } = this.#among;
+    if (this.#alone) return void alones.delete(this.#requestId);
+    const all = waits.get(this.#requestId);
+    all?.delete(this);
+    if (all?.size === 0) waits.delete(this.#requestId);
+  }
 }
 
 export function openCorrelator(clock: Clock): Correlator {
-  /** By requests that have a record: any number of requestors may wait for one. */
-  const waits = new Map<string, Set<Waiting>>();
-  const alones = new Map<string, Waiting>();
+  const among: Among = { waits: new Map(), alones: new Map(), buckets: deadlineBuckets(clock), gone: false };
+  const { waits, alones } = among;
   const wakers = new Map<string, Set<() => void>>();
-  const buckets = deadlineBuckets(clock);
-  let gone = false;
-
-  const waitFor = (requestId: string, alone: boolean, journal: boolean): Waiting => {
-    let caught: Outcome | undefined;
-    let awake: (() => void) | undefined;
-    const wait: Waiting = {
-      journal,
-      get caught() {
-        return caught;
-      },
-      catch(outcome) {
-        if (caught !== undefined) return false;
-        caught = outcome;
-        awake?.();
-        return true;
-      },
-      end: () => awake?.(),
-      within(ms, signal) {
-        if (caught !== undefined || ms <= 0 || gone || signal?.aborted) return Promise.resolve(caught);
-        return new Promise((resolve) => {
-          const end = () => {
-            awake = undefined;
-            leave();
-            signal?.removeEventListener('abort', end);
-            resolve(caught);
-          };
-          const leave = buckets.add(ms, end);
-          awake = end;
-          signal?.addEventListener('abort', end, { once: true });
-        });
-      },
-      close() {
-        if (alone) return void alones.delete(requestId);
-        const among = waits.get(requestId);
-        among?.delete(wait);
-        if (among?.size === 0) waits.delete(requestId);
-      },
-    };
-    return wait;
-  };
 
   return {
     expect(requestId, alone, journal = true) {
-      const wait = waitFor(requestId, alone, journal);
+      const wait = new Waiting(requestId, alone, journal, among);
       if (alone) alones.set(requestId, wait);
       else waits.set(requestId, (waits.get(requestId) ?? new Set()).add(wait));
       return wait;
     },
     deliver(requestId, outcome) {
-      const among = waits.get(requestId);
-      for (const wait of among ?? []) wait.catch(outcome);
-      return among !== undefined;
+      const all = waits.get(requestId);
+      for (const wait of all ?? []) wait.catch(outcome);
+      return all !== undefined;
     },
     alone: (requestId) => alones.get(requestId),
     wake(requestId) {
       for (const waker of wakers.get(requestId) ?? []) waker();
     },
     onWake(requestId, listener) {
-      const among = wakers.get(requestId) ?? new Set();
-      wakers.set(requestId, among.add(listener));
+      const all = wakers.get(requestId) ?? new Set();
+      wakers.set(requestId, all.add(listener));
       return () => {
-        among.delete(listener);
-        if (among.size === 0) wakers.delete(requestId);
+        all.delete(listener);
+        if (all.size === 0) wakers.delete(requestId);
       };
     },
     letGo() {
-      gone = true;
-      for (const wait of [...alones.values(), ...[...waits.values()].flatMap((among) => [...among])]) wait.end();
+      among.gone = true;
+      for (const wait of [...alones.values(), ...[...waits.values()].flatMap((all) => [...all])]) wait.end();
     },
     get gone() {
-      return gone;
+      return among.gone;
     },
     get size() {
       return alones.size + waits.size;

@@ -14,7 +14,7 @@ import { didYouMean, isJournalled, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
-import type { Claim, NewRecord, RequestRecord } from './store.js';
+import type { Claim, NewRecord, Outcome, RequestRecord } from './store.js';
 import { workAddress } from './topology.js';
 import { PublishError } from './transport.js';
 import { openWaiting, reachable } from './waiting.js';
@@ -156,25 +156,38 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     await settler.idle(id);
     if (wait.caught !== undefined) {
-      // It came in this very moment. Store and journal, told of a record, are told how it ended before anybody else.
-      const outcome = wait.caught;
       wait.close();
-      for (;;) {
-        try {
-          if (isKept && (await settler.settle(id, outcome, false)) === 'late') return await accepted(id, heldMs, false);
-          if (!isKept && envelope.journal) await journal.outcome(id, outcome, record);
-          return { kind: 'outcome', id, outcome, heldMs, replayed: false };
-        } catch (cause) {
-          if (clock.now() >= giveUpAt) throw noPlace(id, cause);
-          await pause(clock, 500);
-        }
-      }
+      const kept = await keepCaught(wait.caught, record, isKept === true, envelope.journal, giveUpAt);
+      return kept ? { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false } : accepted(id, heldMs, false);
     }
     if (carriedAt === 0) void tellJournal(record);
     wait.close();
     await control.watch(id);
     emit('request.detached', { requestId: id, flow: envelope.flow, heldMs });
     return accepted(id, heldMs, false, knownOf(envelope, ask));
+  }
+
+  /**
+   * The outcome came in the very moment in which the request got its record: store and journal, told of the record, are told how it
+   * ended before anybody else. False: it ended otherwise.
+   */
+  async function keepCaught(
+    outcome: Outcome,
+    record: NewRecord,
+    isKept: boolean,
+    isJournalled: boolean,
+    giveUpAt: number,
+  ): Promise<boolean> {
+    for (;;) {
+      try {
+        if (isKept) return (await settler.settle(record.id, outcome, false)) !== 'late';
+        if (isJournalled) await journal.outcome(record.id, outcome, record);
+        return true;
+      } catch (cause) {
+        if (clock.now() >= giveUpAt) throw noPlace(record.id, cause);
+        await pause(clock, 500);
+      }
+    }
   }
 
   /** Tells the journal of a record; when that was, or 0 if it could not be. */

@@ -180,7 +180,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const report = () => void whereabouts(step, envelope).catch(() => undefined);
     if (control.isWatched(envelope) && step.gatherMs === undefined) report();
     const left = Math.min(step.timeoutMs, envelope.deadline - clock.now());
-    const notLate = deadlines.add(left, () => abort(new Error(`no result within ${left} ms`)));
+    const late = { end: () => abort(new Error(`no result within ${left} ms`)) };
+    const bucket = deadlines.add(left, late);
     try {
       return await new Promise<Verdict>((resolve, reject) => {
         abort = (why) => {
@@ -192,7 +193,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
         step.run!(envelope, toolsFor(envelope, signal)).then(resolve, reject);
       });
     } finally {
-      notLate();
+      deadlines.remove(bucket, late);
       running.delete(envelope.id);
     }
   }

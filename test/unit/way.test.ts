@@ -14,7 +14,7 @@ function linesOf(file: string, name: string): number {
   const lines = readFileSync(file, 'utf8').split('\n');
   const defines = (words: string) =>
     lines.findIndex((line) => new RegExp(`^\\s*(export |return )?(async )?(${words}) ${name}\\b`).test(line));
-  const start = [defines('function|interface'), defines('const')].find((index) => index !== -1);
+  const start = [defines('function|interface|class'), defines('const')].find((index) => index !== -1);
   if (start === undefined) throw new Error(`${file} does not define ${name}`);
   if (/^\s*(export )?const/.test(lines[start]!) && /;$/.test(lines[start]!)) return 1;
   const indent = /^\s*/.exec(lines[start]!)![0];

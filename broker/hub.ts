@@ -125,8 +125,10 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   /** Whatever comes to our return address is the outcome of the request that it names. */
   async function replied(delivery: Delivery): Promise<void> {
     if (delivery.correlationId === undefined) return bury(delivery, 'a reply without correlation_id');
-    // By our own exchange it came to the journal, too. What has waited for long is told again: see `freshMs`.
-    const journalled = delivery.exchange === names.replies && clock.now() - (delivery.timestamp ?? 0) * 1_000 < freshMs;
+    // By our own exchange it came to the journal, too. What has waited for long is told again: see `freshMs`; and what was given back,
+    // since another reply may have overtaken it meanwhile, which a rebuild could not know.
+    const isFirst = delivery.exchange === names.replies && !delivery.redelivered;
+    const journalled = isFirst && clock.now() - (delivery.timestamp ?? 0) * 1_000 < freshMs;
     failpoint('reply.before-settle');
     await settler.settle(delivery.correlationId, outcomeOf(delivery, clock.now()), journalled, leavesJournalOut(delivery));
     failpoint('reply.before-ack');

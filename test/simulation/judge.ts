@@ -59,6 +59,15 @@ export function contradictions(
   ];
 }
 
+/** What a rebuild would find decided is what people were told. */
+export const misjournalled = (seen: readonly Seen[], decided: ReadonlyMap<string, string>): readonly string[] =>
+  seen.flatMap((one) => {
+    const text = one.what === 'outcome' ? decided.get(one.id) : undefined;
+    return one.what !== 'outcome' || text === undefined || text === `${one.kind} ${one.body}`
+      ? []
+      : [`${one.id} is decided otherwise in the journal than somebody was told: ${text}`];
+  });
+
 /** One-way: an effect or a dead letter, never neither. */
 export const vanished = ({ sent }: Told, effects: readonly Effect[], dead: ReadonlySet<string>): readonly string[] =>
   sent

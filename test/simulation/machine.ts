@@ -391,7 +391,11 @@ export function openMachine(world: World, name: string, pid: number): Machine {
         // The broker learns of it at once, or when it misses the heartbeats.
         const connection = inner;
         inner = undefined;
-        scheduler.clock.after(random.chance(0.7) ? 0 : random.between(100, 10_000), () => void connection?.close());
+        world.dying++;
+        scheduler.clock.after(random.chance(0.7) ? 0 : random.between(100, 10_000), () => {
+          world.dying--;
+          void connection?.close();
+        });
       },
     };
   }

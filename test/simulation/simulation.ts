@@ -9,7 +9,7 @@ import type { Emit } from '../../broker/emit.js';
 import { openHub, openWorkers, type Hub, type Workers } from '../../broker/hub.js';
 import { broken, openHistory, type Effect, type Seen } from '../fault/history.js';
 import { openClients, type Open, type Question } from './clients.js';
-import { contradictions, uneven, vanished, type Told } from './judge.js';
+import { contradictions, misjournalled, uneven, vanished, type Told } from './judge.js';
 import { openMachine, type Machine } from './machine.js';
 import { flows, members, projectOf, retryDelays, stepNames, type Act, type Deeds } from './project.js';
 import { seeded } from './scheduler.js';
@@ -100,7 +100,7 @@ async function live(world: World): Promise<Verdict> {
     trace?.('world', 'every story is over');
     world.weather = calm;
     const isUp = () => hosts.every(({ isReady }) => isReady()) && foreigner.ports.transport.state() === 'connected';
-    while (pending > 0 || !isUp() || scheduler.elapsedMs() < loadMs + deadlineMs) await pause(clock, 100);
+    while (pending > 0 || world.dying > 0 || !isUp() || scheduler.elapsedMs() < loadMs + deadlineMs) await pause(clock, 100);
     const isBusy = () => [foreigner, ...hosts.map((host) => host.machine())].some((machine) => machine?.isBusy !== false);
     // Twice in a row: what is just on its way from a queue to somebody is in neither.
     for (let quiet = 0, since = scheduler.elapsedMs(); quiet < 2; await pause(clock, 500)) {
@@ -137,9 +137,7 @@ async function live(world: World): Promise<Verdict> {
     ...contradictions(seen, told, excused, isLossy),
     ...vanished(told, effects, dead),
     ...uneven(effects, members),
-    ...[...world.journal.decided].flatMap(([id, hashes]) =>
-      hashes.size > 1 ? [`the journal has ${hashes.size} decided outcomes of ${id}`] : [],
-    ),
+    ...misjournalled(seen, world.journal.decided),
     ...(isCalm ? [...unquiet(seen, effects), ...unanswered(seen, questions)] : []),
   ];
   return {

@@ -46,6 +46,8 @@ export interface World {
   /** Always connected: what programs of others, and messages that are on their way already, arrive by. */
   readonly wire: Transport;
   weather: Weather;
+  /** Processes whose death the broker has not noticed: it still believes that they work on what they have. */
+  dying: number;
   /** The whole service is away, or (broker) takes nothing. */
   readonly away: { store: boolean; broker: boolean; blocked: boolean };
   /** Every publish that arrives at the broker does so here. */
@@ -63,8 +65,8 @@ export interface Journalled {
   readonly told: ReadonlyMap<string, ReadonlySet<string>>;
   /** Requests whose record it has. */
   readonly recorded: ReadonlySet<string>;
-  /** By request: the outcomes that a hub has decided. */
-  readonly decided: ReadonlyMap<string, ReadonlySet<string>>;
+  /** By request: the outcome that a hub has decided, of several the first: a rebuild goes by that one. */
+  readonly decided: ReadonlyMap<string, string>;
 }
 
 export const start = Date.UTC(2026, 0, 1);
@@ -76,7 +78,7 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
   const broker = memoryBroker({ clock, soon });
   const wire = broker.connect();
   const told = new Map<string, Set<string>>();
-  const decided = new Map<string, Set<string>>();
+  const decided = new Map<string, string>();
   const recorded = new Set<string>();
   const note = (where: Map<string, Set<string>>, id: string, text: string) => {
     const texts = where.get(id);
@@ -94,7 +96,7 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
     const { kind, body } = outcomeOf(message, 0);
     const text = textOf(isNote ? String(message.headers?.['hub-outcome']) : kind, body);
     note(told, message.correlationId, text);
-    if (isNote) note(decided, message.correlationId, text);
+    if (isNote && !decided.has(message.correlationId)) decided.set(message.correlationId, text);
   }
 
   /** Appointments are with Redis, whoever keeps them: they may be kept twice, and are tried again. */
@@ -128,6 +130,7 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
       void later.start();
     },
     weather: calm,
+    dying: 0,
     away: { store: false, broker: false, blocked: false },
     arrive,
     journal: { told, decided, recorded },

@@ -3,7 +3,16 @@
  * or the caller learns within the confirm deadline what is known of it. Nothing is kept for later: who could not publish
  * is told at once.
  */
-import { type AmqpMessage, type Channel, type ConfirmChannel, isClosedChannel, type Options, type Session } from './amqp-connection.js';
+import {
+  type AmqpMessage,
+  type Channel,
+  closeChannel,
+  type ConfirmChannel,
+  isClosedChannel,
+  type Options,
+  type Session,
+} from './amqp-connection.js';
+import { systemClock } from './clock.js';
 import { type Address, type Headers, type HeaderValue, type Message, PublishError, type PublishOptions } from './transport.js';
 
 /** How much may be sent and unconfirmed at once, messages and bytes. */
@@ -12,6 +21,9 @@ const unconfirmedBytesLimit = 128 << 20;
 /** How long a message that cost us a channel is refused without asking the broker again: exchanges come, limits stay. */
 const missingMs = 1_000;
 const refusedMs = 60_000;
+
+/** How long a confirm channel that refuses something is kept before it is tried with a new one. */
+const renewMs = 1_000;
 
 /** A publish that waits for its confirm. In the order of publishing, which is the order of deadlines. */
 interface Pending {
@@ -52,6 +64,8 @@ export class AmqpPublisher {
   /** Volatile messages that wait in our memory for the socket to drain, and their bytes. */
   #overflow = 0;
   #overflowBytes = 0;
+  /** When the confirm channel was opened, or began to be. */
+  #openedAt = 0;
   /** When the broker confirmed last. */
   #confirmedAt = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -63,6 +77,18 @@ export class AmqpPublisher {
 
   /** Opens the channels on a new session. A lost confirm channel ends the session: that is one way to mend, not two. */
   async attach(session: Session): Promise<void> {
+    const use = await this.#openDurable(session);
+    await this.#openVolatile(session);
+    use();
+    this.#returned = [];
+    this.#unconfirmed = 0;
+    this.#unconfirmedBytes = 0;
+    this.#session = session;
+  }
+
+  /** Resolves with how to publish by it from then on. */
+  async #openDurable(session: Session): Promise<() => void> {
+    this.#openedAt = Date.now();
     const durable = await session.confirmChannel();
     let isOpen = true;
     let error: Error | undefined;
@@ -70,20 +96,36 @@ export class AmqpPublisher {
     // Before amqplib's own listener, which calls back every unconfirmed publish: those are lost, not refused.
     durable.prependListener('close', () => (isOpen = false));
     durable.on('close', () => {
-      if (this.#durable === durable) this.#durable = undefined;
+      // One that was renewed is closed when nothing waits for it any more.
+      if (this.#durable !== durable) return;
+      this.#durable = undefined;
       this.#lose(error);
       // Without an error of its own it went with its session.
       if (error !== undefined) session.fail(error);
     });
     durable.on('return', (message: AmqpMessage) => void this.#returned.push(message));
-    await this.#openVolatile(session);
-    if (!isOpen) throw error ?? new Error('publish channel closed');
-    this.#returned = [];
-    this.#unconfirmed = 0;
-    this.#unconfirmedBytes = 0;
-    this.#session = session;
-    this.#durable = durable;
-    this.#isOpen = () => isOpen;
+    return () => {
+      if (!isOpen) throw error ?? new Error('publish channel closed');
+      this.#durable = durable;
+      this.#isOpen = () => isOpen;
+    };
+  }
+
+  /**
+   * A channel keeps in mind where it found the leader of a quorum queue. One that looked while the leader's node was dying refuses
+   * every message for that queue until the node is back, when others have long gone on [RabbitMQ 3.10.8, tried with a plain client].
+   */
+  #renew(): void {
+    const session = this.#session;
+    const old = this.#durable;
+    if (session?.isOpen() !== true || old === undefined || Date.now() - this.#openedAt < renewMs) return;
+    this.#openDurable(session)
+      .then((use) => {
+        // Whatever it still owes is confirmed or late by then.
+        systemClock.after(this.#options.confirmMs, () => void closeChannel(old));
+        use();
+      })
+      .catch((error: Error) => session.fail(error));
   }
 
   publish(to: Address, message: Message, options: PublishOptions | undefined, refusal: string | undefined): Promise<void> {
@@ -151,9 +193,10 @@ export class AmqpPublisher {
     const isReturned = this.#returned.length > 0 && this.#takeReturn(pending);
     if (!this.#pending.delete(pending)) return;
     if (isReturned) pending.reject(unroutable(pending.to));
-    else if (isRefused)
+    else if (isRefused) {
       pending.reject(new PublishError('nacked', `RabbitMQ refused the message for "${pending.to.routingKey}": is a queue full?`));
-    else pending.resolve();
+      this.#renew();
+    } else pending.resolve();
     this.#checkDrained();
   }
 

@@ -43,7 +43,7 @@ export interface AdmissionOptions {
   readonly maxDelayMs: number;
 }
 
-/** Fewer than this many that wait are never too many. */
+/** Fewer than this many that wait, or that come in a second, are never too many: if the event loop is late, it is not for them. */
 const fewAre = 256;
 /** How long new requests are taken though there is too much: a burst, or a pause of the garbage collector. */
 const burstMs = 100;
@@ -58,6 +58,7 @@ const cycleMs = 50;
 export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admission {
   const queue = measuredQueue(clock);
   const controller = openController(clock, maxDelayMs, () => queue.delayMs());
+  const comeInASecond = countedPerSecond(clock);
   const quotas = new Map<string, Quota>();
 
   function overQuota({ name, limits }: Principal): Refusal | undefined {
@@ -74,7 +75,7 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
 
   return {
     busy() {
-      if (Math.random() >= controller.share()) return undefined;
+      if (comeInASecond() < fewAre || Math.random() >= controller.share()) return undefined;
       return {
         over: 'hub',
         detail: `this hub has more to do than it can: requests wait ${Math.round(controller.delayMs())} ms before they are under way`,
@@ -99,6 +100,18 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
       return queue.enter();
     },
     close: controller.close,
+  };
+}
+
+/** Counts each call; tells how many there were in the last second or in this one, whichever is more. */
+function countedPerSecond(clock: Clock): () => number {
+  let began = clock.now();
+  let [before, since] = [0, 0];
+  return () => {
+    const elapsedMs = clock.now() - began;
+    if (elapsedMs >= 1_000) [began, before, since] = [clock.now(), elapsedMs < 2_000 ? since : 0, 0];
+    since++;
+    return Math.max(before, since);
   };
 }
 

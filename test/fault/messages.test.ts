@@ -181,8 +181,9 @@ describe('when a message', () => {
       const told = await ask('legacy', 't', more, [hub]);
       expect(textOf(told)).toBe('reply first');
       await eventually(async () => expect((await notes(told.id, 'late')).map(({ headers }) => headers['hub-outcome'])).toEqual(['reply']));
+      // What counts may be told again beside what is late, never anything else.
       const outcomes = await notes(told.id, 'outcome');
-      expect(outcomes.map(({ body }) => body.toString())).toEqual(['first']);
+      expect(new Set(outcomes.map(({ body }) => body.toString()))).toEqual(new Set(['first']));
       await legacy.close();
     });
 
@@ -200,7 +201,7 @@ describe('when a message', () => {
       expect(textOf(told)).toMatch(/^timeout /);
       answerNow();
       await eventually(async () => expect((await notes(told.id, 'late')).length).toBe(1));
-      expect((await notes(told.id, 'outcome')).map(({ headers }) => headers['hub-outcome'])).toEqual(['timeout']);
+      expect(new Set((await notes(told.id, 'outcome')).map(({ headers }) => headers['hub-outcome']))).toEqual(new Set(['timeout']));
       await read(hub, told.id, 't');
       expect(broken(history.seen, effects, { withinMs: 10_000 })).toEqual([]);
       await legacy.close();
@@ -212,16 +213,17 @@ describe('when a message', () => {
       // The journal takes longer than the hold.
       const { journal } = hub.hub.names;
       let written = false;
+      const holdMs = 100;
+      const began = performance.now();
       change(hub.ports.transport, (publish) => async (to, message, options) => {
         await publish(to, message, options);
         if (to.routingKey !== journal || message.headers?.['hub-note'] !== 'outcome') return;
-        await eventually(async () => expect(await hub.ports.store.get(message.correlationId!)).toBeDefined());
-        await new Promise((resolve) => setImmediate(resolve));
+        await eventually(() => expect(performance.now() - began).toBeGreaterThan(2 * holdMs));
         written = true;
       });
-      const first = await hub.ask('legacy', { token: 't' }, { waitMs: 100 });
-      expect(first.kind).toBe('accepted');
-      expect(textOf(await hub.gateway.collect(first.id, anonymous, 5_000))).toBe('reply in time');
+      // Whoever holds hears it when the journal has it, a little after the hold.
+      const first = await hub.ask('legacy', { token: 't' }, { waitMs: holdMs });
+      expect(textOf(first)).toBe('reply in time');
       expect(written).toBe(true);
       expect((await notes(first.id, 'late')).length).toBe(0);
       await legacy.close();

@@ -61,7 +61,7 @@ function noted(entry: Delivery, note: string): TraceLine {
   const at = Number(entry.headers['hub-note-at'] ?? 0);
   const texts: Readonly<Record<string, string>> = {
     recorded: 'the hold is over: 202, from here on there is a record',
-    outcome: `outcome decided by a hub: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
+    outcome: `the outcome is on record: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
     done: 'one-way: the slip is done',
     carried: 'still pending: its record is told to the journal again',
     forwarded: "the answer is in the requestor's own queue",

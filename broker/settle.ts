@@ -52,6 +52,8 @@ export function openSettler(options: SettlerOptions): Settler {
   const { store, journal, correlator, control, transport, leftOut, clock, emit, stopping } = options;
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
+  /** Requests with record whose outcome the store is being told. */
+  const settling = new Set<string>();
 
   async function idle(requestId: string): Promise<void> {
     for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
@@ -95,7 +97,12 @@ export function openSettler(options: SettlerOptions): Settler {
 
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
     failpoint('settle.before-store');
-    const settled = await store.settle(requestId, outcome, journalled || isLeftOut);
+    // Another reply to it, which came first, is being settled and may be overtaken: a rebuild would find that one first.
+    const isOvertaking = settling.has(requestId);
+    settling.add(requestId);
+    const settled = await store
+      .settle(requestId, outcome, (journalled && !isOvertaking) || isLeftOut)
+      .finally(() => isOvertaking || settling.delete(requestId));
     failpoint('settle.after-store');
     if (settled === 'won' || settled === 'same') await complete(requestId, outcome);
     if (settled !== 'won' && !isLeftOut) await notCounted(requestId, outcome, settled);

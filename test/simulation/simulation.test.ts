@@ -38,9 +38,7 @@ const mutants: Readonly<Record<string, Mutant>> = {
   },
   'acknowledges before it has published': {
     file: 'runner',
-    change: {
-      'await patiently(() => send(one));': 'void patiently(() => send(one)).catch(() => undefined);',
-    },
+    change: { 'await patiently(() => send(one));': 'void patiently(() => send(one)).catch(() => undefined);' },
   },
   'publishes before it expects': {
     file: 'requests',

@@ -9,6 +9,7 @@ import type { Adapter, Callee, Open } from './broker/adapter.js';
 import { followingClock, systemClock } from './broker/clock.js';
 import type { Emit } from './broker/emit.js';
 import { checkFlows } from './broker/flow.js';
+import { messageOf } from './broker/fault.js';
 import { openHub, openWorkers, type Hub, type Ports, type Workers } from './broker/hub.js';
 import { openJournal, type Journal } from './broker/journal.js';
 import { bullmqLater } from './broker/later-bullmq.js';
@@ -18,10 +19,10 @@ import { openMetrics } from './broker/metrics.js';
 import { foreign, worker, type Step } from './broker/step.js';
 import { memoryState } from './broker/store-memory.js';
 import { redisStore } from './broker/store-redis.js';
-import { namesIn, type Names } from './broker/topology.js';
+import { namesIn, topologyOf, type Names } from './broker/topology.js';
 import { amqpTransport } from './broker/transport-amqp.js';
 import { memoryBroker } from './broker/transport-memory.js';
-import type { Transport } from './broker/transport.js';
+import type { Topology, Transport } from './broker/transport.js';
 import { version } from './broker/version.js';
 import { checkCallSettings, ConfigError, loadProject, type Project } from './config/project.js';
 import { loadSteps } from './workers/index.js';
@@ -264,4 +265,57 @@ export async function withBroker<T>(options: StartOptions, use: (broker: Broker)
   } finally {
     await transport.close();
   }
+}
+
+/** One thing that a hub of a project needs of its services, and why it would not start for it. */
+export interface Examined {
+  readonly name: string;
+  readonly problem?: string;
+}
+
+/** Looks for all that a start would refuse, instead of the first. Exchanges and queues that are missing in RabbitMQ are declared, as a start does. */
+export async function examine(options: StartOptions): Promise<readonly Examined[]> {
+  const { project, steps } = await load(options);
+  const { settings } = project;
+  const { exchanges, queues } = topologyOf({
+    names: namesIn(settings.namespace),
+    flows: project.flows,
+    steps: new Map(steps.map((step) => [step.name, step])),
+    hub: settings.name,
+    journalMaxAge: settings.journal.maxAge,
+  });
+  const examined = async (name: string, work: () => Promise<void>): Promise<readonly Examined[]> => {
+    try {
+      await work();
+      return [{ name }];
+    } catch (error) {
+      return [{ name, problem: messageOf(error) }];
+    }
+  };
+  const rabbitmq = async (): Promise<readonly Examined[]> => {
+    const problems: Examined[] = [];
+    const connected = await examined('RabbitMQ', async () => {
+      const transport = await amqpTransport({ url: settings.rabbitmq.url, name: 'doctor' });
+      const none: Topology = { exchanges: [], queues: [], bindings: [] };
+      const pieces = [
+        ...exchanges.map((exchange) => ({ ...none, exchanges: [exchange] })),
+        ...queues.map((queue) => ({ ...none, queues: [queue] })),
+      ];
+      try {
+        for (const piece of pieces) {
+          const [name = ''] = [...piece.exchanges, ...piece.queues].map((each) => each.name);
+          problems.push(...(await examined(name, () => transport.declare(piece))).filter(({ problem }) => problem !== undefined));
+        }
+      } finally {
+        await transport.close();
+      }
+    });
+    return [...connected, ...problems];
+  };
+  const redis = () =>
+    examined('Redis', async () => {
+      const store = await redisStore({ url: settings.redis.url, namespace: settings.namespace, retentionMs: settings.retention });
+      await store.close();
+    });
+  return (await Promise.all([rabbitmq(), redis()])).flat();
 }

@@ -10,7 +10,7 @@ import { ConfigError } from '../config/project.js';
 import { adapters, load, start, withBroker, type Role } from '../main.js';
 import { deadLetters, replay } from './dead.js';
 import { dev } from './dev.js';
-import { doctor } from './doctor.js';
+import { doctor, doctorOf } from './doctor.js';
 import { reference } from './reference.js';
 import { runUntilStopped } from './run.js';
 import { storyOf } from './trace.js';
@@ -29,7 +29,7 @@ const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
   answerback replay <step> [folder]  sends the dead letters of a step on their way again
   answerback key                     makes an API key and the line for hub.yaml
   answerback reference               settings, adapters and fault codes as Markdown
-  answerback doctor                  what is missing on this machine, and the command that mends it
+  answerback doctor [folder]         what is missing on this machine, or in the services of a project, and the command that mends it
 
 A project is a folder with hub.yaml and workers/; default is this folder.
 `;
@@ -150,8 +150,8 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
   async reference() {
     print(reference(adapters));
   },
-  async doctor() {
-    const rows = await doctor();
+  async doctor([folder]) {
+    const rows = folder === undefined ? await doctor() : await doctorOf(folder);
     table(rows.map(({ name, ok, found, mend }) => [ok ? '✔' : '✖', name, found, ok ? '' : mend]));
     if (rows.some(({ ok, needed }) => !ok && needed)) process.exitCode = 1;
   },

@@ -1,4 +1,6 @@
-/** What is there on this machine, and what mends what is missing. */
+/** What is there on this machine, or in the services of a project, and what mends what is missing. */
+import { examine } from '../main.js';
+
 export interface Finding {
   readonly name: string;
   readonly ok: boolean;
@@ -15,3 +17,13 @@ export async function doctor(): Promise<readonly Finding[]> {
   };
   return (await whatIsThere()).map((row) => ({ ...row, needed: /node/i.test(row.name) }));
 }
+
+/** Of the services of a project: what would keep a hub from starting. The problem says the command that mends it. */
+export const doctorOf = async (folder: string): Promise<readonly Finding[]> =>
+  (await examine({ folder })).map(({ name, problem }) => ({
+    name,
+    ok: problem === undefined,
+    found: problem === undefined ? 'answers' : 'of no use',
+    mend: problem ?? '',
+    needed: true,
+  }));

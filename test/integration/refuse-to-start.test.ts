@@ -85,9 +85,12 @@ describe('a hub refuses to start', () => {
     await connection.close();
   }
 
-  it('where streams are switched off, a worker too; it starts when the command that it prints was run', async () => {
+  it('where streams are switched off, a worker too, and the doctor says it; it starts when the command that it prints was run', async () => {
     await inScenario({ rabbitmq: broker.url }, async (scenario) => {
       const roles = ['hub', 'worker'] as const;
+      const found = await refusal('doctor', where(scenario, broker.url));
+      expect(found.said).toContain(`streams are switched off there; to mend it, rabbitmqctl enable_feature_flag stream_queue`);
+      expect([found.code, found.said.split('✖').length - 1]).toEqual([1, 1]);
       for (const { code, said } of await Promise.all(roles.map((role) => refusal(role, where(scenario, broker.url))))) {
         expect(said).toContain(`RabbitMQ refuses queue ${scenario.names.journal}: streams are switched off there`);
         expect([commandIn(said), code]).toEqual(['rabbitmqctl enable_feature_flag stream_queue', 1]);

@@ -14,11 +14,11 @@ import { didYouMean, isJournalled, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
-import type { Claim, NewRecord, Outcome, RequestRecord } from './store.js';
+import { StoreError, type Claim, type NewRecord, type Outcome, type RequestRecord } from './store.js';
 import { workAddress } from './topology.js';
 import { PublishError } from './transport.js';
 import { openWaiting, reachable } from './waiting.js';
-import { recordHeader } from './wire.js';
+import { recordHeader, recordIn } from './wire.js';
 
 /** A publish that is not known to have reached the broker may be repeated after this long. */
 const unpublishedMs = 6_000;
@@ -57,7 +57,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const began = clock.now();
     const wait = correlator.expect(id, !recorded, envelope.journal); // expect, then publish: the reply may be faster than the confirm
     try {
-      await enterRecorded(recorded ? withRecord(envelope, recordOf(envelope, ask)) : envelope, true);
+      await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);
       const life = Math.min(waitMs, deadline - clock.now());
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
@@ -71,16 +71,29 @@ export function openRequests(options: GatewayOptions): Requests {
   }
 
   /** `isFirst`: nobody has tried before. After an earlier try, which may have arrived, a refusal of this one proves nothing. */
-  async function enterRecorded(envelope: Envelope, isFirst: boolean): Promise<void> {
+  async function enterRecorded(envelope: Envelope, record: NewRecord | undefined, isFirst: boolean): Promise<void> {
     try {
-      await enter(envelope, isFirst);
+      await enter(record === undefined ? envelope : withRecord(envelope, record), isFirst);
     } catch (error) {
       failpoint('accept.before-discard');
       if (envelope.recorded && isFault(error) && error.reason !== 'unknown') await store.discard(envelope.requestId).catch(() => undefined);
       throw error;
     }
     // Not awaited by the requestor: if it is lost, a repeat of the request publishes the same message again.
-    if (envelope.recorded) void store.report(envelope.requestId, { published: true }).catch(() => undefined);
+    if (record !== undefined) void entered(record);
+  }
+
+  /** The broker has the request. A store that was lost and rebuilt since it was recorded cannot know of it: then it is told again. */
+  async function entered(record: NewRecord): Promise<void> {
+    while (!options.stopping.aborted) {
+      try {
+        if (!(await store.report(record.id, { published: true }))) await store.create({ ...toldAgain(record), published: true });
+        return;
+      } catch (error) {
+        if (!(error instanceof StoreError && error.reason === 'incomplete')) return;
+        await pause(clock, 500, options.stopping);
+      }
+    }
   }
 
   /** Hands a request to the broker, once. The Fault says whether it may have arrived all the same. */
@@ -139,25 +152,11 @@ export function openRequests(options: GatewayOptions): Requests {
     // Without RabbitMQ the record alone must do; the journal is told as soon as it can be.
     const carriedAt = envelope.journal ? await noteRecorded(record) : undefined;
     const giveUpAt = clock.now() + noPlaceMs;
-    /** `undefined`: it was tried, and is not known. */
-    let isKept: boolean | undefined = false;
-    while (wait.caught === undefined || isKept === undefined) {
-      isKept = undefined;
-      try {
-        failpoint('detach.before-record');
-        await store.create({ ...record, ...(carriedAt === undefined ? {} : { carriedAt }) });
-        failpoint('detach.after-record');
-        isKept = true;
-        break;
-      } catch (cause) {
-        if (clock.now() >= giveUpAt) throw noPlace(id, cause);
-        await (wait.caught === undefined ? wait.within(500) : pause(clock, 500));
-      }
-    }
+    const isKept = await makeRecord({ ...record, ...(carriedAt === undefined ? {} : { carriedAt }) }, wait, giveUpAt);
     await settler.idle(id);
     if (wait.caught !== undefined) {
       wait.close();
-      const kept = await keepCaught(wait.caught, record, isKept === true, envelope.journal, giveUpAt);
+      const kept = await keepCaught(wait.caught, record, isKept, envelope.journal, giveUpAt);
       return kept ? { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false } : accepted(id, heldMs, false);
     }
     if (carriedAt === 0) void tellJournal(record);
@@ -165,6 +164,23 @@ export function openRequests(options: GatewayOptions): Requests {
     await control.watch(id);
     emit('request.detached', { requestId: id, flow: envelope.flow, heldMs });
     return accepted(id, heldMs, false, knownOf(envelope, ask));
+  }
+
+  /** Makes the record of a request whose hold is over; false: its outcome came first, and nothing was tried. */
+  async function makeRecord(record: NewRecord, wait: Wait, giveUpAt: number): Promise<boolean> {
+    for (let tries = 0; wait.caught === undefined || tries > 0; tries++) {
+      try {
+        failpoint('detach.before-record');
+        await store.create(record);
+        failpoint('detach.after-record');
+        return true;
+      } catch (cause) {
+        // From now on it is not known whether there is one.
+        if (clock.now() >= giveUpAt) throw noPlace(record.id, cause);
+        await (wait.caught === undefined ? wait.within(500) : pause(clock, 500));
+      }
+    }
+    return false;
   }
 
   /**
@@ -216,7 +232,7 @@ export function openRequests(options: GatewayOptions): Requests {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
       failpoint('accept.before-repeat');
-      await enterRecorded(withRecord({ ...envelope, id, requestId: id, deadline: found.deadline }, found), false);
+      await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline }, found, false);
       return true;
     };
     try {
@@ -248,7 +264,7 @@ export function openRequests(options: GatewayOptions): Requests {
       if (created.result === 'exists' && (await sentBefore(created.record))) return created.record.id;
       // Whoever asked first may have died before the broker had it: the same message again does no harm.
       const first = created.result === 'exists' ? created.record : record;
-      await enterRecorded(withRecord({ ...envelope, id: first.id, requestId: first.id }, first), created.result === 'created');
+      await enterRecorded({ ...envelope, id: first.id, requestId: first.id }, first, created.result === 'created');
       failpoint('send.before-done');
       await reachable(store.settle(first.id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
       return first.id;
@@ -337,6 +353,10 @@ const noPlace = (id: string, cause: unknown): Fault =>
     `request ${id} is under way, but there is no place to keep its answer now: Redis or RabbitMQ is away. Send it again with the same Idempotency-Key`,
     { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
   );
+
+/** A record as the journal would tell it: without what became of it. */
+const toldAgain = (record: NewRecord): NewRecord =>
+  recordIn({ body: Buffer.alloc(0), correlationId: record.id, headers: recordHeader(record) }) ?? record;
 
 /** The first message of a recorded request tells the journal of the record. */
 const withRecord = (envelope: Envelope, record: NewRecord): Envelope =>

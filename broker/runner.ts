@@ -201,7 +201,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   /** Tells the record where the request is: at this step, or, when this is one of several parts, who of them is silent. */
   async function whereabouts(step: Step, { requestId, attempt, groups: [group] }: Envelope): Promise<void> {
     const event = { name: 'step', data: { step: step.name, attempt } } as const;
-    if (group === undefined) return store.report(requestId, { state: 'running', step: step.name, attempt, waitingOn: null }, event);
+    if (group === undefined)
+      return void (await store.report(requestId, { state: 'running', step: step.name, attempt, waitingOn: null }, event));
     const { members, parts } = await store.group(group.id);
     const silent = members.filter((_, index) => !parts.some((part) => part.index === index));
     await store.report(requestId, { state: 'waiting', step: group.at, waitingOn: `parts: ${silent.join(', ')}` }, event);
@@ -224,7 +225,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       late: async (late) => {
         if (late.journal) await journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' });
       },
-      report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve()),
+      report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve(false)),
       progress: throttled(clock, (progress) => {
         if (!control.isWatched(envelope)) return;
         const event =

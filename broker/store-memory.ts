@@ -153,9 +153,10 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     id: string,
     { published, state, waitingOn, ...rest }: Report,
     event: Pick<RequestEvent, 'name' | 'data'> | undefined,
-  ): void {
+  ): boolean {
     const kept = live(requests, id);
-    if (kept === undefined || kept.record.outcome !== undefined) return;
+    if (kept?.record.outcome !== undefined) return true;
+    if (kept === undefined) return false;
     const { record } = kept;
     if (published === true) record.published = true;
     for (const [name, value] of Object.entries(rest)) if (value !== undefined) Object.assign(record, { [name]: value });
@@ -168,6 +169,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     }
     if (event !== undefined) append(kept, event.name, event.data);
     wake(id);
+    return true;
   }
 
   function settle(id: string, outcome: Outcome, shown: boolean): Settled {

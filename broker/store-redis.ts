@@ -101,7 +101,14 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         const clear = waitingOn === null || (state === 'running' && waitingOn === undefined);
         const stateData = { state, ...(typeof waitingOn === 'string' ? { waitingOn } : {}) };
         const eventArgs = event === undefined ? ['', ''] : [event.name, JSON.stringify(event.data)];
-        await runOn(id, 'report', [state, JSON.stringify(stateData), clear ? '1' : '', ...eventArgs, ...reportFields(report)]);
+        const found = await runOn(id, 'report', [
+          state,
+          JSON.stringify(stateData),
+          clear ? '1' : '',
+          ...eventArgs,
+          ...reportFields(report),
+        ]);
+        return Number(found) === 1;
       },
       async discard(id: string) {
         await runOn(id, 'discard');

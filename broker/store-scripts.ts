@@ -129,7 +129,8 @@ if redis.call('DEL', record, events) > 0 then wake() end
 const report = `${request}
 local state, clear, name = ARGV[3], ARGV[5], ARGV[6]
 local has = redis.call('HMGET', record, 'state', 'kind')
-if not has[1] or has[2] then return end
+if not has[1] then return 0 end
+if has[2] then return 1 end
 redis.call('HSET', record, 'upd', now(), unpack(ARGV, 8))
 if clear == '1' then redis.call('HDEL', record, 'wait') end
 if state ~= '' and state ~= has[1] then
@@ -138,6 +139,7 @@ if state ~= '' and state ~= has[1] then
 end
 if name ~= '' then append(name, ARGV[7]) end
 wake()
+return 1
 `;
 
 /** ARGV: retention, '1' to show it at once, kind, digest of the body, then fields of the outcome. */

@@ -204,8 +204,8 @@ export interface Store {
   get(id: string): Promise<RequestRecord | undefined>;
   /** Takes back a `create` whose request certainly never reached the broker; frees its key. Not after an outcome. */
   discard(id: string): Promise<void>;
-  /** Notes where the request is; `event` is appended for watchers. No-op without record or after the outcome. */
-  report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<void>;
+  /** Notes where the request is; `event` is appended for watchers. No-op without record (then false) or after the outcome. */
+  report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<boolean>;
   /**
    * First wins. With `shown: false` nobody sees it until `show`; nor with `true`, if the record was made after the request or is
    * older than an hour: then the journal must be told the record with the outcome. Removes the deadline; arms the retention.

@@ -61,7 +61,9 @@ export function openWaiting({
   }
 
   async function accepted(id: string, heldMs: number, replayed: boolean, known?: RequestRecord): Promise<Answer> {
-    const record = await reachable(known === undefined ? store.get(id) : store.get(id).catch(() => known));
+    const record = await reachable(
+      known === undefined ? store.get(id) : store.get(id).catch((error: unknown) => knownUnlessLost(known, error)),
+    );
     if (record?.shown === true && record.outcome !== undefined) return { kind: 'outcome', id, outcome: record.outcome, heldMs, replayed };
     if (record === undefined)
       throw new Fault('unavailable', `request ${id} is no longer known here`, { reason: 'unknown', retryAfterMs: 1_000 });
@@ -86,6 +88,16 @@ export async function reachable<T>(operation: Promise<T>): Promise<T> {
       });
     throw new Fault('unavailable', 'Redis, where the state of requests is kept, is away', { cause, reason: 'store', retryAfterMs: 2_000 });
   }
+}
+
+/** A store that is away has the record still. One that was lost may not have it again at once: no promise yet. */
+function knownUnlessLost(known: RequestRecord, error: unknown): RequestRecord {
+  if (!(error instanceof StoreError && error.reason === 'incomplete')) return known;
+  throw new Fault(
+    'unavailable',
+    `request ${known.id} is under way, but the state of requests is being rebuilt: send it again with the same Idempotency-Key`,
+    { cause: error, reason: 'unknown', requestId: known.id, retryAfterMs: 2_000 },
+  );
 }
 
 /** What everybody hears while the state is rebuilt. */

@@ -63,7 +63,8 @@ describe('Prefer (RFC 7240)', () => {
       '"'.repeat(16_001),
     ])
       readPrefer(nasty);
-    expect(performance.now() - began).toBeLessThan(1_000);
+    // Milliseconds; what is quadratic would take minutes. The machine may be busy.
+    expect(performance.now() - began).toBeLessThan(10_000);
   });
 
   it('holds as long as asked, at most as long as the flow allows, and not at all for respond-async alone', () => {

@@ -76,7 +76,8 @@ const gathered = (answers: readonly Answer<Body>[], manifest: Manifest) => {
 };
 
 export const spread = worker<Body>({ name: 'spread', handle: (body) => split(members.map((name) => ({ body, name }))) });
-export const gather = aggregator<Body>({ name: 'gather', combine: gathered });
+// Longer than any outage of a test: it is not about groups that end by time.
+export const gather = aggregator<Body>({ name: 'gather', timeout: '40s', combine: gathered });
 export const spreadPartly = worker<Body>({
   name: 'spread.partly',
   handle: (body) => split(members.map((name) => ({ body, name, steps: [name === 'c' ? 'silent' : 'part'] }))),

@@ -15,7 +15,7 @@ import { recordHeader } from './wire.js';
 
 const everyMs = 500;
 const leaseMs = 3_000;
-const owedMs = 10_000;
+const owedMs = 4_000;
 const atOnce = 200;
 const carryEveryMs = 3_600_000;
 /** A rebuild reads a day of the journal (`rebuild.ts`). */

@@ -92,7 +92,7 @@ const clientsAtOnce = 6;
 
 export const failpoints: Trial = {
   name: 'failpoint',
-  sizes: ['quick', 'normal', 'long'],
+  sizes: ['normal', 'long'],
   async run(context) {
     // The quick size takes every fourth of them, others for other seeds.
     const meant = failpointNames.filter((_, n) => context.size !== 'quick' || n % 4 === context.seed % 4);

@@ -56,7 +56,7 @@ const onTheWay = (which: 'RabbitMQ' | 'Redis'): Trial => ({
 /** RabbitMQ closes channels and connections by itself. */
 const channels: Trial = {
   name: 'channels and connections are closed by the broker',
-  sizes: ['quick', 'normal', 'long'],
+  sizes: ['normal', 'long'],
   async run(context) {
     const broker = await ownRabbitmq();
     try {

@@ -76,7 +76,7 @@ const standing: Trial = {
 
 const clocks: Trial = {
   name: 'the clock of a hub jumps by an hour',
-  sizes: ['quick', 'normal', 'long'],
+  sizes: ['normal', 'long'],
   run: (context) =>
     underLoad(
       'the clock of a hub jumps by an hour',

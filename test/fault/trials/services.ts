@@ -33,7 +33,7 @@ const refusals = ({ history }: Scenario, why: string, since: number) =>
 /** RabbitMQ blocks whoever publishes, as with too little memory or disk. */
 const alarm = (name: string, raise: readonly string[], clear: readonly string[]): Trial => ({
   name,
-  sizes: ['quick', 'normal', 'long'],
+  sizes: ['normal', 'long'],
   run: (context) =>
     withRabbitmq((broker) =>
       underLoad(name, context, { rabbitmq: broker.url }, async ({ scenario }) => {
@@ -55,7 +55,7 @@ const alarm = (name: string, raise: readonly string[], clear: readonly string[])
 /** A service dies, and stays away for a while. */
 const away = (which: 'RabbitMQ' | 'Redis'): Trial => ({
   name: `${which} is away`,
-  sizes: ['quick', 'normal', 'long'],
+  sizes: which === 'Redis' ? ['quick', 'normal', 'long'] : ['normal', 'long'],
   run: (context) =>
     (which === 'RabbitMQ' ? withRabbitmq<Awaited<ReturnType<typeof underLoad>>> : withRedis<Awaited<ReturnType<typeof underLoad>>>)(
       (service) =>

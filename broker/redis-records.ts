@@ -1,0 +1,133 @@
+/** Records, events and groups as Redis keeps them: short fields of hashes. */
+import { createHash } from 'node:crypto';
+import type {
+  GroupState,
+  NewRecord,
+  Outcome,
+  OutcomeKind,
+  Part,
+  Progress,
+  Report,
+  RequestEvent,
+  RequestRecord,
+  RequestState,
+} from './store.js';
+
+export type Hash = Readonly<Record<string, Buffer | undefined>>;
+
+export const digestOf = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('base64url');
+export const atLeastOne = (ms: number): number => Math.max(1, Math.ceil(ms));
+export const texts = (reply: unknown): string[] => (reply as Buffer[]).map((text) => text.toString());
+
+export function hashOf(pairs: readonly Buffer[]): Hash {
+  const hash: Record<string, Buffer> = Object.create(null) as Record<string, Buffer>;
+  for (let at = 0; at + 1 < pairs.length; at += 2) hash[String(pairs[at])] = pairs[at + 1] as Buffer;
+  return hash;
+}
+
+/** Names and values, without those that are undefined. */
+export function fieldsOf(values: Readonly<Record<string, string | number | Buffer | undefined>>): (string | number | Buffer)[] {
+  return Object.entries(values).flatMap(([name, value]) => (value === undefined ? [] : [name, value]));
+}
+
+export const recordFields = (record: NewRecord) =>
+  fieldsOf({
+    flow: record.flow,
+    state: record.state,
+    at: record.acceptedAt,
+    due: Math.round(record.deadline),
+    pub: record.published ? 1 : undefined,
+    who: record.principal,
+    key: record.key,
+    fwdq: record.forward?.queue,
+    fwdc: record.forward?.correlationId,
+    claim: record.claim?.scope,
+    print: record.claim?.fingerprint,
+    det: record.detached === true ? 1 : undefined,
+    carr: record.carriedAt,
+  });
+
+export const reportFields = (report: Report) =>
+  fieldsOf({
+    pub: report.published === true ? 1 : undefined,
+    step: report.step,
+    try: report.attempt,
+    wait: report.waitingOn ?? undefined,
+    prog: report.progress === undefined ? undefined : JSON.stringify(report.progress),
+  });
+
+export const outcomeFields = (outcome: Outcome) =>
+  fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, oat: outcome.at });
+
+export function readRecord(id: string, hash: Hash): RequestRecord {
+  const text = (name: string) => hash[name]?.toString();
+  return {
+    id,
+    flow: text('flow') ?? '',
+    state: (text('state') ?? 'accepted') as RequestState,
+    acceptedAt: Number(text('at')),
+    updatedAt: Number(text('upd')),
+    deadline: Number(text('due')),
+    published: hash['pub'] !== undefined,
+    shown: hash['shown'] !== undefined,
+    ...given('principal', text('who')),
+    ...given('key', text('key')),
+    ...given('step', text('step')),
+    ...given('attempt', hash['try'] && Number(text('try'))),
+    ...given('waitingOn', text('wait')),
+    ...given('progress', hash['prog'] && (JSON.parse(hash['prog'].toString()) as Progress)),
+    ...given('forward', hash['fwdq'] && { queue: hash['fwdq'].toString(), ...given('correlationId', text('fwdc')) }),
+    ...given('forwarded', hash['fwdd'] && true),
+    ...given('claim', hash['claim'] && { scope: hash['claim'].toString(), fingerprint: text('print') ?? '' }),
+    ...given('detached', hash['det'] && true),
+    ...given('carriedAt', hash['carr'] && Number(text('carr'))),
+    ...given('outcome', readOutcome(hash)),
+  };
+}
+
+function readOutcome(hash: Hash): Outcome | undefined {
+  const { kind, body, type, enc, oat } = hash;
+  if (kind === undefined || body === undefined) return undefined;
+  return {
+    kind: kind.toString() as OutcomeKind,
+    body,
+    contentType: String(type),
+    at: Number(oat),
+    ...given('contentEncoding', enc?.toString()),
+  };
+}
+
+/** `{ name: value }`, or nothing: an optional property is absent, never undefined. */
+export function given<Name extends string, Value>(name: Name, value: Value | undefined): { [N in Name]?: Value } {
+  return value === undefined ? {} : ({ [name]: value } as { [N in Name]: Value });
+}
+
+export function readEvent(line: string, sequence: number): RequestEvent {
+  const [, at, name, data] = /^(\d+) (\S+) (.*)$/s.exec(line) ?? [];
+  return { sequence, at: Number(at), name: name as RequestEvent['name'], data: JSON.parse(data ?? '{}') as RequestEvent['data'] };
+}
+
+export const readGroup = (reply: unknown): GroupState => groupOf(hashOf(reply as Buffer[]));
+
+export function groupOf(hash: Hash): GroupState {
+  const { state, members, due, touched, reason } = hash;
+  if (state === undefined) return { state: 'unknown', parts: [], members: [], deadline: 0, touchedAt: 0 };
+  return {
+    state: state.toString() as GroupState['state'],
+    parts: partsOf(hash),
+    members: JSON.parse(String(members)) as string[],
+    deadline: Number(due),
+    touchedAt: Number(touched),
+    ...given('reason', reason?.toString()),
+  };
+}
+
+function partsOf(hash: Hash): Part[] {
+  const parts = Object.keys(hash).flatMap((field) => {
+    const index = /^m(\d+)$/.exec(field)?.[1];
+    if (index === undefined) return [];
+    const meta = JSON.parse(String(hash[field])) as Omit<Part, 'index' | 'body'>;
+    return [{ index: Number(index), ...meta, body: hash[`b${index}`] ?? Buffer.alloc(0) }];
+  });
+  return parts.sort((a, b) => a.index - b.index);
+}

@@ -1,7 +1,10 @@
 /** Records, events and groups as Redis keeps them: short fields of hashes. */
 import { createHash } from 'node:crypto';
+import type { Message } from './transport.js';
 import type {
+  Dossier,
   GroupState,
+  Listed,
   NewRecord,
   Outcome,
   OutcomeKind,
@@ -130,4 +133,33 @@ function partsOf(hash: Hash): Part[] {
     return [{ index: Number(index), ...meta, body: hash[`b${index}`] ?? Buffer.alloc(0) }];
   });
   return parts.sort((a, b) => a.index - b.index);
+}
+
+export const nameOf = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>): string => `${kind}/${id}`;
+
+export function dossierFields({ requestId, step, data, message: { body, ...properties } }: Dossier) {
+  return fieldsOf({ req: requestId, step, data: JSON.stringify(data), props: JSON.stringify(properties), body });
+}
+
+export function readDossier(name: string, hash: Hash): Dossier {
+  const text = (field: string) => String(hash[field] ?? '');
+  return {
+    ...readListed(name, ['v', 'open', 'req', 'step', 'data', 'wake'].map(text)),
+    message: { ...(JSON.parse(text('props')) as Omit<Message, 'body'>), body: hash['body'] ?? Buffer.alloc(0) },
+    index: JSON.parse(text('idx')) as Dossier['index'],
+  };
+}
+
+export function readListed(name: string, [version, open, requestId, step, data, wakeAt]: readonly string[]): Listed {
+  const slash = name.indexOf('/');
+  return {
+    kind: name.slice(0, slash),
+    id: name.slice(slash + 1),
+    requestId: requestId ?? '',
+    step: step ?? '',
+    version: Number(version),
+    isOpen: open === '1',
+    data: JSON.parse(data ?? 'null') as unknown,
+    ...given('wakeAt', wakeAt ? Number(wakeAt) : undefined),
+  };
 }

@@ -8,6 +8,7 @@ import {
   stateOf,
   StoreError,
   type Created,
+  type Dossier,
   type Group,
   type GroupState,
   type NewRecord,
@@ -20,6 +21,7 @@ import {
   type Settled,
   type Store,
 } from './store.js';
+import { memoryDossiers } from './store-memory-dossiers.js';
 import type { Message } from './transport.js';
 
 export interface MemoryStoreOptions {
@@ -92,6 +94,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
   }
 
   const wake = (id: string) => soon(() => watchers.forEach((watcher) => watcher(id)));
+  const dossiers = memoryDossiers(clock, retentionMs, wake);
 
   function append(kept: Kept, name: RequestEvent['name'], data: RequestEvent['data']): void {
     const last = kept.events.at(-1);
@@ -213,6 +216,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
 
   function lose(): void {
     for (const map of [requests, claims, groups, topics, parked, leases]) map.clear();
+    dossiers.clear();
     complete = false;
     position = undefined;
   }
@@ -226,8 +230,10 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       parked: [...parked],
       position,
     };
+    const dossiersAgain = dossiers.copy();
     return () => {
       lose();
+      dossiersAgain();
       for (const [id, kept] of before.requests) requests.set(id, { ...kept, record: { ...kept.record }, events: [...kept.events] });
       for (const [id, kept] of before.groups) groups.set(id, { ...kept, parts: new Map(kept.parts) });
       for (const [scope, id] of before.claims) claims.set(scope, id);
@@ -357,6 +363,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
             ...restoring.methods,
             record: (record) => restoring.open(() => void create(record, true)),
             outcome: (id, outcome, decided) => restoring.open(() => restoreOutcome(id, outcome, decided)),
+            keep: (dossier) => restoring.open(() => void dossiers.keep(dossier, true)),
             complete: () =>
               anyway(() => {
                 if (live(leases, 'rebuild')?.holder !== holder) throw incomplete();
@@ -411,6 +418,14 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
             return groupState(groupId);
           }),
         group: (groupId) => open(() => groupState(groupId)),
+        keep: (dossier: Dossier) => open(() => dossiers.keep(dossier, false)),
+        dossier: (kind, id) => open(() => dossiers.dossier(kind, id)),
+        dossiers: (index, options) => open(() => dossiers.dossiers(index, options)),
+        count: (index, upTo) => open(() => dossiers.count(index, upTo)),
+        wakeable: (limit) => open(() => dossiers.wakeable(limit)),
+        called: (dossier, againMs) => open(() => dossiers.called(dossier, againMs)),
+        told: (dossier, againMs) => open(() => dossiers.told(dossier, againMs)),
+        untold: (olderThanMs, limit) => open(() => dossiers.untold(olderThanMs, limit)),
         last: (topic) => open(() => topics.get(topic)),
         parked: (name) => open(() => live(parked, name)?.value),
         lease: (name, holder, ttlMs) =>

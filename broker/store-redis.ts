@@ -7,14 +7,18 @@ import { connect, end, refuseEviction, storeError, wakeListener, type ChainableC
 import { placeOf } from './redis-place.js';
 import {
   atLeastOne,
+  dossierFields,
   digestOf,
   fieldsOf,
   given,
   groupOf,
   hashOf,
+  nameOf,
   outcomeFields,
+  readDossier,
   readEvent,
   readGroup,
+  readListed,
   readRecord,
   recordFields,
   reportFields,
@@ -22,7 +26,8 @@ import {
   type Hash,
 } from './redis-records.js';
 import { incomplete, scripts } from './store-scripts.js';
-import type { Created, Group, NewRecord, Part, Report, Restoring, RequestEvent, Settled, Store } from './store.js';
+import { dossierScripts } from './store-scripts-dossiers.js';
+import type { Created, Dossier, Group, NewRecord, Part, Report, Restoring, RequestEvent, Settled, Store } from './store.js';
 import type { Message } from './transport.js';
 
 export interface RedisStoreOptions {
@@ -36,6 +41,7 @@ export interface RedisStoreOptions {
 }
 
 const dayMs = 86_400_000;
+const all = { ...scripts, ...dossierScripts };
 
 /** Connects (rejects within 5 s, saying where, why, and how to mend it) and reconnects for ever. */
 export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log = () => undefined }: RedisStoreOptions): Promise<Store> {
@@ -48,11 +54,13 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     throw error;
   }
   const listener = wakeListener(url, ns, log);
-  for (const [name, lua] of Object.entries(scripts)) redis.defineCommand(name, { lua });
+  for (const [name, lua] of Object.entries(all)) redis.defineCommand(name, { lua });
   const commands = redis as unknown as Record<string, (...args: (string | number | Buffer)[]) => Promise<unknown>>;
 
   const key = (kind: string, name: string) => `${ns}:${kind}:${name}`;
   const retention = Math.round(retentionMs);
+  const wakeable = `${ns}:dossiers:wakeable`;
+  const untold = `${ns}:dossiers:untold`;
   const completeOnServer = () => key('complete', server());
 
   /** Runs one command; its error says which Redis it was. */
@@ -64,15 +72,15 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     }
   }
 
-  const run = (script: keyof typeof scripts, keys: readonly string[], ...args: (string | number | Buffer)[]): Promise<unknown> =>
+  const run = (script: keyof typeof all, keys: readonly string[], ...args: (string | number | Buffer)[]): Promise<unknown> =>
     on(commands[`${script}Buffer`]?.call(redis, keys.length, ...keys, ...args) ?? Promise.reject(new Error(`no script ${script}`)));
 
   /** What works as long as the key `gate` is there. */
   function behind(gate: () => string) {
-    const through = (script: keyof typeof scripts, keys: readonly string[], ...args: (string | number | Buffer)[]) =>
+    const through = (script: keyof typeof all, keys: readonly string[], ...args: (string | number | Buffer)[]) =>
       run(script, [...keys, gate()], ...args);
     /** A script about one request: its keys, then `id` and the namespace, are the first arguments of all of them. */
-    const runOn = (id: string, script: keyof typeof scripts, args: readonly (string | number | Buffer)[] = [], ...keys: string[]) =>
+    const runOn = (id: string, script: keyof typeof all, args: readonly (string | number | Buffer)[] = [], ...keys: string[]) =>
       through(script, [key('request', id), key('events', id), `${ns}:deadlines`, `${ns}:owed`, ...keys], id, ns, ...args);
     const create = (record: NewRecord, takesClaim: boolean) => {
       const { claim } = record;
@@ -84,10 +92,28 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         key('claim', claim?.scope ?? ''),
       );
     };
+    const runOnDossier = (
+      dossier: Pick<Dossier, 'kind' | 'id' | 'version'>,
+      script: 'keep' | 'called' | 'told',
+      ...args: (string | number | Buffer)[]
+    ) => {
+      const name = nameOf(dossier);
+      return through(script, [key('dossier', name), wakeable, untold], ns, name, dossier.version, ...args);
+    };
+    const keep = async (dossier: Dossier, restores: boolean) => {
+      const { isOpen, wakeAt = '', index } = dossier;
+      const lists = JSON.stringify(index);
+      const fields = dossierFields(dossier);
+      const digest = digestOf(Buffer.from(JSON.stringify([isOpen, wakeAt, lists, fields.map(String)])));
+      const args = [restores ? '1' : '', digest, isOpen ? '1' : '', wakeAt, lists, retention, ...fields];
+      return Number(await runOnDossier(dossier, 'keep', ...args)) === 1 ? 'kept' : 'conflict';
+    };
     return {
       through,
       runOn,
       create,
+      runOnDossier,
+      keep,
       async report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>) {
         const { state = '', waitingOn } = report;
         const clear = waitingOn === null || (state === 'running' && waitingOn === undefined);
@@ -130,7 +156,7 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     };
   }
 
-  const { through, runOn, create, ...methods } = behind(completeOnServer);
+  const { through, runOn, create, runOnDossier, keep, ...methods } = behind(completeOnServer);
 
   /** Reads, then looks whether what was read could be gone by: whatever emptied Redis in between is noticed. */
   async function read<T>(what: (pipeline: ChainableCommander) => unknown): Promise<T> {
@@ -147,6 +173,11 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
 
   const oldest = async (set: string, olderThanMs: number, limit: number) =>
     texts(await through('oldest', [`${ns}:${set}`], ns, olderThanMs, limit));
+
+  const dossiersBefore = async (set: string, olderThanMs: number, limit: number) =>
+    ((await through('dossiersBefore', [set], ns, olderThanMs, limit)) as [Buffer, Buffer[]][]).map(([name, pairs]) =>
+      readDossier(name.toString(), hashOf(pairs)),
+    );
 
   return {
     ...methods,
@@ -172,6 +203,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         async outcome(id, outcome, decided) {
           const { kind, body } = outcome;
           await restoring.runOn(id, 'restoreOutcome', [retention, decided ? '1' : '', kind, digestOf(body), ...outcomeFields(outcome)]);
+        },
+        async keep(dossier) {
+          await restoring.keep(dossier, true);
         },
         async complete() {
           await run('complete', [`${ns}:complete`, `${ns}:position`, key('lease', 'rebuild')], ns, server(), holder);
@@ -226,6 +260,36 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async group(groupId) {
       return groupOf(await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('group', groupId))));
     },
+    keep: (dossier) => keep(dossier, false),
+    async dossier(kind, id) {
+      const name = nameOf({ kind, id });
+      const hash = await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('dossier', name)));
+      return hash['v'] === undefined ? undefined : readDossier(name, hash);
+    },
+    async dossiers(index, { limit, cursor = '', highestFirst = false }) {
+      const [place = '', last = ''] = cursor === '' ? [] : cursor.split(/ (.*)/s);
+      const listed = (await through('list', [key('index', index)], ns, limit, highestFirst ? '1' : '', last, place)) as [
+        Buffer,
+        Buffer,
+        Buffer[],
+      ][];
+      const end = listed.length < limit ? undefined : listed.at(-1);
+      return {
+        found: listed.map(([name, , fields]) => readListed(name.toString(), fields.map(String))),
+        ...given('next', end && `${String(end[1])} ${String(end[0])}`),
+      };
+    },
+    async count(index, upTo) {
+      return Number(await through('count', [key('index', index)], upTo ?? '+inf'));
+    },
+    wakeable: (limit) => dossiersBefore(wakeable, 0, limit),
+    async called(dossier, againMs) {
+      await runOnDossier(dossier, 'called', againMs);
+    },
+    async told(dossier, againMs) {
+      await runOnDossier(dossier, 'told', againMs);
+    },
+    untold: (olderThanMs, limit) => dossiersBefore(untold, olderThanMs, limit),
     async last(topic) {
       const { at, props, body } = await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('topic', topic)));
       if (at === undefined || props === undefined || body === undefined) return undefined;

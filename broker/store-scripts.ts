@@ -32,7 +32,8 @@ end
 /** What a client sees who must not go by the state. */
 export const incomplete = 'INCOMPLETE';
 
-const gate = `
+/** The beginning of each script. KEYS[#KEYS]: what must be there. */
+export const gate = `
 if redis.call('EXISTS', KEYS[#KEYS]) == 0 then return redis.error_reply('${incomplete} the state was lost or is an older copy') end
 ${clock}`;
 

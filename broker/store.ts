@@ -156,6 +156,40 @@ export interface GroupState {
   readonly touchedAt: number;
 }
 
+/**
+ * What is kept about work that outlives its delivery (EIP: Process Manager, Claim Check): a job, a task for a person, a question to the
+ * requestor, a date. One versioned document; its rules are its kind's (`dossiers.ts` says how it is changed).
+ */
+export interface Dossier {
+  /** `job`, `task`, …: with the id its name, unique. */
+  readonly kind: string;
+  readonly id: string;
+  readonly requestId: string;
+  /** The step whose queue is rung when something is to be done. */
+  readonly step: string;
+  /** 1, 2, 3, …: each change adds one. */
+  readonly version: number;
+  /** False once its work is done; then it is kept for the retention. */
+  readonly isOpen: boolean;
+  /** The kind's own, as JSON. */
+  readonly data: unknown;
+  /** What came to the step, as it came. */
+  readonly message: Message;
+  /** Lists in which it is found, and its place there: `group:credit-team` → when it is due. */
+  readonly index: Readonly<Record<string, number>>;
+  /** When somebody must look at it, ms since 1970. Absent: when something happens. */
+  readonly wakeAt?: number;
+}
+
+/** What a list shows of a dossier. */
+export type Listed = Omit<Dossier, 'message' | 'index'>;
+
+export interface Page<T> {
+  readonly found: readonly T[];
+  /** Where to go on; absent: that was all. */
+  readonly next?: string;
+}
+
 /** From this age on (ms) the outcome of a request is written to the journal with its record, which may be far back there. */
 export const longPendingMs = 3_600_000;
 
@@ -183,8 +217,16 @@ export interface Restoring extends Pick<
    * of several such the first counts. Never changes what was settled otherwise. No-op without record.
    */
   outcome(id: string, outcome: Outcome, decided: boolean): Promise<void>;
+  /** The dossier, unless a newer version is there. The journal is told of it again before long. */
+  keep(dossier: Dossier): Promise<void>;
   /** The state is complete: from now on everybody may go by it. Rejects when the lease has another holder. */
   complete(): Promise<void>;
+}
+
+export interface ListOptions {
+  readonly limit: number;
+  readonly cursor?: string;
+  readonly highestFirst?: boolean;
 }
 
 export interface Store {
@@ -237,6 +279,22 @@ export interface Store {
   /** The group's result is with the broker. */
   groupDone(groupId: string): Promise<void>;
   group(groupId: string): Promise<GroupState>;
+
+  /** Keeps the next version of a dossier, the first one being 1. `conflict`: another version is there. Wakes watchers with `<kind>/<id>`. */
+  keep(dossier: Dossier): Promise<'kept' | 'conflict'>;
+  dossier(kind: string, id: string): Promise<Dossier | undefined>;
+  /** Those in a list, by their place, lowest first (or highest), from `cursor` on (a `next` of before). */
+  dossiers(index: string, options: ListOptions): Promise<Page<Listed>>;
+  /** How many a list has, or has up to a place. */
+  count(index: string, upTo?: number): Promise<number>;
+  /** Those whose `wakeAt` has passed, oldest first. */
+  wakeable(limit: number): Promise<readonly Dossier[]>;
+  /** Somebody was called about this version: if it stays as it is, it is wakeable again after `againMs`. */
+  called(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): Promise<void>;
+  /** The journal has this version. An open one is untold again after `againMs`. */
+  told(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): Promise<void>;
+  /** Those that the journal must be told of since `olderThanMs`, oldest first. */
+  untold(olderThanMs: number, limit: number): Promise<readonly Dossier[]>;
 
   /** Keeps the last message of a topic; an older one (`at`) never replaces a newer one. */
   remember(topic: string, message: Message, at: number): Promise<void>;

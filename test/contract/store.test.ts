@@ -5,6 +5,7 @@ import { redisStore } from '../../broker/store-redis.js';
 import type { NewRecord, Outcome, Store } from '../../broker/store.js';
 import { eventually } from '../support/eventually.js';
 import { freePort, lossyLink, randomNamespace, redisChild, redisUrl, removeKeys, withClient, type RedisChild } from '../support/redis.js';
+import { dossierContract } from './dossiers.js';
 import { restoringContract } from './restoring.js';
 import { completed, storeContract, type StoreBench } from './store.js';
 
@@ -35,6 +36,8 @@ storeContract('memory', inMemory);
 storeContract('Redis', onRedis);
 restoringContract('memory', inMemory);
 restoringContract('Redis', onRedis);
+dossierContract('memory', inMemory);
+dossierContract('Redis', onRedis);
 
 const record = (id: string, more: Partial<NewRecord> = {}): NewRecord => ({
   id,

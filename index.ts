@@ -12,6 +12,7 @@ export {
   type WorkerOptions,
 } from './broker/step.js';
 export { aggregator, type AggregatorOptions, type Answer, type Manifest } from './workers/aggregator.js';
+export { timer, type TimerOptions } from './workers/timer.js';
 export { Fault, type FaultCode } from './broker/fault.js';
 export type { Envelope } from './broker/envelope.js';
 export { adapter, type Adapter, type AdapterContext, type Open, type OutgoingCall } from './broker/adapter.js';

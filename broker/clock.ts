@@ -3,8 +3,10 @@
 export interface Clock {
   /** Milliseconds since 1970. */
   now(): number;
-  /** Calls `run` once after `ms`; the returned function takes that back. */
-  after(ms: number, run: () => void): () => void;
+  /** Calls `run` once after `ms`; the returned function takes that back. `round`: one of many that look whether there is anything to do. */
+  after(ms: number, run: () => void, round?: 'round'): () => void;
+  /** There will be something to do then for who looks. Only clocks that jump want to know. */
+  expect?(at: number): void;
 }
 
 /** Runs something soon, after whoever asks for it has ended: the order of what is concurrent, as a port. */
@@ -95,7 +97,10 @@ export async function followingClock(time: () => Promise<number>): Promise<Follo
 }
 
 export interface TestClock extends Clock {
-  /** Lets `ms` go by: every timer that falls due runs, in order, and what it set going is awaited. */
+  /**
+   * Lets `ms` go by: every timer that falls due runs, in order, and what it set going is awaited. Of rounds only the next one after anything
+   * has happened runs, so that months go by in milliseconds.
+   */
   advance(ms: number): Promise<void>;
 }
 
@@ -103,34 +108,58 @@ export interface TestClock extends Clock {
 export function testClock(start = Date.UTC(2026, 0, 1)): TestClock {
   let now = start;
   let sequence = 0;
-  const timers = new Map<number, { at: number; run: () => void }>();
-  const next = () => [...timers].sort(([a, x], [b, y]) => x.at - y.at || a - b)[0];
+  const timers = new Map<number, { readonly at: number; readonly run: () => void; readonly isRound: boolean }>();
+  let expected: number[] = [];
+  /** Rounds that follow on something that happened. */
+  let rounds = new Set<number>();
+
+  /** What happens next, not after `end`. */
+  function next(end: number): { readonly at: number; readonly id?: number } | undefined {
+    const due: { readonly at: number; readonly id?: number }[] = expected.map((at) => ({ at }));
+    for (const [id, { at, isRound }] of timers) if (!isRound || rounds.has(id)) due.push({ at, id });
+    return due.filter(({ at }) => at <= end).sort((a, b) => a.at - b.at || (a.id ?? -1) - (b.id ?? -1))[0];
+  }
   const settled = async () => {
     for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
   };
+  const roundsFollow = () => (rounds = new Set([...timers].filter(([, { isRound }]) => isRound).map(([id]) => id)));
   return {
     now: () => now,
-    after(ms, run) {
+    expect: (at) => void expected.push(at),
+    after(ms, run, round) {
       const id = sequence++;
-      timers.set(id, { at: now + Math.max(ms, 0), run });
+      timers.set(id, { at: now + Math.max(ms, 0), run, isRound: round !== undefined });
       return () => void timers.delete(id);
     },
     async advance(ms) {
       const end = now + ms;
       await settled();
-      for (let due = next(); due !== undefined && due[1].at <= end; due = next()) {
-        timers.delete(due[0]);
-        now = Math.max(now, due[1].at);
-        due[1].run();
+      for (let isOver = false; !isOver;) {
+        const due = next(end);
+        now = Math.max(now, due?.at ?? end);
+        expected = expected.filter((at) => at > now);
+        const timer = timers.get(due?.id ?? -1);
+        timers.delete(due?.id ?? -1);
+        timer?.run();
         await settled();
+        if (due === undefined) {
+          // Who looks now and then has looked just before: what those find to do is done, too.
+          for (const [id, { at, run, isRound }] of [...timers])
+            if (isRound && at <= now) {
+              timers.delete(id);
+              run();
+            }
+          await settled();
+          isOver = next(end) === undefined;
+        } else if (timer?.isRound === true) rounds.delete(due.id ?? -1);
+        else roundsFollow();
       }
-      now = end;
     },
   };
 }
 
 /** Resolves after `ms`, or as soon as `signal` aborts. Never rejects. */
-export function pause(clock: Clock, ms: number, signal?: AbortSignal): Promise<void> {
+export function pause(clock: Clock, ms: number, signal?: AbortSignal, round?: 'round'): Promise<void> {
   return new Promise((resolve) => {
     if (signal?.aborted) return resolve();
     const done = () => {
@@ -138,7 +167,7 @@ export function pause(clock: Clock, ms: number, signal?: AbortSignal): Promise<v
       signal?.removeEventListener('abort', done);
       resolve();
     };
-    const cancel = clock.after(ms, done);
+    const cancel = clock.after(ms, done, round);
     signal?.addEventListener('abort', done, { once: true });
   });
 }

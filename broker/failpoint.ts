@@ -43,6 +43,12 @@ export const failpointNames = [
   'continue.after-publish',
   'later.before-publish',
   'later.after-publish',
+  // Work outlives its delivery.
+  'dossier.before-keep',
+  'dossier.after-keep',
+  'dossier.after-journal',
+  'dossier.before-ring',
+  'dossier.after-ring',
   // The outcome.
   'reply.before-settle',
   'reply.before-ack',

@@ -54,10 +54,15 @@ export function checkFlows(flows: readonly Flow[], steps: ReadonlyMap<string, St
       const step = steps.get(name);
       if (step === undefined)
         flaws.push({ path, message: `flow ${flow.name} names an unknown step "${name}"${didYouMean(name, [...steps.keys()])}` });
+      else if (flow.journal === false && step.parks === true)
+        flaws.push({
+          path,
+          message: `flow ${flow.name} leaves the journal out (journal: false) and ${step.kind} ${name} may wait for long: what waits is kept in the journal`,
+        });
       else if (!flow.durable && step.kind !== 'worker')
         flaws.push({
           path,
-          message: `flow ${flow.name} is volatile (durable: false) and step ${name} is an ${step.kind}: only workers can serve it`,
+          message: `flow ${flow.name} is volatile (durable: false) and step ${name} is ${step.kind === 'aggregator' ? 'an' : 'a'} ${step.kind}: only workers can serve it`,
         });
     });
     if (flow.waitMs > flow.maxWaitMs) flaws.push({ path: [...at, 'wait'], message: `flow ${flow.name}: wait is longer than maxWait` });

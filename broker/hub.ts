@@ -8,6 +8,7 @@ import type { Access } from './access.js';
 import { openAdmission } from './admission.js';
 import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
+import { openDossiers } from './dossiers.js';
 import { openCorrelator } from './correlator.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Emit } from './emit.js';
@@ -98,7 +99,20 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);
   const leftOut = new Set(project.flows.filter((flow) => !isJournalled(flow)).map(({ name }) => name));
-  const settler = openSettler({ store, journal, correlator, control, transport, leftOut, clock, emit, stopping: stopping.signal });
+  const dossiers = openDossiers({ transport, store, journal, clock, names, emit });
+  const parking = project.steps.some(({ parks }) => parks === true) ? dossiers : undefined;
+  const settler = openSettler({
+    store,
+    journal,
+    correlator,
+    control,
+    dossiers: parking,
+    transport,
+    leftOut,
+    clock,
+    emit,
+    stopping: stopping.signal,
+  });
   const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
   const admission = openAdmission({ clock, maxDelayMs: options.maxDelayMs ?? 100 });
   const gateway = openGateway({
@@ -196,7 +210,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
       : []),
     await openEntrance({ transport, gateway, access, names, clock, newId, emit, place }),
   ];
-  const sweeper = startSweeper({ store, settler, journal, leftOut, rebuild, clock, emit, hub: options.name });
+  const sweeper = startSweeper({ store, settler, dossiers: parking, journal, leftOut, rebuild, clock, emit, hub: options.name });
   // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.
   const patience = new AbortController();
   await Promise.race([sweeper.first, pause(clock, firstRoundMs, patience.signal)]);
@@ -212,9 +226,9 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const again = () => {
     if (transport.state() === 'connected')
       void lookAfterTopology().catch((error: unknown) => emit('topology.failed', { error: String(error) }));
-    cancelCheck = clock.after(checkTopologyMs, again);
+    cancelCheck = clock.after(checkTopologyMs, again, 'round');
   };
-  let cancelCheck = clock.after(checkTopologyMs, again);
+  let cancelCheck = clock.after(checkTopologyMs, again, 'round');
 
   return {
     gateway,
@@ -269,6 +283,7 @@ export async function openWorkers({ ports, project, namespace, emit, place, only
     names,
     journal,
     control,
+    dossiers: openDossiers({ transport, store, journal, clock, names, emit }),
     emit,
     steps,
     serve,

@@ -15,9 +15,10 @@ import { recordHeader } from './wire.js';
  * - `forwarded`: the outcome is in the requestor's own queue.  - `undeliverable`: that queue is gone.
  * - `late`: it came when there was another outcome.  - `duplicate`: this very outcome came once more.
  * - `refused`: the broker refused the request: it was never accepted.
- * - `part`: an aggregator took a part that had waited for long.
+ * - `part`: an aggregator took a part that had waited for long.  - `dossier`: work that outlives its delivery, as it is now.
  */
-export type Note = 'recorded' | 'carried' | 'outcome' | 'done' | 'forwarded' | 'undeliverable' | 'late' | 'duplicate' | 'refused' | 'part';
+export type Note =
+  'recorded' | 'carried' | 'outcome' | 'done' | 'forwarded' | 'undeliverable' | 'late' | 'duplicate' | 'refused' | 'part' | 'dossier';
 
 export interface Journal {
   /** Resolves when the journal has it. */

@@ -5,10 +5,11 @@
  * that begins anew, since everything here may be done twice.
  *
  * What is read tells all: the first message of a recorded request carries its record; so do the notes `recorded`, `carried` and
- * `outcome`. A part that is addressed to its aggregator is in the group; the aggregator's result says that the group is done.
+ * `outcome`, and `dossier` the whole of it. A part that is addressed to its aggregator is in the group; the aggregator's result says that the group is done.
  */
 import type { Clock } from './clock.js';
 import { parkingOf, unforeign } from './dispatch.js';
+import { dossierIn } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { ringFor, type Envelope } from './envelope.js';
 import type { Flow } from './flow.js';
@@ -158,6 +159,8 @@ async function restore(
       writes.push(restoring.discard(id));
     }
     if (note === 'part') message(delivery, writes);
+    const dossier = dossierIn(delivery);
+    if (dossier !== undefined) writes.push(restoring.keep(dossier));
   }
 
   function event({ routingKey, body, contentType, headers, timestamp }: Delivery): void {

@@ -35,6 +35,8 @@ export function openRequests(options: GatewayOptions): Requests {
   const { recordedWithin, accepted } = openWaiting(options);
   const byName = new Map(flows.map((flow) => [flow.name, flow]));
   const validate = validator(flows);
+  /** Flows whose requests may wait for longer than anybody holds the line. */
+  const parking = new Set(flows.filter((flow) => flow.steps.some((name) => options.steps.get(name)?.parks)).map(({ name }) => name));
 
   async function request(ask: Ask): Promise<Answer> {
     const flow = checked(ask);
@@ -45,7 +47,12 @@ export function openRequests(options: GatewayOptions): Requests {
       });
     const id = ask.requestId ?? newId();
     const deadline = untilDeadline(ask, flow);
-    const recorded = waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined || ask.requestId !== undefined;
+    const recorded =
+      waitMs === 0 ||
+      parking.has(flow.name) ||
+      ask.idempotencyKey !== undefined ||
+      ask.forward !== undefined ||
+      ask.requestId !== undefined;
     const envelope = envelopeOf(ask, flow, id, deadline, recorded, names.reply(options.hub));
     if (recorded) {
       failpoint('accept.before-record');

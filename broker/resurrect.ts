@@ -75,6 +75,8 @@ function pendingAt(step: string, names: Names, clock: Clock): { entry(delivery: 
       if (messageId !== undefined) end(messageId);
       if (typeof headers['hub-group'] === 'string') end(headers['hub-group']);
       if (correlationId !== undefined && (exchange === names.replies || headers['hub-note'] === 'outcome')) end(correlationId);
+      // What came to the step is kept elsewhere by now.
+      if (headers['hub-note'] === 'dossier') waiting.delete(String(headers['hub-dossier']).replace(/^[^/]*\//, ''));
       if (exchange !== names.work || routingKey !== step) return;
       const envelope = decode(delivery);
       if (isUndecodable(envelope) || envelope.deadline <= clock.now()) return;

@@ -6,6 +6,7 @@ import { setMaxListeners } from 'node:events';
 import { deadlineBuckets, pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
+import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
@@ -29,6 +30,7 @@ export interface RunnerOptions {
   readonly names: Names;
   readonly journal: Journal;
   readonly control: Control;
+  readonly dossiers: Dossiers;
   readonly emit: Emit;
   /** Every step that flows may name. */
   readonly steps: ReadonlyMap<string, Step>;
@@ -99,6 +101,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   const { store, clock, names, control, emit, steps, journal } = options;
   const { publish, send } = openDispatch(options, stopping);
   const deadlines = deadlineBuckets(clock);
+  const parks = [...steps.values()].some((step) => step.parks === true);
 
   return async function work(step: Step, delivery: Delivery): Promise<void> {
     const envelope = decode(delivery);
@@ -111,7 +114,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     if (envelope.deadline <= clock.now()) {
       emit('step.expired', about);
       // For a one-way message nobody waits: it must not vanish.
-      if (envelope.replyTo === undefined && envelope.durable)
+      if (envelope.replyTo === undefined && envelope.durable && envelope.type !== 'event')
         await bury(delivery, new Fault('timeout', 'not done before its deadline'), step);
       return;
     }
@@ -215,10 +218,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       },
       store,
       later: options.later,
+      dossiers: options.dossiers,
       clock,
       remainingMs: () => Math.max(0, envelope.deadline - clock.now()),
       addressOf: (name) => workAddress(names, name, envelope),
-      drop: (id) => control.drop(id),
+      drop: async (id) => {
+        await control.drop(id);
+        if (parks) await options.dossiers.withdraw(id);
+      },
       absorbed: async (part) => {
         if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
       },

@@ -6,6 +6,7 @@
 import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Correlator, Wait } from './correlator.js';
+import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
 import type { Fault } from './fault.js';
@@ -32,6 +33,8 @@ export interface SettlerOptions {
   readonly journal: Journal;
   readonly correlator: Correlator;
   readonly control: Control;
+  /** Absent: no step parks anything. */
+  readonly dossiers: Dossiers | undefined;
   readonly transport: Transport;
   /** Names of the flows that leave the journal out. */
   readonly leftOut: ReadonlySet<string>;
@@ -49,7 +52,7 @@ export function outcomeOfFault(kind: Exclude<Outcome['kind'], 'reply'>, fault: F
 }
 
 export function openSettler(options: SettlerOptions): Settler {
-  const { store, journal, correlator, control, transport, leftOut, clock, emit, stopping } = options;
+  const { store, journal, correlator, control, dossiers, transport, leftOut, clock, emit, stopping } = options;
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
   /** Requests with record whose outcome the store is being told. */
@@ -143,6 +146,8 @@ export function openSettler(options: SettlerOptions): Settler {
       failpoint('settle.before-journal');
       if (!leftOut.has(record.flow)) await journal.outcome(requestId, outcome, record);
       failpoint('settle.after-journal');
+      // Nobody wants what was still to be done.
+      await dossiers?.withdraw(requestId);
       await store.show(requestId);
       failpoint('settle.after-show');
     }

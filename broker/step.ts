@@ -3,6 +3,7 @@
  * and returns data; it never acknowledges and never publishes: the runner turns what it returns into messages.
  */
 import type { Clock } from './clock.js';
+import type { Dossiers } from './dossiers.js';
 import type { Envelope } from './envelope.js';
 import { Fault, messageOf } from './fault.js';
 import type { Later } from './later.js';
@@ -36,12 +37,14 @@ export interface WorkerOptions<Body> {
   readonly concurrency?: number;
 }
 
-/** A pause with its unit: `200ms`, `5s`, `1m`, `2h`. */
-export type Pause = `${number}${'ms' | 's' | 'm' | 'h'}`;
+/** A pause with its unit: `200ms`, `5s`, `1m`, `2h`, `3d`. */
+export type Pause = `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
+
+const kinds = ['worker', 'aggregator', 'foreign', 'job', 'task', 'timer'] as const;
 
 /** What every kind of step is to the runner. Kinds live in `workers/` and adapters; the runner knows only this. */
 export interface Step {
-  readonly kind: 'worker' | 'aggregator' | 'foreign';
+  readonly kind: (typeof kinds)[number];
   readonly name: string;
   /** One sentence, shown in the RabbitMQ UI. */
   readonly summary: string;
@@ -52,6 +55,8 @@ export interface Step {
   /** Aggregators only: how long a group may take; how long nothing may come before it is complete. */
   readonly gatherMs?: number;
   readonly quietMs?: number;
+  /** True: its work may outlive its delivery, as a dossier. Requests of its flows have a record from the start. */
+  readonly parks?: boolean;
   /** One attempt. Absent on foreign steps: a program of somebody else consumes `hub.work.<name>` and answers on `reply_to`. */
   readonly run?: (envelope: Envelope, tools: StepTools) => Promise<Verdict>;
   /** Frees what the step holds (connection pools), when the process stops. */
@@ -62,6 +67,7 @@ export interface Step {
 export interface StepTools extends StepContext {
   readonly store: Store;
   readonly later: Later;
+  readonly dossiers: Dossiers;
   readonly clock: Clock;
   /** Where messages for a step go. */
   readonly addressOf: (step: string) => Address;
@@ -171,16 +177,16 @@ const isGenerator = (value: unknown): value is AsyncGenerator =>
 export function isStep(value: unknown): value is Step {
   if (typeof value !== 'object' || value === null) return false;
   const { kind, name } = value as { kind?: unknown; name?: unknown };
-  return typeof name === 'string' && (kind === 'worker' || kind === 'aggregator' || kind === 'foreign');
+  return typeof name === 'string' && (kinds as readonly unknown[]).includes(kind);
 }
 
-const milliseconds = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const;
+const milliseconds = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
 /** `200ms` → 200. */
 export function pauseMs(pause: string): number {
-  const [, count, unit] = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(pause) ?? [];
+  const [, count, unit] = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(pause) ?? [];
   if (count === undefined || unit === undefined)
-    throw new TypeError(`pause ${JSON.stringify(pause)}: write a number and ms, s, m or h, as in "5s"`);
+    throw new TypeError(`pause ${JSON.stringify(pause)}: write a number and ms, s, m, h or d, as in "5s"`);
   return Math.round(Number(count) * milliseconds[unit as keyof typeof milliseconds]);
 }
 

@@ -8,6 +8,8 @@ interface Kept {
   text: string;
   wakeAt: number | undefined;
   untoldAt: number | undefined;
+  /** The last version that the journal has. */
+  told: number;
   expiresAt: number;
 }
 
@@ -64,8 +66,10 @@ export function memoryDossiers(clock: Clock, retentionMs: number, wake: (name: s
         text,
         wakeAt: dossier.wakeAt,
         untoldAt: clock.now(),
+        told: restores ? dossier.version : (known?.told ?? 0),
         expiresAt: dossier.isOpen ? Infinity : clock.now() + retentionMs,
       });
+      if (dossier.wakeAt !== undefined) clock.expect?.(dossier.wakeAt);
       wake(name);
       return 'kept';
     },
@@ -88,14 +92,17 @@ export function memoryDossiers(clock: Clock, retentionMs: number, wake: (name: s
       };
     },
     count: (index, upTo = Infinity) => everyone().filter(({ dossier }) => (dossier.index[index] ?? NaN) <= upTo).length,
-    wakeable: (limit) => since(({ wakeAt }) => wakeAt, clock.now(), limit),
+    wakeable: (limit) => since(({ wakeAt, told, dossier: { version } }) => (told === version ? wakeAt : undefined), clock.now(), limit),
     called(dossier, againMs) {
       const kept = live(nameOf(dossier));
       if (kept?.dossier.version === dossier.version && kept.wakeAt !== undefined) kept.wakeAt = clock.now() + againMs;
     },
     told(dossier, againMs) {
       const kept = live(nameOf(dossier));
-      if (kept?.dossier.version === dossier.version) kept.untoldAt = kept.dossier.isOpen ? clock.now() + againMs : undefined;
+      if (kept?.dossier.version !== dossier.version) return;
+      kept.told = dossier.version;
+      kept.untoldAt = kept.dossier.isOpen ? clock.now() + againMs : undefined;
+      if (kept.untoldAt !== undefined) clock.expect?.(kept.untoldAt);
     },
     untold: (olderThanMs, limit) => since(({ untoldAt }) => untoldAt, clock.now() - olderThanMs, limit),
     clear: () => all.clear(),

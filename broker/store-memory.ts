@@ -137,6 +137,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       expiresAt: Math.max(deadline, now) + retentionMs,
     };
     requests.set(record.id, kept);
+    clock.expect?.(deadline);
     if (claim !== undefined) claims.set(claim.scope, record.id);
     append(kept, 'state', { state: record.state });
     wake(record.id);

@@ -23,7 +23,7 @@ local ref, version = ARGV[2], tonumber(ARGV[3])
 /** ARGV from 4: '1' to restore, digest of all that follows, '1' when open, when to wake or '', lists (json), retention, then fields. Returns 1 when kept. */
 const keep = `${dossier}
 local restores, digest, open, wakeAt = ARGV[4] == '1', ARGV[5], ARGV[6] == '1', ARGV[7]
-local has = redis.call('HMGET', dossier, 'v', 'hash', 'idx')
+local has = redis.call('HMGET', dossier, 'v', 'hash', 'idx', 'told')
 local known = tonumber(has[1] or 0)
 if known == version and has[2] == digest then return 1 end
 if restores then
@@ -31,7 +31,7 @@ if restores then
 elseif known ~= version - 1 then
   return 0
 end
-redis.call('HSET', dossier, 'v', version, 'hash', digest, 'open', ARGV[6], 'wake', wakeAt, 'idx', ARGV[8], unpack(ARGV, 10))
+redis.call('HSET', dossier, 'v', version, 'hash', digest, 'open', ARGV[6], 'wake', wakeAt, 'idx', ARGV[8], 'told', restores and version or has[4] or 0, unpack(ARGV, 10))
 local lists = cjson.decode(ARGV[8])
 for name in pairs(cjson.decode(has[3] or '{}')) do
   if lists[name] == nil then redis.call('ZREM', indexOf(name), ref) end
@@ -54,10 +54,11 @@ if tonumber(has[1] or 0) == version and has[2] ~= '' then redis.call('ZADD', wak
 const told = `${dossier}
 local has = redis.call('HMGET', dossier, 'v', 'open')
 if tonumber(has[1] or 0) ~= version then return end
+redis.call('HSET', dossier, 'told', version)
 if has[2] == '1' then redis.call('ZADD', untold, 'XX', now() + ARGV[4], ref) else redis.call('ZREM', untold, ref) end
 `;
 
-/** KEYS: wakeable or untold. ARGV: namespace, how long ago, limit. Returns names and hashes; a name without hash is dropped on the way. */
+/** KEYS: wakeable or untold. ARGV: namespace, how long ago, limit, '1' without those that the journal must be told of first. Returns names and hashes; a name without hash is dropped on the way. */
 const dossiersBefore = `${dossiers}
 local found, skip, limit = {}, 0, tonumber(ARGV[3])
 local latest = now() - tonumber(ARGV[2])
@@ -65,9 +66,11 @@ while #found < limit do
   local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', skip, limit - #found)
   if #page == 0 then break end
   for _, ref in ipairs(page) do
-    local hash = redis.call('HGETALL', hashOf(ref))
-    if #hash > 0 then
-      found[#found + 1] = { ref, hash }
+    local has = redis.call('HMGET', hashOf(ref), 'v', 'told')
+    if has[1] and ARGV[4] == '1' and has[1] ~= has[2] then
+      skip = skip + 1
+    elseif has[1] then
+      found[#found + 1] = { ref, redis.call('HGETALL', hashOf(ref)) }
       skip = skip + 1
     else
       redis.call('ZREM', KEYS[1], ref)

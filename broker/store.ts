@@ -287,7 +287,7 @@ export interface Store {
   dossiers(index: string, options: ListOptions): Promise<Page<Listed>>;
   /** How many a list has, or has up to a place. */
   count(index: string, upTo?: number): Promise<number>;
-  /** Those whose `wakeAt` has passed, oldest first. */
+  /** Those whose `wakeAt` has passed, oldest first; without those whose version the journal does not have. */
   wakeable(limit: number): Promise<readonly Dossier[]>;
   /** Somebody was called about this version: if it stays as it is, it is wakeable again after `againMs`. */
   called(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): Promise<void>;

@@ -1,9 +1,10 @@
 /**
  * Looks after what nobody else will do: a state that was lost, deadlines that pass, outcomes that a hub settled and died before
- * showing, requests that are pending for so long that the journal must be told of them again. One hub at a time, under a lease;
+ * showing, dossiers whose time has come, requests that are pending for so long that the journal must be told of them again. One hub at a time, under a lease;
  * everything it does may be done twice.
  */
 import { pause, type Clock } from './clock.js';
+import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
@@ -30,6 +31,7 @@ export interface Sweeper {
 export function startSweeper({
   store,
   settler,
+  dossiers,
   journal,
   leftOut,
   rebuild,
@@ -39,6 +41,8 @@ export function startSweeper({
 }: {
   readonly store: Store;
   readonly settler: Settler;
+  /** Absent: no step parks anything. */
+  readonly dossiers: Dossiers | undefined;
   readonly journal: Journal;
   /** Names of the flows that leave the journal out. */
   readonly leftOut: ReadonlySet<string>;
@@ -70,6 +74,7 @@ export function startSweeper({
       await settler.finish(id);
       failpoint('sweep.after-finish');
     }
+    await dossiers?.lookAfter(stopping.signal);
     if (clock.now() - carriedAt >= carryEveryMs) await carryForward();
   }
 
@@ -98,7 +103,7 @@ export function startSweeper({
     });
   const first = round();
   const ended = (async () => {
-    for (await first; !stopping.signal.aborted; await round()) await pause(clock, everyMs, stopping.signal);
+    for (await first; !stopping.signal.aborted; await round()) await pause(clock, everyMs, stopping.signal, 'round');
   })();
   return {
     first,

@@ -1,4 +1,4 @@
-/** Loads the steps of a project: every export of `<project>/workers/*` that `worker()` or `aggregator()` made. */
+/** Loads the steps of a project: every export of `<project>/workers/*` that `worker()`, `aggregator()`, `timer()` made. */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';

@@ -73,6 +73,7 @@ async function openSides(): Promise<{ readonly store: Store; readonly sides: rea
       journal,
       correlator,
       control,
+      dossiers: undefined,
       transport,
       leftOut: new Set(),
       clock,

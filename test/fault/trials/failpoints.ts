@@ -32,6 +32,7 @@ const cancelled = { flow: 'silent', cancel: true } as const;
 const hub: Drill = { dies: 'hub', ask: plain };
 const worker: Drill = { dies: 'worker' };
 const scatter: Drill = { dies: 'worker', ask: [{ flow: 'scatter' }, { flow: 'scatter', ...keyed }] };
+const timed: Drill = { dies: 'worker', ask: [{ flow: 'timed' }, { flow: 'timed', ...keyed }] };
 const partial: Drill = { dies: 'worker', ask: [{ flow: 'partial' }, { flow: 'partial', ...keyed }] };
 
 const drills: Readonly<Record<FailpointName, Drill>> = {
@@ -68,6 +69,11 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'continue.after-publish': { dies: 'hub', ask: [{ flow: 'legacy' }, { flow: 'legacy', ...keyed }] },
   'later.before-publish': partial,
   'later.after-publish': partial,
+  'dossier.before-keep': timed,
+  'dossier.after-keep': timed,
+  'dossier.after-journal': timed,
+  'dossier.before-ring': { ...timed, dies: 'hub' },
+  'dossier.after-ring': { ...timed, dies: 'hub' },
   'reply.before-settle': hub,
   'reply.before-ack': hub,
   'cancel.before-settle': { dies: 'hub', ask: [cancelled] },

@@ -196,6 +196,7 @@ async function racer(namespace: string, journalled: Map<string, Outcome[]>): Pro
     journal,
     correlator,
     control,
+    dossiers: undefined,
     transport,
     leftOut: new Set(),
     clock: systemClock,

@@ -3,7 +3,7 @@
  * FAULT_EFFECTS + '.open' is there.
  */
 import { appendFileSync, existsSync } from 'node:fs';
-import { aggregator, Fault, split, worker, type Answer, type Envelope, type Manifest } from 'answerback';
+import { aggregator, Fault, split, timer, worker, type Answer, type Envelope, type Manifest } from 'answerback';
 
 interface Body {
   readonly token: string;
@@ -49,6 +49,7 @@ export const flaky = noted('flaky', (body, { attempt }) => {
   if (attempt === 1) throw new Error('not at the first attempt');
   return body;
 });
+export const rest = timer({ name: 'rest', wait: '500ms' });
 export const reject = noted('reject', ({ token }) => {
   throw new Fault('rejected', `no ${token}: ${Math.random()}`);
 });

@@ -20,7 +20,7 @@ export function timer<Body>(options: TimerOptions<Body>): Step {
   }
 
   async function begun(envelope: Envelope, { clock, dossiers, report }: StepTools): Promise<Verdict> {
-    const until = typeof wait === 'function' ? wait(bodyOf(envelope) as Body, envelope) : wait;
+    const until = typeof wait === 'function' ? wait(bodyOf(envelope), envelope) : wait;
     const at = until instanceof Date ? until.getTime() : clock.now() + pauseMs(until);
     if (!Number.isFinite(at)) throw new Error(`step ${options.name}: wait() returned a date that is none`);
     const when = new Date(at).toISOString();

@@ -117,8 +117,9 @@ describe('a timer by a test clock', () => {
     expect(await hub.gateway.status(id, anonymous)).toMatchObject({ state: 'waiting' });
     const [dossier] = (await hub.ports.store.dossiers(`of:${id}`, { limit: 1 })).found;
     expect(dossier).toMatchObject({ version: 1 });
-    const told = (await hub.hub.journal.read(id)).filter(({ headers }) => headers['hub-note'] === 'dossier');
-    expect(told.length).toBeGreaterThan(89);
+    let told = 0;
+    await hub.hub.journal.replay('first', ({ headers }) => void (told += headers['hub-note'] === 'dossier' ? 1 : 0));
+    expect(told).toBeGreaterThan(89);
     await clock.advance(day + 2_000);
     expect(await hub.gateway.status(id, anonymous)).toMatchObject({ state: 'replied' });
     await hub.close();

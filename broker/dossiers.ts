@@ -69,8 +69,6 @@ export interface DossiersOptions {
 const ringAgainMs = 10_000;
 /** A rebuild reads a day of the journal (`rebuild.ts`). */
 const carryAfterMs = 20 * 3_600_000;
-/** Who changed it tells the journal; after this long somebody else does. */
-const untoldMs = 3_000;
 const atOnce = 50;
 
 export const nameOf = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>): string => `${kind}/${id}`;
@@ -150,7 +148,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
       for (let found = await page(); found.length > 0 && !stopping.aborted; found = found.length < atOnce ? [] : await page())
         await Promise.all(found.map(look));
     };
-    await all(() => store.untold(untoldMs, atOnce), settle);
+    await all(() => store.untold(atOnce), settle);
     await all(() => store.wakeable(atOnce), ring);
   }
 

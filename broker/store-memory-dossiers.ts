@@ -1,6 +1,6 @@
 /** The dossiers of the store in memory (`store-memory.ts`). */
 import type { Clock } from './clock.js';
-import type { Dossier, Listed, ListOptions, Page, Store } from './store.js';
+import { untoldMs, type Dossier, type Listed, type ListOptions, type Page, type Store } from './store.js';
 
 interface Kept {
   dossier: Dossier;
@@ -22,7 +22,7 @@ export interface MemoryDossiers {
   wakeable(limit: number): readonly Dossier[];
   called(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): void;
   told(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): void;
-  untold(olderThanMs: number, limit: number): readonly Dossier[];
+  untold(limit: number): readonly Dossier[];
   clear(): void;
   /** Remembers all; the returned function makes it so again. */
   copy(): () => void;
@@ -43,10 +43,10 @@ export function memoryDossiers(clock: Clock, retentionMs: number, wake: (name: s
   const everyone = (): Kept[] => [...all.keys()].map(live).filter((kept) => kept !== undefined);
 
   /** Those with a time that has passed, oldest first. */
-  const since = (timeOf: (kept: Kept) => number | undefined, latest: number, limit: number) =>
+  const since = (timeOf: (kept: Kept) => number | undefined, limit: number) =>
     everyone()
       .map((kept) => ({ kept, at: timeOf(kept) ?? Infinity }))
-      .filter(({ at }) => at <= latest)
+      .filter(({ at }) => at <= clock.now())
       .sort((a, b) => a.at - b.at)
       .slice(0, limit)
       .map(({ kept }) => kept.dossier);
@@ -65,7 +65,7 @@ export function memoryDossiers(clock: Clock, retentionMs: number, wake: (name: s
         dossier,
         text,
         wakeAt: dossier.wakeAt,
-        untoldAt: clock.now(),
+        untoldAt: clock.now() + (restores ? 0 : untoldMs),
         told: restores ? dossier.version : (known?.told ?? 0),
         expiresAt: dossier.isOpen ? Infinity : clock.now() + retentionMs,
       });
@@ -92,7 +92,7 @@ export function memoryDossiers(clock: Clock, retentionMs: number, wake: (name: s
       };
     },
     count: (index, upTo = Infinity) => everyone().filter(({ dossier }) => (dossier.index[index] ?? NaN) <= upTo).length,
-    wakeable: (limit) => since(({ wakeAt, told, dossier: { version } }) => (told === version ? wakeAt : undefined), clock.now(), limit),
+    wakeable: (limit) => since(({ wakeAt, told, dossier: { version } }) => (told === version ? wakeAt : undefined), limit),
     called(dossier, againMs) {
       const kept = live(nameOf(dossier));
       if (kept?.dossier.version === dossier.version && kept.wakeAt !== undefined) kept.wakeAt = clock.now() + againMs;
@@ -104,7 +104,7 @@ export function memoryDossiers(clock: Clock, retentionMs: number, wake: (name: s
       kept.untoldAt = kept.dossier.isOpen ? clock.now() + againMs : undefined;
       if (kept.untoldAt !== undefined) clock.expect?.(kept.untoldAt);
     },
-    untold: (olderThanMs, limit) => since(({ untoldAt }) => untoldAt, clock.now() - olderThanMs, limit),
+    untold: (limit) => since(({ untoldAt }) => untoldAt, limit),
     clear: () => all.clear(),
     copy() {
       const before = [...all].map(([name, kept]) => [name, { ...kept }] as const);

@@ -426,7 +426,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
         wakeable: (limit) => open(() => dossiers.wakeable(limit)),
         called: (dossier, againMs) => open(() => dossiers.called(dossier, againMs)),
         told: (dossier, againMs) => open(() => dossiers.told(dossier, againMs)),
-        untold: (olderThanMs, limit) => open(() => dossiers.untold(olderThanMs, limit)),
+        untold: (limit) => open(() => dossiers.untold(limit)),
         last: (topic) => open(() => topics.get(topic)),
         parked: (name) => open(() => live(parked, name)?.value),
         lease: (name, holder, ttlMs) =>

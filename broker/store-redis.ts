@@ -174,8 +174,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
   const oldest = async (set: string, olderThanMs: number, limit: number) =>
     texts(await through('oldest', [`${ns}:${set}`], ns, olderThanMs, limit));
 
-  const dossiersBefore = async (set: string, olderThanMs: number, limit: number, toldOnly: boolean) =>
-    ((await through('dossiersBefore', [set], ns, olderThanMs, limit, toldOnly ? '1' : '')) as [Buffer, Buffer[]][]).map(([name, pairs]) =>
+  const dossiersBefore = async (set: string, limit: number, toldOnly: boolean) =>
+    ((await through('dossiersBefore', [set], ns, limit, toldOnly ? '1' : '')) as [Buffer, Buffer[]][]).map(([name, pairs]) =>
       readDossier(name.toString(), hashOf(pairs)),
     );
 
@@ -282,14 +282,14 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async count(index, upTo) {
       return Number(await through('count', [key('index', index)], upTo ?? '+inf'));
     },
-    wakeable: (limit) => dossiersBefore(wakeable, 0, limit, true),
+    wakeable: (limit) => dossiersBefore(wakeable, limit, true),
     async called(dossier, againMs) {
       await runOnDossier(dossier, 'called', againMs);
     },
     async told(dossier, againMs) {
       await runOnDossier(dossier, 'told', againMs);
     },
-    untold: (olderThanMs, limit) => dossiersBefore(untold, olderThanMs, limit, false),
+    untold: (limit) => dossiersBefore(untold, limit, false),
     async last(topic) {
       const { at, props, body } = await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('topic', topic)));
       if (at === undefined || props === undefined || body === undefined) return undefined;

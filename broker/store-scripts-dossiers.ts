@@ -7,6 +7,7 @@
  *   <ns>:dossiers:untold       sorted set of those that the journal must be told of, by since when
  */
 import { gate } from './store-scripts.js';
+import { untoldMs } from './store.js';
 
 const dossiers = `${gate}
 local ns = ARGV[1]
@@ -38,7 +39,7 @@ for name in pairs(cjson.decode(has[3] or '{}')) do
 end
 for name, place in pairs(lists) do redis.call('ZADD', indexOf(name), string.format('%.17g', place), ref) end
 if wakeAt == '' then redis.call('ZREM', wakeable, ref) else redis.call('ZADD', wakeable, wakeAt, ref) end
-redis.call('ZADD', untold, now(), ref)
+redis.call('ZADD', untold, restores and now() or now() + ${untoldMs}, ref)
 if open then redis.call('PERSIST', dossier) else redis.call('PEXPIRE', dossier, ARGV[9]) end
 redis.call('PUBLISH', ns .. ':wake', ref)
 return 1
@@ -58,16 +59,15 @@ redis.call('HSET', dossier, 'told', version)
 if has[2] == '1' then redis.call('ZADD', untold, 'XX', now() + ARGV[4], ref) else redis.call('ZREM', untold, ref) end
 `;
 
-/** KEYS: wakeable or untold. ARGV: namespace, how long ago, limit, '1' without those that the journal must be told of first. Returns names and hashes; a name without hash is dropped on the way. */
+/** KEYS: wakeable or untold. ARGV: namespace, limit, '1' without those that the journal must be told of first. Returns names and hashes; a name without hash is dropped on the way. */
 const dossiersBefore = `${dossiers}
-local found, skip, limit = {}, 0, tonumber(ARGV[3])
-local latest = now() - tonumber(ARGV[2])
+local found, skip, limit = {}, 0, tonumber(ARGV[2])
 while #found < limit do
-  local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', latest, 'LIMIT', skip, limit - #found)
+  local page = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now(), 'LIMIT', skip, limit - #found)
   if #page == 0 then break end
   for _, ref in ipairs(page) do
     local has = redis.call('HMGET', hashOf(ref), 'v', 'told')
-    if has[1] and ARGV[4] == '1' and has[1] ~= has[2] then
+    if has[1] and ARGV[3] == '1' and has[1] ~= has[2] then
       skip = skip + 1
     elseif has[1] then
       found[#found + 1] = { ref, redis.call('HGETALL', hashOf(ref)) }

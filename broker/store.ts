@@ -181,6 +181,9 @@ export interface Dossier {
   readonly wakeAt?: number;
 }
 
+/** Whoever keeps a dossier tells the journal; after this long (ms) somebody else does. */
+export const untoldMs = 3_000;
+
 /** What a list shows of a dossier. */
 export type Listed = Omit<Dossier, 'message' | 'index'>;
 
@@ -293,8 +296,8 @@ export interface Store {
   called(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): Promise<void>;
   /** The journal has this version. An open one is untold again after `againMs`. */
   told(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): Promise<void>;
-  /** Those that the journal must be told of since `olderThanMs`, oldest first. */
-  untold(olderThanMs: number, limit: number): Promise<readonly Dossier[]>;
+  /** Those that whoever kept them has not told the journal of in time (`untoldMs`), and those whose time to be told again has come; oldest first. */
+  untold(limit: number): Promise<readonly Dossier[]>;
 
   /** Keeps the last message of a topic; an older one (`at`) never replaces a newer one. */
   remember(topic: string, message: Message, at: number): Promise<void>;

@@ -2,7 +2,7 @@
 export default {
   testMatch: ['<rootDir>/test/**/*.test.ts'],
   extensionsToTreatAsEsm: ['.ts'],
-  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1', '^answerback$': '<rootDir>/index.ts' },
+  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1', '^answerback$': '<rootDir>/index.ts', '^answerback/testing$': '<rootDir>/testing.ts' },
   modulePathIgnorePatterns: ['<rootDir>/dist', '<rootDir>/.hub'],
   transform: {
     '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } }],

@@ -104,8 +104,13 @@ export interface TestClock extends Clock {
   advance(ms: number): Promise<void>;
 }
 
+/** Resolves when whatever was set going has come to rest, as far as can be told. */
+async function atRest(): Promise<void> {
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
 /** A clock for tests: starts at a fixed time and stands still. */
-export function testClock(start = Date.UTC(2026, 0, 1)): TestClock {
+export function testClock(start = Date.UTC(2026, 0, 1), settled = atRest): TestClock {
   let now = start;
   let sequence = 0;
   const timers = new Map<number, { readonly at: number; readonly run: () => void; readonly isRound: boolean }>();
@@ -119,9 +124,6 @@ export function testClock(start = Date.UTC(2026, 0, 1)): TestClock {
     for (const [id, { at, isRound }] of timers) if (!isRound || rounds.has(id)) due.push({ at, id });
     return due.filter(({ at }) => at <= end).sort((a, b) => a.at - b.at || (a.id ?? -1) - (b.id ?? -1))[0];
   }
-  const settled = async () => {
-    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
-  };
   const roundsFollow = () => (rounds = new Set([...timers].filter(([, { isRound }]) => isRound).map(([id]) => id)));
   return {
     now: () => now,

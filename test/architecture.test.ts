@@ -13,7 +13,7 @@ const filesIn = (folder: string): string[] =>
     return entry.isDirectory() ? filesIn(path) : /\.tsx?$/.test(entry.name) ? [path] : [];
   });
 
-const sources = [...folders.filter((folder) => readdirSync(root).includes(folder)).flatMap(filesIn), 'main.ts', 'index.ts'];
+const sources = [...folders.filter((folder) => readdirSync(root).includes(folder)).flatMap(filesIn), 'main.ts', 'index.ts', 'testing.ts'];
 
 /** Imports of a file: ours as paths from the root, others by package name. */
 function importsOf(file: string): { readonly ours: readonly string[]; readonly packages: readonly string[] } {
@@ -41,6 +41,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   bench: ['bench', 'broker', 'main.ts', 'index.ts'],
   'main.ts': ['broker', 'adapters', 'workers', 'config'],
   'index.ts': ['broker', 'workers'],
+  'testing.ts': ['broker', 'workers', 'config', 'main.ts'],
 };
 
 describe('the architecture', () => {

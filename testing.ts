@@ -1,0 +1,300 @@
+/**
+ * `answerback/testing`: runs any flow on the ports in memory by a clock that the test moves, so that a request that takes three weeks is
+ * answered in milliseconds. With any test runner.
+ *
+ *   const hub = await testHub({ folder: 'examples/loan-broker' });
+ *   const quote = await hub.ask('loan.quote', { customer: 'C-1042', amount: 24_000, termMonths: 36 });
+ *   await hub.advance('2s');
+ *   await quote.reply();
+ */
+import { access as accessOf, anonymous, type KeyedPrincipal, type Principal } from './broker/access.js';
+import { systemClock, testClock } from './broker/clock.js';
+import type { Dossiers } from './broker/dossiers.js';
+import type { Fields } from './broker/emit.js';
+import { newId, type Envelope } from './broker/envelope.js';
+import { Fault, readFault } from './broker/fault.js';
+import { checkFlows, type Flow } from './broker/flow.js';
+import type { Ask, Status } from './broker/gateway.js';
+import { openHub, openWorkers } from './broker/hub.js';
+import { memoryLater } from './broker/later-memory.js';
+import { bodyOf, pauseMs, written, type Pause, type Step, type StepTools, type Verdict } from './broker/step.js';
+import type { Outcome, Progress } from './broker/store.js';
+import { memoryState } from './broker/store-memory.js';
+import { memoryBroker } from './broker/transport-memory.js';
+import { load } from './main.js';
+
+export interface TestHubOptions {
+  /** A project: `hub.yaml`, `workers/`. Its environment is not looked at. */
+  readonly folder?: string;
+  /** Or flows by name, and their steps; with a folder: steps that take the place of those of the same name. */
+  readonly flows?: Readonly<Record<string, readonly string[] | (Partial<Flow> & Pick<Flow, 'steps'>)>>;
+  readonly steps?: readonly Step[];
+  readonly principals?: readonly KeyedPrincipal[];
+  /** Where the clock begins. Default: 2026-01-01T00:00:00Z. */
+  readonly now?: Date;
+}
+
+export interface TestHub {
+  /** Sends a request and does not wait for its answer. Throws the Fault of one that is refused. */
+  ask(flow: string, body: unknown, options?: AskOptions): Promise<Asked>;
+  /** Lets time go by: everything that falls due happens, in order. */
+  advance(time: Pause): Promise<void>;
+  /** The date by the hub's clock. */
+  now(): Date;
+  /** What happens to the next attempts of a step, in this order; then it works again. */
+  disturb(step: string, ...disturbances: Disturbance[]): void;
+  /** Everything that Redis holds is lost, and rebuilt from the journal. */
+  loseStore(): Promise<void>;
+  /** What the hub reported, as in its log. */
+  readonly events: readonly { readonly event: string; readonly fields: Fields }[];
+  close(): Promise<void>;
+}
+
+export type AskOptions = Partial<Pick<Ask, 'key' | 'idempotencyKey' | 'deadlineMs' | 'contentType' | 'priority'>> & {
+  /** Name of the principal that asks. Default: the first one, or anonymous. */
+  readonly as?: string;
+};
+
+/** A request that was sent. */
+export interface Asked {
+  readonly id: string;
+  status(): Promise<Status>;
+  /** The reply, parsed if it is JSON; throws the Fault that was answered instead, and an error that says what is waited for when there is no answer yet. */
+  reply(): Promise<unknown>;
+  /** What became of it, if anything has. */
+  outcome(): Promise<Outcome | undefined>;
+  cancel(): Promise<void>;
+}
+
+/**
+ * - an Error, or a Fault: it throws that.
+ * - `dies`: its process dies before it is done, so that the message is handed out again.
+ * - `hangs`: it never ends, until its time-out.
+ * - `{ takes }`: it begins after that time.
+ */
+export type Disturbance = Error | 'dies' | 'hangs' | { readonly takes: Pause };
+
+const second = 1_000;
+/** How long the test waits for a handler that does real work, between two signs of life of any of them. */
+const patienceMs = 200;
+const year = 366 * 86_400_000;
+
+export async function testHub(options: TestHubOptions): Promise<TestHub> {
+  const { flows, steps, principals } = await projectOf(options);
+  const disturbances = new Map<string, Disturbance[]>();
+  /** Handlers that run, and when one last began or ended. */
+  let active = 0;
+  let changedAt = 0;
+  const changed = (by: number) => ([active, changedAt] = [active + by, performance.now()]);
+
+  /** Until nothing happens any more without time going by. Handlers may do real work meanwhile; one that does nothing for long waits for the clock. */
+  async function settled(): Promise<void> {
+    const isBusy = () => active > 0 && performance.now() - changedAt < patienceMs;
+    for (let quiet = 0; quiet < 20; quiet = isBusy() ? 0 : quiet + 1) await new Promise((resolve) => setImmediate(resolve));
+  }
+  const clock = testClock(options.now?.getTime(), settled);
+
+  const watched = (step: Step): Step => {
+    const { run } = step;
+    if (run === undefined) return step;
+    return {
+      ...step,
+      async run(envelope, tools) {
+        const disturbance = disturbances.get(step.name)?.shift();
+        if (disturbance instanceof Error) throw disturbance;
+        if (disturbance === 'hangs') return new Promise<Verdict>(() => undefined);
+        if (typeof disturbance === 'object') await new Promise<void>((resolve) => void clock.after(pauseMs(disturbance.takes), resolve));
+        changed(+1);
+        try {
+          const verdict = await run(envelope, tools);
+          // It did its work, and nobody heard of it.
+          return disturbance === 'dies' ? await run(envelope, tools) : verdict;
+        } finally {
+          changed(-1);
+        }
+      },
+    };
+  };
+
+  const broker = memoryBroker({ clock });
+  const transport = broker.connect();
+  const state = memoryState({ clock, retentionMs: year });
+  const store = state.connect();
+  const later = memoryLater({ clock, publish: (to, message) => transport.publish(to, message) });
+  const events: { event: string; fields: Fields }[] = [];
+  const access = accessOf(principals);
+  const common = {
+    ports: { transport, store, later, clock },
+    project: { flows, steps: steps.map(watched) },
+    namespace: 'hub',
+    emit: (event: string, fields: Fields = {}) => void events.push({ event, fields }),
+    place: 'test/1',
+    journalMaxAge: '365D',
+  };
+  const hub = await openHub({ ...common, name: 'test', access, maxDelayMs: Infinity });
+  const workers = await openWorkers(common);
+  const principalNamed = (name: string | undefined): Principal => {
+    const found = name === undefined ? (principals[0] ?? anonymous) : access.byName(name);
+    if (found === undefined) throw new Error(`there is no principal "${name}" in this project`);
+    return found;
+  };
+
+  /** What is promised by the hub comes without time going by; what it then waits for does not. */
+  async function now<T>(promise: Promise<T>): Promise<T> {
+    let isOver = false;
+    void promise.catch(() => undefined).finally(() => (isOver = true));
+    while (!isOver) await clock.advance(0);
+    return promise;
+  }
+
+  return {
+    events,
+    now: () => new Date(clock.now()),
+    advance: (time) => clock.advance(pauseMs(time)),
+    disturb(step, ...more) {
+      if (!steps.some(({ name }) => name === step)) throw new Error(`there is no step "${step}" in this project`);
+      disturbances.set(step, [...(disturbances.get(step) ?? []), ...more]);
+    },
+    async loseStore() {
+      state.lose();
+      while (!events.slice(events.findLastIndex(({ event }) => event === 'rebuild.started')).some(({ event }) => event === 'rebuild.done'))
+        await clock.advance(second);
+    },
+    async ask(flow, body, { as, ...more } = {}) {
+      const principal = principalNamed(as);
+      const { body: bytes, contentType } = written(body);
+      const asked = hub.gateway.request({ flow, principal, body: bytes, contentType, ...more, ...waitOf(flows, flow) });
+      return askedOf(principal, asked);
+    },
+    async close() {
+      hub.letGo();
+      await now(workers.stop(0));
+      await now(hub.close());
+      await later.close();
+      await transport.close();
+      await store.close();
+    },
+  };
+
+  async function askedOf(principal: Principal, asking: ReturnType<typeof hub.gateway.request>): Promise<Asked> {
+    const answer = await now(asking);
+    const { id } = answer;
+    const status = async () => {
+      const found = await hub.gateway.status(id, principal);
+      if (found === undefined) throw new Error(`request ${id} has no record: it was answered on the line, or is forgotten`);
+      return found;
+    };
+    const outcome = async () => {
+      if (answer.kind === 'outcome') return answer.outcome;
+      await clock.advance(0);
+      const record = await store.get(id);
+      return record?.shown === true ? record.outcome : undefined;
+    };
+    return {
+      id,
+      status,
+      outcome,
+      async reply() {
+        const found = await outcome();
+        if (found === undefined) {
+          const { state: where, step, waitingOn } = await status();
+          throw new Error(
+            `no answer yet: the request is ${where}${step === undefined ? '' : ` at ${step}`}${waitingOn === undefined ? '' : `, waits for ${waitingOn}`}; hub.advance('1h') lets time go by`,
+          );
+        }
+        if (found.kind !== 'reply') throw readFault(found.body);
+        return bodyOf(found);
+      },
+      async cancel() {
+        await now(hub.gateway.cancel(id, principal));
+      },
+    };
+  }
+}
+
+/** A volatile flow is answered on the line only. */
+const waitOf = (flows: readonly Flow[], name: string): { waitMs?: number } =>
+  flows.find((flow) => flow.name === name)?.durable === false ? {} : { waitMs: 0 };
+
+async function projectOf({ folder, flows, steps = [], principals }: TestHubOptions): Promise<{
+  readonly flows: readonly Flow[];
+  readonly steps: readonly Step[];
+  readonly principals: readonly KeyedPrincipal[];
+}> {
+  const loaded = folder === undefined ? undefined : await load({ folder, env: {} });
+  const own = new Set(steps.map(({ name }) => name));
+  const all = {
+    flows: [...(loaded?.project.flows ?? []), ...Object.entries(flows ?? {}).map(([name, flow]) => flowOf(name, flow))],
+    steps: [...(loaded?.steps ?? []).filter(({ name }) => !own.has(name)), ...steps],
+    principals: principals ?? loaded?.project.principals ?? [],
+  };
+  const flaws = checkFlows(all.flows, new Map(all.steps.map((step) => [step.name, step])));
+  if (flaws.length > 0) throw new Error(flaws.map(({ message }) => message).join('\n'));
+  return all;
+}
+
+function flowOf(name: string, flow: readonly string[] | (Partial<Flow> & Pick<Flow, 'steps'>)): Flow {
+  const defaults = { name, waitMs: 10 * second, maxWaitMs: 60 * second, deadlineMs: year, maxDeadlineMs: year, durable: true };
+  return { ...defaults, ...('steps' in flow ? flow : { steps: flow }) };
+}
+
+/** What one run of a step came to. */
+export interface Performed {
+  /** The body that goes on, parsed if it is JSON; undefined when it split. */
+  readonly body?: unknown;
+  readonly contentType?: string;
+  /** The steps that it routed to. */
+  readonly steps?: readonly string[];
+  /** The parts that it split into. */
+  readonly parts?: readonly { readonly name?: string; readonly body: unknown; readonly steps?: readonly string[] }[];
+  readonly progress: readonly Progress[];
+}
+
+/** Runs one worker alone, once, without any hub. Throws what its handler throws. */
+export async function perform(step: Step, body: unknown, envelope: Partial<Envelope> = {}): Promise<Performed> {
+  if (step.kind !== 'worker' || step.run === undefined)
+    throw new TypeError(`perform() runs a worker by itself, and ${step.name} is of kind ${step.kind}: run its flow with testHub()`);
+  const id = newId();
+  const at = Date.now();
+  const progress: Progress[] = [];
+  const given: Envelope = {
+    id,
+    requestId: id,
+    type: 'request',
+    flow: 'test',
+    slip: [step.name],
+    step: 1,
+    attempt: 1,
+    deadline: at + step.timeoutMs,
+    groups: [],
+    durable: true,
+    journal: true,
+    recorded: false,
+    at,
+    ...written(body),
+    ...envelope,
+  };
+  const nobody = async () => undefined;
+  const state = memoryState({});
+  const tools: StepTools = {
+    signal: AbortSignal.timeout(step.timeoutMs),
+    progress: (one) => void progress.push(one),
+    remainingMs: () => Math.max(0, given.deadline - Date.now()),
+    store: state.connect(),
+    later: memoryLater({ publish: nobody }),
+    get dossiers(): Dossiers {
+      throw new TypeError('a worker keeps nothing');
+    },
+    clock: systemClock,
+    addressOf: (name) => ({ exchange: '', routingKey: name }),
+    drop: nobody,
+    absorbed: nobody,
+    late: nobody,
+    report: async () => false,
+  };
+  const verdict = await step.run(given, tools);
+  if (verdict.go === 'apart') return { parts: verdict.parts, progress };
+  if (verdict.go === 'nowhere') throw new Fault('internal', `${step.name} absorbed its message`);
+  const { slip, contentType } = verdict;
+  return { body: bodyOf(verdict), contentType, ...(slip === undefined ? {} : { steps: slip }), progress };
+}

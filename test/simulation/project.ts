@@ -5,7 +5,7 @@
 import type { Envelope } from '../../broker/envelope.js';
 import type { Flow } from '../../broker/flow.js';
 import type { Project } from '../../broker/hub.js';
-import { aggregator, Fault, foreign, split, worker, type Step } from '../../index.js';
+import { aggregator, Fault, foreign, split, timer, worker, type Step } from '../../index.js';
 import type { Effect } from '../fault/history.js';
 import type { Machine } from './machine.js';
 
@@ -49,12 +49,13 @@ export const flows: readonly Flow[] = [
   flow('middle', ['first', 'legacy', 'answer']),
   flow('last', ['first', 'oracle']),
   flow('note', ['first', 'keep']),
+  flow('later', ['first', 'rest', 'answer']),
   flow('quick', ['answer'], { durable: false }),
 ];
 
 /** The steps that a program of somebody else serves. */
 export const foreignSteps = ['legacy', 'oracle'];
-export const stepNames = ['first', 'answer', 'keep', 'spread', 'part', 'gather', 'gather.some', 'gather.soon', ...foreignSteps];
+export const stepNames = ['first', 'answer', 'keep', 'spread', 'part', 'gather', 'gather.some', 'gather.soon', 'rest', ...foreignSteps];
 
 export interface Deeds {
   readonly effects: Effect[];
@@ -118,6 +119,7 @@ export function projectOf(machine: Machine, deeds: Deeds): Project {
       gather('gather', {}),
       gather('gather.some', { atLeast: 2 }),
       gather('gather.soon', { timeout: '2s' }),
+      timer({ name: 'rest', wait: '1s' }),
       ...foreignSteps.map((name) => foreign(name)),
     ],
   };

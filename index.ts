@@ -11,6 +11,7 @@ export {
   type StepContext,
   type WorkerOptions,
 } from './broker/step.js';
+export { ask, type Asking, type Turn } from './broker/ask.js';
 export { aggregator, type AggregatorOptions, type Answer, type Manifest } from './workers/aggregator.js';
 export { timer, type TimerOptions } from './workers/timer.js';
 export { Fault, type FaultCode } from './broker/fault.js';

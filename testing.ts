@@ -278,6 +278,8 @@ export async function perform(step: Step, body: unknown, envelope: Partial<Envel
   const state = memoryState({});
   const tools: StepTools = {
     signal: AbortSignal.timeout(step.timeoutMs),
+    answers: [],
+    kept: undefined,
     progress: (one) => void progress.push(one),
     remainingMs: () => Math.max(0, given.deadline - Date.now()),
     store: state.connect(),

@@ -35,6 +35,8 @@ export interface Dossiers {
   /** Keeps what came to a step; once, however often it comes. Afterwards the delivery may go. */
   park(kind: string, envelope: Envelope, next: Next): Promise<void>;
   get(kind: string, id: string): Promise<Dossier | undefined>;
+  /** The envelope that was parked. Throws when it cannot be read, which was written here. */
+  envelopeOf(dossier: Dossier): Envelope;
   /** The dossier that a ring is about. */
   rung(envelope: Envelope): Promise<Dossier | undefined>;
   /**
@@ -212,6 +214,11 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     withdraw,
     lookAfter,
     get: (kind, id) => store.dossier(kind, id),
+    envelopeOf(dossier) {
+      const envelope = envelopeOf(dossier);
+      if (envelope === undefined) throw new Error(`dossier ${nameOf(dossier)} cannot be read`);
+      return envelope;
+    },
     async rung({ extra }) {
       const [, kind, id] = /^([^/]+)\/(.+)$/s.exec(String(extra?.['hub-dossier'] ?? '')) ?? [];
       return kind === undefined || id === undefined ? undefined : store.dossier(kind, id);

@@ -2,6 +2,7 @@
  * The door that every inbound adapter uses (EIP: Messaging Gateway). An adapter hands in an `Ask` and gets an `Answer`:
  * the outcome, or "accepted, answer later". What those look like on the adapter's protocol is the adapter's business.
  */
+import { theRequestor, type Question, type Questions } from './ask.js';
 import { pause, type Clock } from './clock.js';
 import type { Principal } from './access.js';
 import type { Admission, Refusal } from './admission.js';
@@ -69,6 +70,8 @@ export interface Status {
   readonly step?: string;
   readonly attempt?: number;
   readonly waitingOn?: string;
+  /** What the requestor is asked, oldest first. */
+  readonly questions?: readonly Question[];
   readonly progress?: Progress;
   readonly acceptedAt: number;
   readonly updatedAt: number;
@@ -121,6 +124,11 @@ export interface Gateway {
     listener: (event: RequestEvent) => void,
     signal: AbortSignal,
   ): Promise<boolean>;
+  /**
+   * Answers a question of a step: `answered`, also when it was before, with the same; `none`: nothing of the kind is asked; undefined as with
+   * `status`. Throws a Fault `invalid` when it does not fit the question.
+   */
+  answer(id: string, principal: Principal, answer: unknown, questionId?: string): Promise<'answered' | 'none' | undefined>;
   /** `cancelled`; `ended` when it has an outcome already; undefined as with `status`. */
   cancel(id: string, principal: Principal): Promise<'cancelled' | 'ended' | undefined>;
   /** Publishes an event; resolves once the broker has confirmed it. Listeners or not. */
@@ -149,6 +157,7 @@ export interface GatewayOptions {
   readonly correlator: Correlator;
   readonly settler: Settler;
   readonly rebuild: Rebuild;
+  readonly questions: Questions;
   readonly admission: Admission;
   readonly clock: Clock;
   /** Makes the ids of requests and events. */
@@ -199,13 +208,24 @@ export function openGateway(options: GatewayOptions): Gateway {
     return record?.principal === principal.name ? record : undefined;
   }
 
+  /** A status that says what the requestor is asked. */
+  async function withQuestions(status: Status): Promise<Status> {
+    if (status.waitingOn !== theRequestor) return status;
+    return { ...status, questions: await reachable(options.questions.open(status.id)) };
+  }
+
+  const asked = async (answer: Answer): Promise<Answer> =>
+    answer.kind === 'outcome' || answer.status.waitingOn !== theRequestor
+      ? answer
+      : { ...answer, status: await withQuestions(answer.status) };
+
   return {
     flows,
-    request: (ask) => admitted(ask.principal, () => request(ask)),
+    request: async (ask) => asked(await admitted(ask.principal, () => request(ask))),
     send: (message) => admitted(message.principal, () => send(message)),
     async status(id, principal) {
       const record = await owned(id, principal);
-      return record === undefined ? undefined : statusOf(record);
+      return record === undefined ? undefined : withQuestions(statusOf(record));
     },
     async collect(id, principal, waitMs, signal) {
       if ((await owned(id, principal)) === undefined) return undefined;
@@ -214,7 +234,7 @@ export function openGateway(options: GatewayOptions): Gateway {
       try {
         const outcome = await recordedWithin(id, wait, waitMs, signal, async () => undefined);
         const heldMs = clock.now() - began;
-        return outcome === undefined ? await accepted(id, heldMs, false) : { kind: 'outcome', id, outcome, heldMs, replayed: false };
+        return outcome === undefined ? asked(await accepted(id, heldMs, false)) : { kind: 'outcome', id, outcome, heldMs, replayed: false };
       } finally {
         wait.close();
       }
@@ -240,6 +260,10 @@ export function openGateway(options: GatewayOptions): Gateway {
       } finally {
         unlisten();
       }
+    },
+    async answer(id, principal, answer, questionId) {
+      if ((await owned(id, principal)) === undefined) return undefined;
+      return reachable(options.questions.answer(id, answer, questionId));
     },
     async cancel(id, principal) {
       const record = await owned(id, principal);

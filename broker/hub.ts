@@ -6,6 +6,7 @@
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
 import { openAdmission } from './admission.js';
+import { openQuestions } from './ask.js';
 import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
 import { openDossiers } from './dossiers.js';
@@ -125,6 +126,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     correlator,
     settler,
     rebuild,
+    questions: openQuestions({ store, dossiers }),
     admission,
     clock,
     newId,

@@ -150,8 +150,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
         failpoint('work.between-messages');
       }),
     );
-    const { afterwards } = verdict.go === 'on' ? verdict : {};
-    if (afterwards !== undefined) await patiently(afterwards);
+    if (verdict.afterwards !== undefined) await patiently(verdict.afterwards);
     failpoint('work.before-ack');
     emit('step.done', { ...about, tookMs: clock.now() - started });
   };
@@ -220,6 +219,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       later: options.later,
       dossiers: options.dossiers,
       clock,
+      answers: [],
+      kept: undefined,
       remainingMs: () => Math.max(0, envelope.deadline - clock.now()),
       addressOf: (name) => workAddress(names, name, envelope),
       drop: async (id) => {
@@ -334,7 +335,11 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       at: now,
       from: step.name,
       took,
-      extra: { ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now) },
+      // A ring says what it is about.
+      extra: {
+        ...(envelope.type === 'event' ? envelope.extra : {}),
+        ...errorHeaders(new Fault('internal', messageOf(error)), step.name, now),
+      },
     };
     failpoint('retry.before-publish');
     await publish(retryAddress(names, step.name, delay, envelope), encode(again));

@@ -2,7 +2,7 @@
 import { Ajv2020, type ErrorObject, type ValidateFunction } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import { Fault, type Flaw } from './fault.js';
-import type { Flow } from './flow.js';
+import type { Flow, JsonSchema } from './flow.js';
 import { bodyOf } from './step.js';
 
 /** Throws a Fault `invalid` when a JSON body does not fit the flow's schema; other content types pass. */
@@ -33,6 +33,14 @@ export function validator(flows: readonly Flow[]): Validate {
       { errors, reason: 'schema' },
     );
   };
+}
+
+/** What is wrong with a value, by JSON Schema 2020-12. Throws when the schema itself is none. */
+export function flawsOf(schema: JsonSchema, value: unknown): readonly Flaw[] {
+  const ajv = new Ajv2020({ allErrors: true, strict: false });
+  addFormats.default(ajv);
+  const check = ajv.compile(schema);
+  return check(value) ? [] : (check.errors ?? []).map(flawOf);
 }
 
 function flawOf({ instancePath, keyword, params, message = 'is wrong' }: ErrorObject): Flaw {

@@ -2,9 +2,10 @@
  * A step: a queue and what serves it (EIP: Service Activator, Splitter, Router, Content Enricher). A handler takes data
  * and returns data; it never acknowledges and never publishes: the runner turns what it returns into messages.
  */
+import { isAsking, putQuestion, talkOf, type Turn } from './ask.js';
 import type { Clock } from './clock.js';
 import type { Dossiers } from './dossiers.js';
-import type { Envelope } from './envelope.js';
+import { deriveId, type Envelope } from './envelope.js';
 import { Fault, messageOf } from './fault.js';
 import type { Later } from './later.js';
 import type { Progress, Store } from './store.js';
@@ -17,6 +18,10 @@ export interface StepContext {
   progress(progress: Progress): void;
   /** What is left of the request's life, ms. */
   remainingMs(): number;
+  /** What the requestor was asked by this step, and answered; see `ask()`. */
+  readonly answers: readonly Turn[];
+  /** What the last `ask()` of this step kept. */
+  readonly kept: unknown;
 }
 
 /** `body` is parsed when its content type is JSON, else the untouched Buffer. */
@@ -35,6 +40,8 @@ export interface WorkerOptions<Body> {
   readonly retry?: readonly Pause[];
   /** How many requests one process works on at once. Default 100. */
   readonly concurrency?: number;
+  /** True: it may return `ask()`. Requests of its flows have a record from the start. */
+  readonly asks?: boolean;
 }
 
 /** A pause with its unit: `200ms`, `5s`, `1m`, `2h`, `3d`. */
@@ -92,7 +99,7 @@ export type Verdict =
       readonly change?: Partial<Envelope>;
       /** Runs once the broker has the next message. */ readonly afterwards?: () => Promise<void>;
     }
-  | { readonly go: 'apart'; readonly parts: readonly SplitPart[]; readonly into?: string }
+  | { readonly go: 'apart'; readonly parts: readonly SplitPart[]; readonly into?: string; readonly afterwards?: () => Promise<void> }
   /** Nothing follows from this message: it was absorbed. */
   | { readonly go: 'nowhere' };
 
@@ -114,7 +121,38 @@ export function worker<Body>(options: WorkerOptions<Body>): Step {
     timeoutMs: options.timeoutMs ?? 30_000,
     retry: checkPauses(options.retry ?? ['1s', '5s', '30s']),
     concurrency: options.concurrency ?? 100,
-    run: async (envelope, tools) => verdictOf(await handle(bodyOf(envelope), envelope, tools), tools.progress),
+    ...(options.asks === true ? { parks: true, run: conversing(handle) } : { run: (envelope, tools) => handled(handle, envelope, tools) }),
+  };
+}
+
+async function handled(handle: Handle, envelope: Envelope, tools: StepTools): Promise<Verdict> {
+  const said = await handle(bodyOf(envelope), envelope, tools);
+  if (isAsking(said)) throw new TypeError('it returned ask() and does not say that it may: worker({ asks: true, … })');
+  return verdictOf(said, tools.progress);
+}
+
+/** A step that may ask the requestor, and is called again with the answer. */
+function conversing(handle: Handle): NonNullable<Step['run']> {
+  return async (envelope, tools) => {
+    const { dossiers, report, clock } = tools;
+    const dossier = envelope.type === 'event' ? await dossiers.rung(envelope) : undefined;
+    const talk = dossier?.isOpen === true ? talkOf(dossier) : undefined;
+    // Rung before the answer, or after all is done.
+    if (envelope.type === 'event' && talk?.open !== undefined) return { go: 'nowhere' };
+    if (envelope.type === 'event' && (talk === undefined || dossier === undefined)) return { go: 'nowhere' };
+    const asked = dossier === undefined ? envelope : { ...dossiers.envelopeOf(dossier), attempt: envelope.attempt };
+    const context =
+      talk === undefined ? tools : (Object.assign(Object.create(tools), { answers: talk.turns, kept: talk.kept }) as StepTools);
+    const said = await handle(bodyOf(asked), asked, context);
+    if (isAsking(said)) {
+      await putQuestion(said, asked, dossier, { dossiers, report, now: clock.now() });
+      return { go: 'nowhere' };
+    }
+    const verdict = await verdictOf(said, tools.progress);
+    if (dossier === undefined || verdict.go === 'nowhere') return verdict;
+    const afterwards = () => dossiers.close(dossier);
+    const [step = ''] = asked.slip;
+    return verdict.go === 'on' ? { ...verdict, change: { id: deriveId(asked.id, step, 0) }, afterwards } : { ...verdict, afterwards };
   };
 }
 

@@ -118,7 +118,7 @@ export interface RequestEvent {
   /** Rises within the request; a watcher resumes after it. */
   readonly sequence: number;
   readonly at: number;
-  readonly name: 'state' | 'step' | 'progress' | 'part' | 'outcome';
+  readonly name: 'state' | 'step' | 'progress' | 'part' | 'ask' | 'outcome';
   readonly data: Readonly<Record<string, unknown>>;
 }
 

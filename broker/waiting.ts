@@ -2,6 +2,7 @@
  * Waiting for the outcome of a request that has a record: it may be settled by any hub. Subscribe, then read the record; a
  * wake-up is a hint, the record is the truth.
  */
+import { theRequestor } from './ask.js';
 import type { Clock } from './clock.js';
 import type { Correlator, Wait } from './correlator.js';
 import { Fault, isFault } from './fault.js';
@@ -13,7 +14,7 @@ import { PublishError } from './transport.js';
 export const lookAgainMs = 2_000;
 
 export interface Waiting {
-  /** The outcome, when it comes within `ms`. `look` sees the record each time it is read without one. */
+  /** The outcome, when it comes within `ms`; sooner without one, when the requestor is asked something. `look` sees the record each time it is read without one. */
   recordedWithin(
     id: string,
     wait: Wait,
@@ -42,8 +43,11 @@ export function openWaiting({
     signal?: AbortSignal,
     look?: (record: RequestRecord) => Promise<void>,
   ): Promise<Outcome | undefined> {
+    const itsTurn = new AbortController();
+    const over = signal === undefined ? itsTurn.signal : AbortSignal.any([signal, itsTurn.signal]);
     const read = async () => {
       const record = await store.get(id);
+      if (record?.waitingOn === theRequestor) itsTurn.abort();
       if (record?.shown === true && record.outcome !== undefined) wait.catch(record.outcome);
       else if (record !== undefined) await look?.(record);
     };
@@ -52,8 +56,8 @@ export function openWaiting({
     try {
       if (look !== undefined) await reachable(read());
       for (const end = clock.now() + ms; ; hint()) {
-        const outcome = await wait.within(Math.min(lookAgainMs, end - clock.now()), signal);
-        if (outcome !== undefined || clock.now() >= end || signal?.aborted === true || correlator.gone) return outcome;
+        const outcome = await wait.within(Math.min(lookAgainMs, end - clock.now()), over);
+        if (outcome !== undefined || clock.now() >= end || over.aborted || correlator.gone) return outcome;
       }
     } finally {
       unlisten();

@@ -100,6 +100,7 @@ export const http = adapter<HttpSettings>({
       ['GET', '/requests/:id', requests.status, 'quick'],
       ['GET', '/requests/:id/reply', requests.reply, 'held'],
       ['GET', '/requests/:id/events', requests.events, 'stream'],
+      ['POST', '/requests/:id/answers', requests.answer, 'held'],
       ['DELETE', '/requests/:id', requests.cancel, 'held'],
       ['POST', '/messages/:flow', requests.send, 'new'],
       ['POST', '/events/:topic', topics.publish, 'new'],

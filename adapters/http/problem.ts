@@ -26,6 +26,7 @@ export const httpProblems = {
   'method-not-allowed': [405, 'This cannot be done here.'],
   'request-timeout': [408, 'The request did not come in time.'],
   ended: [409, 'The request has its outcome already.'],
+  'not-asked': [409, 'The request asks nothing of the kind.'],
   gone: [410, 'The request is forgotten.'],
   'too-large': [413, 'The body is larger than this hub takes.'],
   'uri-too-long': [414, 'The address is too long.'],

@@ -1,6 +1,7 @@
 /** `/requests` and `/messages`: a request in, its outcome out, now or later. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { timeOfId } from '../../broker/envelope.js';
+import { Fault, messageOf } from '../../broker/fault.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
 import type { Outcome } from '../../broker/store.js';
 import { headerValue, matches, readHeaders, unformed } from './headers.js';
@@ -26,6 +27,7 @@ export interface RequestHandlers {
   readonly reply: Handler;
   readonly events: Handler;
   readonly cancel: Handler;
+  readonly answer: Handler;
 }
 
 /** No wish. */
@@ -129,6 +131,26 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       }
     },
 
+    async answer(request, reply) {
+      reply.header('vary', 'Prefer');
+      const id = parameter(request, 'id');
+      const prefer = readPrefer(request.headers['prefer']);
+      const { principal } = request;
+      visitOf(request).take();
+      const question = request.headers['hub-question'];
+      const said = await gateway.answer(id, principal, answerIn(request), typeof question === 'string' ? question : undefined);
+      if (said === undefined) return missing(reply, id);
+      if (said === 'none')
+        return sendProblem(
+          reply,
+          httpProblem('not-asked', `request ${id} asks nothing of the kind now; its status says what it asks`, { requestId: id }),
+        );
+      const status = await gateway.status(id, principal);
+      const hold = status === undefined ? 0 : (holdMs(prefer, flowNamed(status.flow)?.maxWaitMs ?? 0) ?? 0);
+      const answer = await gateway.collect(id, principal, hold, visitOf(request).signal);
+      return answer === undefined ? missing(reply, id) : sendAnswer(reply, answer, prefer, hold);
+    },
+
     async cancel(request, reply) {
       const id = parameter(request, 'id');
       visitOf(request).take();
@@ -140,6 +162,15 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       return status === undefined ? missing(reply, id) : sendStatus(reply, status);
     },
   };
+}
+
+/** The body of an answer: JSON, whatever it is. */
+function answerIn(request: FastifyRequest): unknown {
+  try {
+    return JSON.parse(bodyOf(request).toString('utf8'));
+  } catch (cause) {
+    throw new Fault('invalid', `the answer must be JSON: ${messageOf(cause)}`, { cause });
+  }
 }
 
 function sendAnswer(reply: FastifyReply, answer: Answer, prefer: Preferences, hold: number | undefined): FastifyReply {

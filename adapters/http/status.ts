@@ -2,17 +2,24 @@
 import { createHash } from 'node:crypto';
 import type { Status } from '../../broker/gateway.js';
 
-export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt'> {
+export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt' | 'questions'> {
+  readonly questions?: readonly object[];
   readonly acceptedAt: string;
   readonly updatedAt: string;
   readonly deadline: string;
   readonly endedAt?: string;
-  readonly links: { readonly self: string; readonly reply: string; readonly events: string; readonly cancel: string };
+  readonly links: {
+    readonly self: string;
+    readonly reply: string;
+    readonly events: string;
+    readonly cancel: string;
+    readonly answers?: string;
+  };
 }
 
 export function statusDocument(status: Status): StatusDocument {
   const self = `/requests/${status.id}`;
-  const { id, flow, state, key, step, attempt, waitingOn, progress, deadline, acceptedAt, updatedAt, endedAt } = status;
+  const { id, flow, state, key, step, attempt, waitingOn, questions, progress, deadline, acceptedAt, updatedAt, endedAt } = status;
   return {
     id,
     flow,
@@ -21,12 +28,19 @@ export function statusDocument(status: Status): StatusDocument {
     ...(step === undefined ? {} : { step }),
     ...(attempt === undefined ? {} : { attempt }),
     ...(waitingOn === undefined ? {} : { waitingOn }),
+    ...(questions === undefined ? {} : { questions: questions.map((one) => ({ ...one, askedAt: iso(one.askedAt) })) }),
     ...(progress === undefined ? {} : { progress }),
     deadline: iso(deadline),
     acceptedAt: iso(acceptedAt),
     updatedAt: iso(updatedAt),
     ...(endedAt === undefined ? {} : { endedAt: iso(endedAt) }),
-    links: { self, reply: `${self}/reply`, events: `${self}/events`, cancel: self },
+    links: {
+      self,
+      reply: `${self}/reply`,
+      events: `${self}/events`,
+      cancel: self,
+      ...(questions === undefined ? {} : { answers: `${self}/answers` }),
+    },
   };
 }
 

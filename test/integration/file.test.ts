@@ -396,7 +396,14 @@ describe('a folder as a legacy system', () => {
     body: Buffer.from('{"amount":1}'),
     contentType: 'application/json',
     envelope: { id: newId(), requestId: newId(), step: 1, slip: ['legacy'], groups: [], ...envelope } as Envelope,
-    context: { signal: new AbortController().signal, progress: () => undefined, remainingMs: () => 60_000, ...more },
+    context: {
+      signal: new AbortController().signal,
+      progress: () => undefined,
+      remainingMs: () => 60_000,
+      answers: [],
+      kept: undefined,
+      ...more,
+    },
     projectFolder: folder,
   });
 

@@ -40,7 +40,14 @@ const outgoing = (
   body: Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body)),
   contentType: 'application/json',
   envelope: { id: newId(), requestId: newId(), step: 2, slip: ['price'], groups: [], ...envelope } as Envelope,
-  context: { signal: new AbortController().signal, progress: () => undefined, remainingMs: () => 60_000, ...more },
+  context: {
+    signal: new AbortController().signal,
+    progress: () => undefined,
+    remainingMs: () => 60_000,
+    answers: [],
+    kept: undefined,
+    ...more,
+  },
   projectFolder: '/',
 });
 

@@ -49,7 +49,14 @@ const outgoing = (body: unknown = quote, more: Partial<OutgoingCall['context']> 
   body: Buffer.from(typeof body === 'string' ? body : JSON.stringify(body)),
   contentType: 'application/json',
   envelope: { id: newId(), requestId: newId(), step: 2, slip: ['bank.harbour'], groups: [], ...envelope } as Envelope,
-  context: { signal: new AbortController().signal, progress: () => undefined, remainingMs: () => 60_000, ...more },
+  context: {
+    signal: new AbortController().signal,
+    progress: () => undefined,
+    remainingMs: () => 60_000,
+    answers: [],
+    kept: undefined,
+    ...more,
+  },
   projectFolder: '/',
 });
 

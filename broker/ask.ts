@@ -1,0 +1,140 @@
+/**
+ * A step puts a question to the requestor and goes on with the answer: that is how one request becomes a conversation of several
+ * interchanges (EIP: Process Manager). The handler returns `ask(…)`; once the answer is there it is called again, with all answers so far.
+ * What was asked and answered is a dossier of kind `ask`.
+ */
+import type { Dossiers } from './dossiers.js';
+import { deriveId, type Envelope } from './envelope.js';
+import { Fault, type Flaw } from './fault.js';
+import type { JsonSchema } from './flow.js';
+import { flawsOf } from './schema.js';
+import type { Dossier, Store } from './store.js';
+
+const mark = Symbol.for('answerback.ask');
+
+export interface Asking {
+  readonly [mark]: true;
+  readonly question: unknown;
+  readonly schema: JsonSchema | undefined;
+  readonly keep: unknown;
+}
+
+/**
+ * What a handler returns that wants to know something of the requestor. `question` is shown as it is; an answer that does not fit
+ * `schema` (JSON Schema 2020-12) is refused; `keep` is what the next call of the handler finds as `kept`.
+ */
+export const ask = (question: unknown, { schema, keep }: { readonly schema?: JsonSchema; readonly keep?: unknown } = {}): Asking => ({
+  [mark]: true,
+  question,
+  schema,
+  keep,
+});
+
+export const isAsking = (value: unknown): value is Asking => typeof value === 'object' && value !== null && mark in value;
+
+/** What waits for the requestor says so in its status. */
+export const theRequestor = 'requestor';
+
+/** A question that waits for its answer. */
+export interface Question {
+  readonly id: string;
+  readonly question: unknown;
+  readonly schema?: JsonSchema;
+  readonly askedAt: number;
+}
+
+/** A question and its answer. */
+export interface Turn extends Question {
+  readonly answer: unknown;
+  readonly answeredAt: number;
+}
+
+/** The data of a dossier of kind `ask`. */
+export interface Talk {
+  /** Absent: answered, and the step is to go on. */
+  readonly open?: Question;
+  readonly turns: readonly Turn[];
+  readonly kept?: unknown;
+}
+
+export const talkOf = ({ data }: Pick<Dossier, 'data'>): Talk => data as Talk;
+
+/** A further question of the step that this envelope came to. */
+export function talkOn(id: string, { turns }: Pick<Talk, 'turns'>, { question, schema, keep }: Asking, askedAt: number): Talk {
+  const open = { id: deriveId(id, 'ask', turns.length + 1), question, ...(schema === undefined ? {} : { schema }), askedAt };
+  return { open, turns, ...(keep === undefined ? {} : { kept: keep }) };
+}
+
+/** Keeps the question and tells the requestor; the step's delivery may go then. `dossier`: of a talk that is under way. */
+export async function putQuestion(
+  asking: Asking,
+  envelope: Envelope,
+  dossier: Dossier | undefined,
+  { dossiers, report, now }: { readonly dossiers: Dossiers; readonly report: Store['report']; readonly now: number },
+): Promise<void> {
+  const begun = dossier === undefined ? { turns: [] } : talkOf(dossier);
+  const talk = talkOn(envelope.id, begun, asking, now);
+  if (dossier === undefined) await dossiers.park('ask', envelope, { data: talk });
+  else
+    await dossiers.change('ask', dossier.id, ({ data, isOpen }) =>
+      // Somebody else has asked it, on another delivery of the same ring.
+      isOpen && (data as Talk).open === undefined && (data as Talk).turns.length === begun.turns.length
+        ? { next: { data: talk }, result: undefined }
+        : { result: undefined },
+    );
+  const [step = ''] = envelope.slip;
+  const { id, question, schema } = talk.open!;
+  await report(
+    envelope.requestId,
+    { state: 'waiting', step, waitingOn: theRequestor },
+    { name: 'ask', data: { id, question, ...(schema === undefined ? {} : { schema }) } },
+  );
+}
+
+export interface Questions {
+  /** What is asked of the requestor of this request, oldest first. */
+  open(requestId: string): Promise<readonly Question[]>;
+  /**
+   * Answers a question; without `questionId` the oldest that is open. `answered` also when this very answer was given before; `none`: nothing
+   * of this name is asked, or it was answered otherwise. Throws a Fault `invalid` when the answer does not fit the question's schema.
+   */
+  answer(requestId: string, answer: unknown, questionId?: string): Promise<'answered' | 'none'>;
+}
+
+export function openQuestions({ store, dossiers }: { readonly store: Store; readonly dossiers: Dossiers }): Questions {
+  async function talks(requestId: string): Promise<readonly { readonly id: string; readonly talk: Talk }[]> {
+    const { found } = await store.dossiers(`of:${requestId}`, { limit: 1_000 });
+    return found.filter(({ kind }) => kind === 'ask').map((dossier) => ({ id: dossier.id, talk: talkOf(dossier) }));
+  }
+
+  const openIn = (all: Awaited<ReturnType<typeof talks>>) =>
+    all.flatMap(({ talk: { open } }) => open ?? []).sort((a, b) => a.askedAt - b.askedAt);
+
+  return {
+    open: async (requestId) => openIn(await talks(requestId)),
+    async answer(requestId, answer, questionId) {
+      const all = await talks(requestId);
+      const meant = questionId ?? openIn(all)[0]?.id ?? all.flatMap(({ talk }) => talk.turns.at(-1) ?? []).at(-1)?.id;
+      const place = all.find(({ talk: { open, turns } }) => open?.id === meant || turns.some((turn) => turn.id === meant));
+      if (meant === undefined || place === undefined) return 'none';
+      const answered = await dossiers.change<'answered' | 'none'>('ask', place.id, (dossier, now) => {
+        const { open, turns, ...kept } = talkOf(dossier);
+        const given = turns.find((turn) => turn.id === meant);
+        if (given !== undefined) return { result: JSON.stringify(given.answer) === JSON.stringify(answer) ? 'answered' : 'none' };
+        if (!dossier.isOpen || open?.id !== meant) return { result: 'none' };
+        const errors = open.schema === undefined ? [] : flawsOf(open.schema, answer);
+        if (errors.length > 0) throw unfit(errors);
+        const data: Talk = { ...kept, turns: [...turns, { ...open, answer, answeredAt: now }] };
+        return { next: { data, wakeAt: now }, result: 'answered' };
+      });
+      if (answered === 'answered') await store.report(requestId, { state: 'running', waitingOn: null });
+      return answered ?? 'none';
+    },
+  };
+}
+
+const unfit = (errors: readonly Flaw[]): Fault =>
+  new Fault('invalid', `the answer does not fit the question: ${errors.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; ')}`, {
+    errors,
+    reason: 'schema',
+  });

@@ -63,6 +63,8 @@ export interface Asked {
   reply(): Promise<unknown>;
   /** What became of it, if anything has. */
   outcome(): Promise<Outcome | undefined>;
+  /** Answers what a step asks; the oldest question, or that of this id. Throws when nothing is asked, or when the answer does not fit. */
+  answer(answer: unknown, questionId?: string): Promise<void>;
   cancel(): Promise<void>;
 }
 
@@ -204,6 +206,10 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
         }
         if (found.kind !== 'reply') throw readFault(found.body);
         return bodyOf(found);
+      },
+      async answer(value, questionId) {
+        if ((await now(hub.gateway.answer(id, principal, value, questionId))) !== 'answered')
+          throw new Error(`request ${id} asks nothing${questionId === undefined ? '' : ` of the name ${questionId}`}`);
       },
       async cancel() {
         await now(hub.gateway.cancel(id, principal));

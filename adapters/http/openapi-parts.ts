@@ -36,6 +36,12 @@ export const parameters = {
   HubKey: header('Hub-Key', 'Business key to find the request by.', { type: 'string', maxLength: 255 }, 'C-1042'),
   traceparent: header('traceparent', 'W3C trace context.', string, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'),
   LastEventId: header('Last-Event-ID', 'Resumes after this event.', string, '7'),
+  HubQuestion: header(
+    'Hub-Question',
+    'Id of the question that is answered. Default: the oldest that is open.',
+    string,
+    '5d7ad8c5-1d65-5be3-9d4e-2f5b1c0a4e55',
+  ),
   IfNoneMatch: header('If-None-Match', 'Answers 304 when nothing has changed.', string, '"yZgM0gsk6oIjdgMIgXRjBg"'),
   id: { name: 'id', in: 'path', required: true, description: 'Request id.', schema: { type: 'string' } },
   topic: {
@@ -73,6 +79,15 @@ export const sharedSchemas = {
       step: { type: 'string', description: 'The step it is at.' },
       attempt: { type: 'integer', minimum: 1 },
       waitingOn: { type: 'string', description: 'What `waiting` waits for.' },
+      questions: {
+        type: 'array',
+        description: 'What the requestor is asked, oldest first.',
+        items: {
+          type: 'object',
+          required: ['id', 'question', 'askedAt'],
+          properties: { id: string, question: {}, schema: { description: 'JSON Schema 2020-12 of the answer.' }, askedAt: time },
+        },
+      },
       progress: { type: 'object', properties: { percent: { type: 'number' }, message: string } },
       deadline: time,
       acceptedAt: time,
@@ -81,7 +96,7 @@ export const sharedSchemas = {
       links: {
         type: 'object',
         required: ['self', 'reply', 'events', 'cancel'],
-        properties: { self: string, reply: string, events: string, cancel: string },
+        properties: { self: string, reply: string, events: string, cancel: string, answers: string },
       },
     },
   },

@@ -54,10 +54,32 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
         },
       }),
     },
+    '/requests/{id}/answers': {
+      parameters: id,
+      post: operation('answer', 'requests', 'Answer what a step asks the requestor', {
+        description:
+          'The body is the answer, as JSON. Then as with the reply: with `Prefer: wait=N` the line is held until the next question or the outcome.',
+        parameters: ['HubQuestion', 'Prefer'].map(parameter),
+        requestBody: { content: json({}) },
+        responses: {
+          '200': {
+            description: 'The reply, with its own content type.',
+            headers: sent('Hub-Request-Id', 'Preference-Applied', 'Vary'),
+            content: anything,
+          },
+          '202': {
+            description: 'Taken; not ended yet.',
+            headers: sent('Location', 'Retry-After', 'Hub-Request-Id', 'Vary'),
+            content: status,
+          },
+          ...problems(400, 401, 403, 404, 409, 410, 413, 422, 429, 502, 503, 504),
+        },
+      }),
+    },
     '/requests/{id}/events': {
       parameters: id,
       get: operation('watch', 'requests', 'What happens to a request, as server-sent events', {
-        description: 'Events `state`, `step`, `progress`, `part` and `outcome`; ends after `outcome`.',
+        description: 'Events `state`, `step`, `progress`, `part`, `ask` and `outcome`; ends after `outcome`.',
         parameters: [parameter('LastEventId')],
         responses: {
           '200': { description: 'Server-sent events.', content: stream },

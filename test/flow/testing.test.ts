@@ -1,7 +1,7 @@
 /** The kit with which users of the hub test their own flows. */
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { resolve } from 'node:path';
-import { aggregator, Fault, split, timer, worker } from '../../index.js';
+import { aggregator, ask, Fault, split, timer, worker } from '../../index.js';
 import { perform, testHub, type TestHub, type TestHubOptions } from '../../testing.js';
 
 const score = worker<{ customer: string }>({ name: 'score', handle: (body) => ({ ...body, score: body.customer.length }) });
@@ -59,6 +59,16 @@ describe('a flow in a test', () => {
     await expect(asked.reply()).rejects.toMatchObject({ code: 'cancelled' });
     await hub.advance('5d');
     await expect(asked.reply()).rejects.toMatchObject({ code: 'cancelled' });
+  });
+
+  it('is a conversation', async () => {
+    const clerk = worker({ name: 'clerk', asks: true, handle: (_body, _envelope, { answers: [one] }) => one?.answer ?? ask('how many?') });
+    await open({ flows: { claim: ['clerk'] }, steps: [clerk] });
+    const asked = await hub.ask('claim', {});
+    expect(await asked.status()).toMatchObject({ waitingOn: 'requestor', questions: [{ question: 'how many?' }] });
+    await asked.answer(7);
+    expect(await asked.reply()).toBe(7);
+    await expect(asked.answer(8)).rejects.toThrow(/asks nothing/);
   });
 
   it('outlives the store', async () => {

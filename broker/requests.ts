@@ -154,14 +154,17 @@ export function openRequests(options: GatewayOptions): Requests {
       else if (!(await endsBy(clock, giveUpAt, reachable(settler.settle(id, outcome, false))))) throw unwritten();
       return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
     }
-    // What is still being written down then comes to the record.
-    const isIdle = await endsBy(clock, giveUpAt, settler.idle(id));
+    if (!(await endsBy(clock, giveUpAt, settler.idle(id)))) throw noPlace(id);
     if (wait.caught !== undefined) return { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false };
     const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
     // Without RabbitMQ the record alone must do; the journal is told as soon as it can be.
-    const carriedAt = !envelope.journal ? undefined : isIdle ? await noteRecorded(record) : 0;
+    const carriedAt = envelope.journal ? await noteRecorded(record) : undefined;
     const isKept = await makeRecord({ ...record, ...(carriedAt === undefined ? {} : { carriedAt }) }, wait, giveUpAt);
-    await endsBy(clock, giveUpAt, settler.idle(id));
+    if (!(await endsBy(clock, giveUpAt, settler.idle(id)))) {
+      // The journal may have that outcome already: a record would let another one win.
+      await store.discard(id).catch(() => undefined);
+      throw noPlace(id);
+    }
     if (wait.caught !== undefined) {
       wait.close();
       const kept = await keepCaught(wait.caught, record, isKept, envelope.journal, giveUpAt);
@@ -355,7 +358,7 @@ export function openRequests(options: GatewayOptions): Requests {
   return { request, send };
 }
 
-const noPlace = (id: string, cause: unknown): Fault =>
+const noPlace = (id: string, cause?: unknown): Fault =>
   new Fault(
     'unavailable',
     `request ${id} is under way, but there is no place to keep its answer now: Redis or RabbitMQ is away. Send it again with the same Idempotency-Key`,

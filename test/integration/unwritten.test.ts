@@ -21,22 +21,21 @@ async function withoutJournal() {
 }
 
 describe('while the journal takes nothing', () => {
-  it('a hold that ends while a reply is being written down becomes a 202, and the reply comes later', async () => {
+  it('a hold that ends while a reply is being written down ends without a promise, and nobody can decide the request otherwise', async () => {
     const { clock, hub, publish, mend } = await withoutJournal();
-    const asked = hub.ask('ask', {}, { waitMs: 1_000 });
+    let refusal: unknown;
+    void hub.ask('ask', {}, { waitMs: 1_000 }).catch((error: unknown) => (refusal = error));
     await clock.advance(100);
     const requestId = String(hub.events.find(({ event }) => event === 'request.accepted')?.fields['requestId']);
     // By the default exchange, as foreign workers do: the journal has not seen it.
     const address = { exchange: '', routingKey: hub.hub.names.reply('h1') };
     await publish(address, { body: Buffer.from('42'), contentType: 'application/json', correlationId: requestId });
-    let answer: unknown;
-    void asked.then((one) => (answer = one));
-    await clock.advance(6_000);
-    expect(answer).toMatchObject({ kind: 'accepted', id: requestId });
+    await clock.advance(5_500);
+    expect(refusal).toMatchObject({ code: 'unavailable', reason: 'unknown', requestId, retryAfterMs: 5_000 });
+    expect(await hub.gateway.cancel(requestId, anonymous)).toBeUndefined();
     mend();
-    const collected = hub.gateway.collect(requestId, anonymous, 10_000);
-    await clock.advance(5_000);
-    expect(await collected).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply', body: Buffer.from('42') } });
+    await clock.advance(1_000);
+    expect(hub.events).toContainEqual({ event: 'request.settled', fields: { requestId, kind: 'reply', settled: 'unknown' } });
     const closing = hub.close();
     await clock.advance(5_000);
     await closing;

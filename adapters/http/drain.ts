@@ -5,7 +5,7 @@
  */
 import { Server as NetServer, type Socket } from 'node:net';
 import type { Server } from 'node:http';
-import { nextTurn, pause, systemClock } from '../../broker/clock.js';
+import { pause, systemClock } from '../../broker/clock.js';
 
 /** Nobody comes any more when nobody has for so long. */
 const quietMs = 500;
@@ -13,8 +13,6 @@ const quietMs = 500;
 const lastMs = 100;
 /** So long answers may take to reach their clients. */
 const drainMs = 8_000;
-/** A turn of the event loop in which nothing was done. */
-const idleTurnMs = 0.5;
 
 /** Watches who comes and what is under way from now on. The returned function leaves: `lingerMs` is how long it listens at most. */
 export function drainable(server: Server): (lingerMs: number) => Promise<void> {
@@ -58,24 +56,11 @@ export function drainable(server: Server): (lingerMs: number) => Promise<void> {
 
   return async (lingerMs) => {
     await quiet(Math.min(quietMs, lingerMs), lingerMs);
-    await stopListening(server);
-    await quiet(Math.min(lastMs, lingerMs), lingerMs);
+    // Connections stay: the server's own `close` ends those that are idle now.
+    NetServer.prototype.close.call(server);
+    await quiet(Math.min(lastMs, lingerMs), 1_000);
     drained = new AbortController();
     look();
     await pause(systemClock, drainMs, drained.signal);
   };
-}
-
-/**
- * Connections stay. Those that the system has completed and we have not taken yet would be reset: all are taken in each turn of the event
- * loop, so it is done right after a turn in which there was nothing else to do.
- */
-async function stopListening(server: Server): Promise<void> {
-  for (let turns = 0; turns < 1_000; turns++) {
-    const began = performance.now();
-    await new Promise<void>(nextTurn);
-    if (performance.now() - began < idleTurnMs) break;
-  }
-  // Not the server's own, which also closes connections that are idle now.
-  NetServer.prototype.close.call(server);
 }

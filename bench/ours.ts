@@ -131,6 +131,7 @@ function openHttp(hub: Hub, { namespace, access, emit }: HubOptions, metrics: ()
     headersTimeout: 10 * second,
     requestTimeout: 30 * second,
     ping: 15 * second,
+    linger: 0,
   };
   return http!.open!(settings as never, {
     gateway: hub.gateway,

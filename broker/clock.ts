@@ -173,3 +173,13 @@ export function pause(clock: Clock, ms: number, signal?: AbortSignal, round?: 'r
     signal?.addEventListener('abort', done, { once: true });
   });
 }
+
+/** Whether `work` has ended by the time `at`; it goes on either way. Rejects with what `work` rejects with until then. */
+export async function endsBy(clock: Clock, at: number, work: Promise<unknown>): Promise<boolean> {
+  const ended = new AbortController();
+  try {
+    return await Promise.race([work.then(() => true), pause(clock, at - clock.now(), ended.signal).then(() => false)]);
+  } finally {
+    ended.abort();
+  }
+}

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { mayUse } from './access.js';
-import { pause } from './clock.js';
+import { endsBy, pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
 import type { Envelope } from './envelope.js';
@@ -17,7 +17,7 @@ import { outcomeOfFault } from './settle.js';
 import { StoreError, type Claim, type NewRecord, type Outcome, type RequestRecord } from './store.js';
 import { workAddress } from './topology.js';
 import { PublishError } from './transport.js';
-import { openWaiting, reachable } from './waiting.js';
+import { openWaiting, reachable, unwritten } from './waiting.js';
 import { recordHeader, recordIn } from './wire.js';
 
 /** A publish that is not known to have reached the broker may be repeated after this long. */
@@ -141,6 +141,7 @@ export function openRequests(options: GatewayOptions): Requests {
   /** The hold is over before the answer: from here on there is a record. Journal, record, then 202. */
   async function detach(envelope: Envelope, ask: Ask, wait: Wait, heldMs: number): Promise<Answer> {
     const id = envelope.requestId;
+    const giveUpAt = clock.now() + noPlaceMs;
     const timedOut = envelope.deadline <= clock.now();
     if (timedOut || !envelope.durable) {
       const fault = new Fault(
@@ -149,18 +150,21 @@ export function openRequests(options: GatewayOptions): Requests {
         { step: 'gateway' },
       );
       const outcome = outcomeOfFault('timeout', fault, clock.now());
-      if (envelope.durable) await reachable(settler.settle(id, outcome, false));
-      else wait.catch(outcome);
+      if (!envelope.durable) wait.catch(outcome);
+      else if (!(await endsBy(clock, giveUpAt, reachable(settler.settle(id, outcome, false))))) throw unwritten();
       return { kind: 'outcome', id, outcome: wait.caught!, heldMs, replayed: false };
     }
-    await settler.idle(id);
+    if (!(await endsBy(clock, giveUpAt, settler.idle(id)))) throw noPlace(id);
     if (wait.caught !== undefined) return { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false };
     const record: NewRecord = { ...recordOf(envelope, ask), state: 'running', published: true, detached: true };
     // Without RabbitMQ the record alone must do; the journal is told as soon as it can be.
     const carriedAt = envelope.journal ? await noteRecorded(record) : undefined;
-    const giveUpAt = clock.now() + noPlaceMs;
     const isKept = await makeRecord({ ...record, ...(carriedAt === undefined ? {} : { carriedAt }) }, wait, giveUpAt);
-    await settler.idle(id);
+    if (!(await endsBy(clock, giveUpAt, settler.idle(id)))) {
+      // The journal may have that outcome already: a record would let another one win.
+      await store.discard(id).catch(() => undefined);
+      throw noPlace(id);
+    }
     if (wait.caught !== undefined) {
       wait.close();
       const kept = await keepCaught(wait.caught, record, isKept, envelope.journal, giveUpAt);
@@ -354,7 +358,7 @@ export function openRequests(options: GatewayOptions): Requests {
   return { request, send };
 }
 
-const noPlace = (id: string, cause: unknown): Fault =>
+const noPlace = (id: string, cause?: unknown): Fault =>
   new Fault(
     'unavailable',
     `request ${id} is under way, but there is no place to keep its answer now: Redis or RabbitMQ is away. Send it again with the same Idempotency-Key`,

@@ -22,7 +22,7 @@ export interface Settler {
    * says itself that its flow leaves the journal out; where it does not say, the wait or the record knows.
    */
   settle(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut?: boolean): Promise<Settled>;
-  /** Resolves when no outcome of a request without record is being written down here: it was caught by now. */
+  /** Resolves when no outcome of a request without record is being written down here: it was caught by now. Takes as long as the journal is away. */
   idle(requestId: string): Promise<void>;
   /** Ends what a hub that died left half done: the outcome is journalled, shown, forwarded. */
   finish(requestId: string): Promise<void>;
@@ -86,7 +86,7 @@ export function openSettler(options: SettlerOptions): Settler {
     return written;
   }
 
-  /** Until the journal has it: one that is not known to be there may be, and then no other may be there beside it. */
+  /** Until the journal has it, however long that takes (whoever waits for it has a limit): one that is not known to be there may be, and then no other may be there beside it. */
   async function writeDown(requestId: string, outcome: Outcome): Promise<void> {
     for (;;) {
       try {

@@ -84,15 +84,18 @@ export async function reachable<T>(operation: Promise<T>): Promise<T> {
   } catch (cause) {
     if (isFault(cause)) throw cause;
     if (cause instanceof StoreError && cause.reason === 'incomplete') throw rebuilding(cause);
-    if (cause instanceof PublishError)
-      throw new Fault('unavailable', 'RabbitMQ, where the outcome must be written down first, is away', {
-        cause,
-        reason: 'unknown',
-        retryAfterMs: 2_000,
-      });
+    if (cause instanceof PublishError) throw unwritten(cause);
     throw new Fault('unavailable', 'Redis, where the state of requests is kept, is away', { cause, reason: 'store', retryAfterMs: 2_000 });
   }
 }
+
+/** There is an outcome, and nobody may be told of it yet. */
+export const unwritten = (cause?: unknown): Fault =>
+  new Fault('unavailable', 'RabbitMQ, where the outcome must be written down first, is away', {
+    cause,
+    reason: 'unknown',
+    retryAfterMs: 2_000,
+  });
 
 /** A store that is away has the record still. One that was lost may not have it again at once: no promise yet. */
 function knownUnlessLost(known: RequestRecord, error: unknown): RequestRecord {

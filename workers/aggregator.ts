@@ -53,9 +53,11 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
       );
     const state = envelope.type === 'event' ? await rung(envelope, tools) : await gathered(envelope, tools);
     if (state.state === 'open') return { go: 'nowhere' };
-    if (state.state !== 'closed') {
-      // Its result is with the broker already. A repeated delivery of a part that counted is not late, only repeated.
-      if (envelope.type !== 'event' && !state.parts.some(({ index }) => index === group.index)) await tools.late(envelope);
+    const counts = envelope.type === 'event' ? state.reason === reasonOf(envelope) : state.parts.some(({ index }) => index === group.index);
+    // Its result is with the broker already, or is brought there by what closed it, which is not acknowledged before.
+    if (state.state !== 'closed' || !counts) {
+      // A repeated delivery of a part that counted is not late, only repeated.
+      if (envelope.type !== 'event' && !counts) await tools.late(envelope);
       return { go: 'nowhere' };
     }
     const manifest = manifestOf(state);
@@ -108,7 +110,7 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
   /** A date came: the deadline, or the end of what may have been a quiet period. */
   async function rung(envelope: Envelope, tools: StepTools): Promise<GroupState> {
     const { id } = envelope.groups[0]!;
-    const reason = String(envelope.extra?.['hub-ring'] ?? 'deadline');
+    const reason = reasonOf(envelope);
     if (reason === 'quiet' && quietMs !== undefined) {
       const state = await tools.store.group(id);
       // Something came meanwhile, and set a date of its own.
@@ -135,6 +137,9 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
     run,
   };
 }
+
+/** What a bell says that rings: why the group is to be closed. */
+const reasonOf = (ring: Envelope): string => String(ring.extra?.['hub-ring'] ?? 'deadline');
 
 const byIndex = (state: GroupState): readonly Part[] => [...state.parts].sort((a, b) => a.index - b.index);
 const nameOf = (state: GroupState, index: number): string => state.members[index] ?? String(index);

@@ -24,6 +24,7 @@ export interface HttpSettings extends Limits {
   readonly host: string;
   readonly open: boolean;
   readonly ping: number;
+  readonly linger: number;
 }
 
 export const http = adapter<HttpSettings>({
@@ -82,6 +83,12 @@ export const http = adapter<HttpSettings>({
       default: '15s',
       env: 'HUB_HTTP_PING',
     },
+    linger: {
+      doc: 'A hub that was told to stop is not ready, refuses what is new, and goes on listening until nobody has come for 500 ms, but no longer than this.',
+      format: 'duration',
+      default: '3s',
+      env: 'HUB_HTTP_LINGER',
+    },
   },
 
   async open(settings: HttpSettings, context: AdapterContext): Promise<Open> {
@@ -131,7 +138,7 @@ export const http = adapter<HttpSettings>({
       async close() {
         closing.abort();
         for (const stream of streams) stream.end();
-        await drain(8_000);
+        await drain(settings.linger);
         app.server.closeAllConnections();
         await app.close();
       },

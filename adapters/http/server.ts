@@ -90,7 +90,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight),
   });
   app.server.maxConnections = limits.maxConnections;
-  turnAway(app.server, routes, context);
+  turnAway(app.server, routes, { context, stopping });
   app.server.on('checkExpectation', (_request, response) => {
     response.shouldKeepAlive = false;
     const problem = httpProblem('expectation-failed', 'only `Expect: 100-continue` can be met');
@@ -165,7 +165,11 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
  * What brings work to a hub that has too much is refused before anything of ours looks at it: under the load that makes it necessary,
  * a refusal must cost next to nothing. Half of what Fastify's way costs [measured].
  */
-function turnAway(server: Server, routes: readonly Route[], { gateway }: ServerNeeds['context']): void {
+function turnAway(
+  server: Server,
+  routes: readonly Route[],
+  { context: { gateway }, stopping }: Pick<ServerNeeds, 'context' | 'stopping'>,
+): void {
   const brings = routes.filter(([, , , access]) => access === 'new').map(([method, url]) => [method, url.replace(/:.*/, '')] as const);
   const handlers = server.listeners('request') as RequestListener[];
   server.removeAllListeners('request');
@@ -175,6 +179,7 @@ function turnAway(server: Server, routes: readonly Route[], { gateway }: ServerN
     if (refusal === undefined) return handlers.forEach((handler) => handler.call(server, request, response));
     const problem = httpProblem('overloaded', refusal.detail);
     const body = JSON.stringify(problem);
+    if (stopping()) response.shouldKeepAlive = false;
     response.writeHead(problem.status, {
       'content-type': 'application/problem+json',
       'content-length': Buffer.byteLength(body),

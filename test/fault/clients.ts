@@ -52,7 +52,7 @@ export interface Load {
 
 export interface ClientsOptions {
   readonly history: History;
-  /** The hubs that there are now: a client goes to the first, and to the next when that one breaks the line. */
+  /** The hubs that there are now: clients go to the first, and to the next when that one breaks the line or is about to stop. */
   readonly hubs: () => readonly { readonly url: string }[];
   /** How long a client comes back before it gives up. */
   readonly patienceMs?: number;
@@ -91,30 +91,37 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
   const stopping = new AbortController();
   let turn = 0;
 
-  const at = (path: string, init: Sent = {}): Promise<Response> => {
+  /** The hub that all go to now. */
+  const present = () => {
     const all = hubs();
-    const hub = all[turn % all.length];
-    if (hub === undefined) return Promise.reject(new Error('there is no hub now'));
-    return fetch(`${hub.url}${path}`, { ...init, dispatcher, signal: AbortSignal.any([AbortSignal.timeout(lineMs), stopping.signal]) });
+    return all[turn % all.length];
+  };
+  /** Whoever breaks the line, or says that it is about to stop, is left: everybody goes to the next. */
+  const leave = (hub: string) => {
+    if (present()?.url === hub) turn++;
   };
 
   /** One try: what the hub said; undefined when the line broke. */
   async function said(path: string, init?: Sent): Promise<Said | undefined> {
+    const hub = present()?.url;
+    if (hub === undefined) return nobody;
     try {
-      const answer = await at(path, init);
+      const signal = AbortSignal.any([AbortSignal.timeout(lineMs), stopping.signal]);
+      const answer: Response = await fetch(hub + path, { ...init, dispatcher, signal });
       const body = Buffer.from(await answer.arrayBuffer());
       const isProblem = answer.headers.get('content-type')?.startsWith('application/problem+json') === true;
+      const problem: Problem = isProblem ? (JSON.parse(body.toString()) as Problem) : {};
+      if (problem.code === 'stopping' || problem.reason === 'stopping') leave(hub);
       return {
         status: answer.status,
         id: answer.headers.get('hub-request-id') ?? undefined,
         body,
-        problem: isProblem ? (JSON.parse(body.toString()) as Problem) : {},
+        problem,
         retryAfter: answer.headers.get('retry-after') ?? undefined,
       };
     } catch (error) {
-      turn++;
-      const isUnheard = (error as { cause?: { code?: string } }).cause?.code === 'ECONNREFUSED' || hubs().length === 0;
-      return isUnheard ? nobody : undefined;
+      leave(hub);
+      return (error as { cause?: { code?: string } }).cause?.code === 'ECONNREFUSED' ? nobody : undefined;
     }
   }
 

@@ -127,4 +127,14 @@ describe('while a service is down', () => {
     await redis.start();
     await works();
   }, 60_000);
+
+  it('tells who is held that an outcome cannot be written down, when the deadline passes while RabbitMQ is gone', async () => {
+    const held = heard('held', () => post('/requests/slow', { prefer: 'wait=30', 'hub-deadline': '2' }));
+    await eventually(() => expect(hub.hub.holding()).toBe(1));
+    proxy.refuse(true);
+    proxy.cut();
+    expectRefused([await held], 8_000);
+    proxy.refuse(false);
+    await works();
+  }, 60_000);
 });

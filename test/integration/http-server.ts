@@ -17,6 +17,7 @@ export const settings: HttpSettings = {
   headersTimeout: 10_000,
   requestTimeout: 30_000,
   ping: 15_000,
+  linger: 0,
 };
 
 /** A gate that a test opens: whoever passes it waits until then. */

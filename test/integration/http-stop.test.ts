@@ -66,6 +66,38 @@ describe('a hub that stops', () => {
     expect(received).toBeGreaterThan(bytes);
   });
 
+  it('answers or refuses everybody who comes while it leaves, on old connections and on new ones, and cuts nobody off', async () => {
+    served = await serve({ linger: 10_000 });
+    const { url } = served;
+    const agent = new Agent({ keepAliveTimeout: 60_000 });
+    const heard: string[] = [];
+    /** Asks one thing after the other until it is refused, as it should: then it would go to another hub. */
+    const client = async (): Promise<void> => {
+      const response = await fetchBy(`${url}/requests/double`, {
+        dispatcher: agent,
+        method: 'POST',
+        body: '{"n":1}',
+        headers: { 'content-type': 'application/json' },
+      });
+      await response.arrayBuffer();
+      const { status, headers } = response;
+      heard.push(`${status} ${headers.get('connection')}`);
+      if (status !== 503) await client();
+    };
+    const clients = Promise.all(Array.from({ length: 40 }, client));
+    await eventually(() => expect(heard.length).toBeGreaterThan(200));
+    const closing = served.close();
+    await clients;
+    // Nobody had come there before.
+    await expect(rawly(served.port, 'GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n')).resolves.toMatch(
+      /^HTTP\/1\.1 503[^]*\r\nconnection: close\r\n/i,
+    );
+    await closing;
+    expect(heard.filter((what) => what === '503 close')).toHaveLength(40);
+    await expect(fetch(`${url}/health/live`)).rejects.toThrow();
+    await agent.close();
+  });
+
   it('can be stopped twice, and started again on the same port', async () => {
     served = await serve();
     const { port } = served;

@@ -24,6 +24,7 @@ adapterContract<HttpSettings>({
     headersTimeout: 10_000,
     requestTimeout: 30_000,
     ping: 15_000,
+    linger: 0,
     retention: 60_000,
     namespace: 'hub',
   }),

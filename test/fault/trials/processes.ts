@@ -35,7 +35,9 @@ const rolling: Trial = {
         scenario.front = [...running];
       }
       const cut = scenario.history.seen.filter(({ what }) => what === 'unknown').length;
-      const refused = scenario.history.seen.filter((one) => one.what === 'refused' && !/stopping|nobody-listens/.test(one.why)).length;
+      const refusals = scenario.history.seen.flatMap((one) => (one.what === 'refused' ? [one.why] : []));
+      const refused = refusals.filter((why) => !/stopping|nobody-listens/.test(why)).length;
+      context.say(`${restarts} restarts: ${refusals.length - refused} operations were sent on to another hub, ${cut} were cut off`);
       return {
         violations: [
           ...unless(cut === 0, `${cut} operations were cut off by a hub that was told to stop`),

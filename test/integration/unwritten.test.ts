@@ -1,0 +1,55 @@
+/** An outcome that the journal does not take, since RabbitMQ is away, is shown to nobody; and nobody waits for it for as long as that lasts. */
+import { describe, expect, it } from '@jest/globals';
+import { foreign } from '../../index.js';
+import { anonymous } from '../../broker/access.js';
+import { testClock } from '../../broker/clock.js';
+import { PublishError, type Transport } from '../../broker/transport.js';
+import { memoryHub } from '../support/hub.js';
+
+/** A hub whose messages to the journal are refused until `mend` is called. */
+async function withoutJournal() {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { ask: ['oracle'] }, steps: [foreign('oracle')] });
+  const { transport } = hub.ports;
+  const { publish } = transport;
+  const own = transport as { publish: Transport['publish'] };
+  own.publish = (to, message, options) =>
+    to.routingKey === hub.hub.names.journal
+      ? Promise.reject(new PublishError('unavailable', 'it is away'))
+      : publish.call(transport, to, message, options);
+  return { clock, hub, publish: publish.bind(transport), mend: () => void (own.publish = publish) };
+}
+
+describe('while the journal takes nothing', () => {
+  it('a hold that ends while a reply is being written down ends without a promise, and nobody can decide the request otherwise', async () => {
+    const { clock, hub, publish, mend } = await withoutJournal();
+    let refusal: unknown;
+    void hub.ask('ask', {}, { waitMs: 1_000 }).catch((error: unknown) => (refusal = error));
+    await clock.advance(100);
+    const requestId = String(hub.events.find(({ event }) => event === 'request.accepted')?.fields['requestId']);
+    // By the default exchange, as foreign workers do: the journal has not seen it.
+    const address = { exchange: '', routingKey: hub.hub.names.reply('h1') };
+    await publish(address, { body: Buffer.from('42'), contentType: 'application/json', correlationId: requestId });
+    await clock.advance(5_500);
+    expect(refusal).toMatchObject({ code: 'unavailable', reason: 'unknown', requestId, retryAfterMs: 5_000 });
+    expect(await hub.gateway.cancel(requestId, anonymous)).toBeUndefined();
+    mend();
+    await clock.advance(1_000);
+    expect(hub.events).toContainEqual({ event: 'request.settled', fields: { requestId, kind: 'reply', settled: 'unknown' } });
+    const closing = hub.close();
+    await clock.advance(5_000);
+    await closing;
+  });
+
+  it('a requestor whose deadline passes is told that nobody may know the outcome yet', async () => {
+    const { clock, hub, mend } = await withoutJournal();
+    let refusal: unknown;
+    void hub.ask('ask', {}, { waitMs: 10_000, deadlineMs: 2_000 }).catch((error: unknown) => (refusal = error));
+    await clock.advance(7_500);
+    expect(refusal).toMatchObject({ code: 'unavailable', reason: 'unknown', retryAfterMs: 2_000 });
+    mend();
+    const closing = hub.close();
+    await clock.advance(5_000);
+    await closing;
+  });
+});

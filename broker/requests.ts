@@ -209,11 +209,24 @@ export function openRequests(options: GatewayOptions): Requests {
       try {
         if (isKept) return (await settler.settle(record.id, outcome, false)) !== 'late';
         if (isJournalled) await journal.outcome(record.id, outcome, record);
-        return true;
+        return await endedInRebuild(record.id, outcome);
       } catch (cause) {
         if (clock.now() >= giveUpAt) throw noPlace(record.id, cause);
         await pause(clock, 500);
       }
+    }
+  }
+
+  /** A rebuild that ends at this moment may have read that there is a record, and not how it ended. */
+  async function endedInRebuild(id: string, outcome: Outcome): Promise<boolean> {
+    try {
+      const settled = await store.settle(id, outcome, false);
+      if (settled === 'won' || settled === 'same') await store.show(id);
+      return settled !== 'late';
+    } catch (error) {
+      // One that begins later reads all of it.
+      if (error instanceof StoreError && error.reason === 'away') return true;
+      throw error;
     }
   }
 
@@ -277,12 +290,20 @@ export function openRequests(options: GatewayOptions): Requests {
       const first = created.result === 'exists' ? created.record : record;
       await enterRecorded({ ...envelope, id: first.id, requestId: first.id }, first, created.result === 'created');
       failpoint('send.before-done');
-      await reachable(store.settle(first.id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() }, true));
+      await reachable(sent(first));
       return first.id;
     }
     await enter(envelope);
     emit('request.accepted', { requestId: id, flow: flow.name, oneWay: true });
     return id;
+  }
+
+  /** The broker has the message; an earlier try of it, refused and taken back late, may have taken the record with it. */
+  async function sent(record: NewRecord): Promise<void> {
+    const outcome: Outcome = { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() };
+    if ((await store.settle(record.id, outcome, true)) !== 'unknown') return;
+    await store.create({ ...toldAgain(record), published: true });
+    await store.settle(record.id, outcome, true);
   }
 
   /** Is this message known to be with the broker? Somebody may be sending it at this very moment. */

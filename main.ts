@@ -223,6 +223,7 @@ async function openAdapters(
       const open = await each.open(settings as never, {
         gateway: hub.gateway,
         access: access(project.principals),
+        inbox: { people: hub.people, tasks: hub.tasks },
         projectFolder: project.folder,
         log: (event, fields) => emit(`${each.name}.${event}`, fields),
         metrics,

@@ -31,7 +31,7 @@ export interface Requests {
 }
 
 export function openRequests(options: GatewayOptions): Requests {
-  const { flows, store, correlator, settler, admission, clock, newId, names, control, transport, journal, emit } = options;
+  const { flows, store, correlator, settler, admission, clock, newId, names, control, transport, journal, emit, line } = options;
   const { recordedWithin, accepted } = openWaiting(options);
   const byName = new Map(flows.map((flow) => [flow.name, flow]));
   const validate = validator(flows);
@@ -62,10 +62,12 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     emit('request.accepted', { requestId: id, flow: flow.name, recorded });
     const began = clock.now();
+    let letGo: (() => void) | undefined;
     const wait = correlator.expect(id, !recorded, envelope.journal); // expect, then publish: the reply may be faster than the confirm
     try {
       await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);
       const life = Math.min(waitMs, deadline - clock.now());
+      letGo = line.hold(flow.name, id, life);
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
       failpoint('accept.before-answer');
@@ -74,6 +76,7 @@ export function openRequests(options: GatewayOptions): Requests {
       return await detach(envelope, ask, wait, heldMs);
     } finally {
       wait.close();
+      letGo?.();
     }
   }
 
@@ -239,6 +242,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const began = clock.now();
     const { id } = record;
     const wait = correlator.expect(id, false);
+    const letGo = line.hold(record.flow, id, waitMs);
     const again = async (found: RequestRecord): Promise<boolean> => {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
@@ -258,6 +262,7 @@ export function openRequests(options: GatewayOptions): Requests {
       return await accepted(id, clock.now() - began, true, found);
     } finally {
       wait.close();
+      letGo();
     }
   }
 

@@ -138,9 +138,7 @@ function openZone(name: string) {
   const localMs = (at: number): number => {
     const parts = new Map(format.formatToParts(at).map(({ type, value }) => [type, Number(value)] as const));
     const [year, month, day] = [parts.get('year')!, parts.get('month')!, parts.get('day')!];
-    return (
-      Date.UTC(year, month - 1, day, parts.get('hour')!, parts.get('minute')!, parts.get('second')!) + (((at % 1_000) + 1_000) % 1_000)
-    );
+    return Date.UTC(year, month - 1, day, parts.get('hour'), parts.get('minute'), parts.get('second')) + (((at % 1_000) + 1_000) % 1_000);
   };
   return {
     local(at: number): LocalDay & { readonly minutes: number; readonly ms: number } {

@@ -59,7 +59,7 @@ export interface Refusal {
   readonly errors?: readonly Flaw[];
 }
 
-/** With a refusal, the task differs only by its audit. */
+/** With a refusal, the task differs only by its audit. Where nothing changes it is the same object. */
 export interface Acted {
   readonly task: Task;
   readonly refusal?: Refusal;
@@ -122,6 +122,7 @@ export function act(task: Task, action: Action, actor: Actor, now: number): Acte
   const judged = judge(task, action, actor, now);
   if ('code' in judged) return { task: noted(task, action, actor, judged, now), refusal: judged };
   const { change, entries = [], forWhom = [] } = judged;
+  if (entries.length === 0 && Object.keys(change).length === 0) return { task };
   const audit = entries.reduce(
     (soFar, [name, detail]) =>
       append(soFar, { at: now, by: actor.name, forWhom: forWhom.map(({ name: whom }) => whom), via: actor.via, action: name, detail }),
@@ -267,7 +268,13 @@ function judge(task: Task, action: Action, actor: Actor, now: number): Done | Re
     if (actor.via !== 'hub') return refuse('not-permitted', 'only the hub does this');
     if (action.do === 'dates') return dates(task, now);
     if (action.do === 'seal') return { change: { undo: null } };
-    return over(task) ?? { change: ended({ state: 'withdrawn', at: now, why: action.why }), entries: [['withdrawn', { why: action.why }]] };
+    // A decision that may still be taken back is not one yet.
+    return (
+      (task.undo === null ? over(task) : undefined) ?? {
+        change: { ...ended({ state: 'withdrawn', at: now, why: action.why }), decision: null },
+        entries: [['withdrawn', { why: action.why }]],
+      }
+    );
   }
   // It needs what the others forbid: that the task has ended.
   if (action.do === 'undo') return undo(task, actor, now);

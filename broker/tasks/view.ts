@@ -166,3 +166,15 @@ export function decisionOf({ decision, votes }: Task): DecisionView | null {
     })),
   };
 }
+
+/** What an event says of a task: enough to write a mail with a link, nothing of its content. */
+export const aboutTask = (id: string, { step, title, requestId, candidates, holder, dueAt, decision }: Task) => ({
+  id,
+  step,
+  title,
+  requestId,
+  candidates,
+  assignee: holder?.name ?? null,
+  dueAt: dueAt === null ? null : new Date(dueAt).toISOString(),
+  outcome: decision?.outcome ?? null,
+});

@@ -113,21 +113,21 @@ describe('a task', () => {
 
   it('says by JSON Pointer what is wrong with a decision, and has no field that its form does not name', () => {
     const task = played(create(plan, 0), [{ do: 'claim' }, actor(ana)]);
-    const wrong = (data: unknown) => act(task, { ...approve, data } as Action, actor(ana), 20).refusal?.errors;
+    const wrong = (data: unknown) => act(task, { ...approve, data }, actor(ana), 20).refusal?.errors;
     expect(wrong({ amount: 5_000 })).toEqual([{ pointer: '#/data/amount', detail: 'must be <= 1000' }]);
     expect(wrong({})).toEqual([{ pointer: '#/data/amount', detail: 'is missing' }]);
     expect(wrong({ amount: 1, approvedBy: 'bo' })).toHaveLength(1);
     expect(wrong(undefined)).toHaveLength(1);
-    expect(act(task, { ...approve, outcome: 'constructor' } as Action, actor(ana), 20).refusal?.errors).toMatchObject([
+    expect(act(task, { ...approve, outcome: 'constructor' }, actor(ana), 20).refusal?.errors).toMatchObject([
       { pointer: '#/outcome' },
     ]);
-    expect(act(task, { ...reject, comment: ' ' } as Action, actor(ana), 20).refusal?.errors).toMatchObject([{ pointer: '#/comment' }]);
+    expect(act(task, { ...reject, comment: ' ' }, actor(ana), 20).refusal?.errors).toMatchObject([{ pointer: '#/comment' }]);
     expect(played(task, [reject, actor(ana)]).decision).toMatchObject({ outcome: 'reject', data: null, comment: 'too dear' });
   });
 
   it('takes a vote back as long as that is possible, from whoever gave it', () => {
     const claimed = played(create(plan, 0), [{ do: 'claim' }, actor(ana)]);
-    const { task } = act(claimed, { ...approve, undoMs: 8_000 } as Action, actor(ana), 100);
+    const { task } = act(claimed, { ...approve, undoMs: 8_000 }, actor(ana), 100);
     expect([stateOfTask(task), wakeAtOf(task)]).toEqual(['decided', 8_100]);
     expect(refused(act(task, { do: 'undo' }, actor(bo), 200))).toMatchObject({ code: 'ended' });
     expect(refused(act(task, { do: 'undo' }, actor(ana), 8_100))).toMatchObject({ code: 'ended' });

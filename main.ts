@@ -192,6 +192,7 @@ export async function start(
         ...common,
         name: settings.name,
         access: access(project.principals),
+        users: project.users,
         maxInFlight: settings.limits.inFlight,
         maxDelayMs: settings.limits.delay,
       });

@@ -97,7 +97,8 @@ const nobody = `scrypt$ln=${cost.ln},r=${cost.r},p=${cost.p}$${'A'.repeat(22)}$$
 
 // Attempts: a few at once, then each failure makes the next one wait longer.
 
-const freeFailures = 5;
+/** Of one name; and from one address, which may be that of a whole company. */
+const freeFailures = { name: 5, from: 100 } as const;
 const longestWaitMs = 60_000;
 const forgottenMs = 15 * 60_000;
 const mostNames = 10_000;
@@ -105,12 +106,11 @@ const atOnce = 4;
 
 function attempts(clock: Clock) {
   const failures = new Map<string, { count: number; at: number }>();
-  const waitOf = (name: string): number => {
-    const { count = 0, at = 0 } = failures.get(name) ?? {};
+  const waitOf = (what: string): number => {
+    const { count = 0, at = 0 } = failures.get(what) ?? {};
     const passed = clock.now() - at;
-    return count < freeFailures || passed > forgottenMs
-      ? 0
-      : Math.max(0, Math.min(1_000 * 2 ** (count - freeFailures), longestWaitMs) - passed);
+    const tooMany = count - freeFailures[what.startsWith('name ') ? 'name' : 'from'];
+    return tooMany < 0 || passed > forgottenMs ? 0 : Math.max(0, Math.min(1_000 * 2 ** tooMany, longestWaitMs) - passed);
   };
   return {
     waitMs: (names: readonly string[]): number => Math.max(...names.map(waitOf)),

@@ -62,12 +62,11 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     emit('request.accepted', { requestId: id, flow: flow.name, recorded });
     const began = clock.now();
-    let letGo: (() => void) | undefined;
+    const letGo = line.hold(flow.name, id, waitMs);
     const wait = correlator.expect(id, !recorded, envelope.journal); // expect, then publish: the reply may be faster than the confirm
     try {
       await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);
       const life = Math.min(waitMs, deadline - clock.now());
-      letGo = line.hold(flow.name, id, life);
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
       failpoint('accept.before-answer');
@@ -76,7 +75,7 @@ export function openRequests(options: GatewayOptions): Requests {
       return await detach(envelope, ask, wait, heldMs);
     } finally {
       wait.close();
-      letGo?.();
+      letGo();
     }
   }
 

@@ -16,12 +16,11 @@ import { aboutTask, decisionOf, type DecisionView } from '../broker/tasks/view.j
 /** A value, or how to make it of the request's body. */
 export type Of<Body, Value> = Value | ((body: Body, envelope: Envelope) => Value);
 
-/** A button: what it is called, how it looks, and whether it needs a comment, and the form filled in. */
+/** A button: what it is called, how it looks, and what it needs: a `comment`, or fields of the form beside those that are always required. */
 export interface OutcomeOptions {
   readonly label?: string;
   readonly style?: 'primary' | 'danger' | 'plain';
-  /** Default: the form, if there is one. Without `form`, what is filled in is dropped. */
-  readonly needs?: readonly ('comment' | 'form')[];
+  readonly needs?: readonly string[];
 }
 
 /** How many different people must agree: four-eyes, n of m. */
@@ -67,7 +66,8 @@ export interface TaskOptions<Body> {
   readonly claim?: 'required' | 'optional';
   /** May be decided together with others; only without a form. */
   readonly bulk?: boolean;
-  readonly priority?: Of<Body, 'low' | 'normal' | 'high'>;
+  /** Higher is more urgent. */
+  readonly priority?: Of<Body, number>;
   /** Files that people may add: `types` as in `image/*`. Default of `maxBytes`: 5 MB. */
   readonly attachments?: { readonly maxBytes?: number; readonly types: readonly string[] };
   /** Working hours. Default: every hour counts. */
@@ -167,7 +167,6 @@ function checked<Body>(name: string, options: TaskOptions<Body>): Checked<Body> 
     }
   };
   if (form !== undefined && typeof form !== 'function') within('form', () => formOf(form));
-  const needs = form === undefined ? [] : (['form'] as const);
   const defaults = {
     approve: { label: 'Approve', style: 'primary' },
     reject: { label: 'Reject', style: 'danger', needs: ['comment'] },
@@ -176,7 +175,7 @@ function checked<Body>(name: string, options: TaskOptions<Body>): Checked<Body> 
     id: /^[a-z][a-z0-9-]*$/.test(id) ? id : wrong(`outcome ${JSON.stringify(id)}: use lower case letters, digits and hyphens`),
     label: outcome.label ?? `${id.charAt(0).toUpperCase()}${id.slice(1).replaceAll('-', ' ')}`,
     style: outcome.style ?? (index === 0 ? 'primary' : 'plain'),
-    needs: outcome.needs ?? needs,
+    needs: outcome.needs ?? [],
   }));
   if (outcomes.length === 0) wrong('name at least one outcome');
   const ids = outcomes.map(({ id }) => id);
@@ -251,7 +250,7 @@ function planOf<Body>({ options, name, outcomes, calendar: its }: Checked<Body>,
     candidates: { users, groups },
     claim: options.claim ?? 'required',
     bulk: options.bulk ?? false,
-    priority: given(options.priority) ?? 'normal',
+    priority: given(options.priority) ?? null,
     attachable: attachments === undefined ? null : { maxBytes: attachments.maxBytes ?? 5_000_000, types: attachments.types },
     ...(approvals === undefined ? {} : { approvals: approvalsOf(name, approvals, outcomes, options.expire) }),
     never: [...new Set(never.flatMap((who) => (who === undefined ? [] : idsOf({ name: who }))))],

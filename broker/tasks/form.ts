@@ -32,13 +32,13 @@ export function formOf(schema: JsonSchema): JsonSchema {
   return 'additionalProperties' in schema || 'unevaluatedProperties' in schema ? schema : { ...schema, unevaluatedProperties: false };
 }
 
-/** Everything that is wrong with a decision's data, by JSON Pointer below `#/data`. */
+/** Everything that is wrong with a decision's data, by JSON Pointer. */
 export function flawsOf(form: JsonSchema | null, data: unknown): readonly Flaw[] {
   if (form === null) {
     const isEmpty = data === undefined || data === null || (typeof data === 'object' && Object.keys(data).length === 0);
-    return isEmpty ? [] : [{ pointer: '#/data', detail: 'must be left out: this task has no form' }];
+    return isEmpty ? [] : [{ pointer: '#', detail: 'must be left out: this task has no form' }];
   }
   const check = compile(form);
   if (check(data ?? {})) return [];
-  return (check.errors ?? []).map(flawOf).map(({ pointer, detail }) => ({ pointer: `#/data${pointer.slice(1)}`, detail }));
+  return (check.errors ?? []).map(flawOf);
 }

@@ -377,13 +377,13 @@ function decide(
   const outcome = task.outcomes.find((each) => each.id === id);
   if (outcome === undefined)
     return flawed({ pointer: '#/outcome', detail: `must be one of ${task.outcomes.map((each) => each.id).join(', ')}` });
-  const data = outcome.needs.includes('form') && task.form !== null ? (said ?? {}) : null;
+  const data = task.form === null ? null : (said ?? {});
   const flaws = [
-    ...(outcome.needs.includes('comment') && (comment ?? '').trim() === ''
-      ? [{ pointer: '#/comment', detail: 'is missing: say why' }]
-      : []),
+    ...flawsOf(task.form, said),
+    ...outcome.needs
+      .filter((name) => isMissing(name === 'comment' ? comment : fieldOf(data, name)))
+      .map((name) => ({ pointer: `#/${name}`, detail: `is missing: ${outcome.label} needs it` })),
     ...((comment ?? '').length > longestText ? [{ pointer: '#/comment', detail: `must have at most ${longestText} characters` }] : []),
-    ...(outcome.needs.includes('form') ? flawsOf(task.form, said) : []),
   ];
   if (flaws.length > 0) return flawed(...flaws);
   const words = comment === undefined || comment.trim() === '' ? {} : { comment };
@@ -412,6 +412,10 @@ function decide(
     forWhom: behalf,
   };
 }
+
+const isMissing = (value: unknown): boolean => value === undefined || value === null || (typeof value === 'string' && value.trim() === '');
+const fieldOf = (data: unknown, name: string): unknown =>
+  typeof data === 'object' && data !== null && Object.hasOwn(data, name) ? (data as Readonly<Record<string, unknown>>)[name] : undefined;
 
 function undo(task: Task, actor: Actor, now: number): Done | Refusal {
   const last = task.votes.at(-1);

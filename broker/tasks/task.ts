@@ -37,8 +37,8 @@ export interface Outcome {
   readonly id: string;
   readonly label: string;
   readonly style: 'primary' | 'danger' | 'plain';
-  /** `form`: the data must fit the form; without it the data is dropped. */
-  readonly needs: readonly ('comment' | 'form')[];
+  /** `comment`, or fields of the form that this outcome asks for beside those that the form itself requires. */
+  readonly needs: readonly string[];
 }
 
 export interface Candidates {
@@ -122,7 +122,8 @@ export interface TaskPlan {
   readonly candidates: Candidates;
   readonly claim: 'required' | 'optional';
   readonly bulk: boolean;
-  readonly priority: 'low' | 'normal' | 'high';
+  /** Higher is more urgent; `null`: as any other. */
+  readonly priority: number | null;
   readonly attachable: { readonly maxBytes: number; readonly types: readonly string[] } | null;
   readonly approvals?: Approvals;
   /** `idsOf` of those who may never decide: the requestor, who entered the data. */

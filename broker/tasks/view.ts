@@ -35,7 +35,7 @@ export interface Summary {
 export interface HistoryEntry {
   readonly at: string;
   readonly by: string;
-  readonly forWhom: readonly string[];
+  readonly forWhom: string | null;
   readonly action: string;
   readonly detail: Readonly<Record<string, unknown>>;
 }
@@ -140,7 +140,7 @@ const historyOf = (task: Task): readonly HistoryEntry[] =>
     .map(({ at, by, forWhom, action, detail: { data, ...detail } }) => ({
       at: iso(at),
       by,
-      forWhom,
+      forWhom: forWhom.length === 0 ? null : forWhom.join(', '),
       action,
       detail: task.decision === null || data === undefined ? detail : { ...detail, data },
     }));

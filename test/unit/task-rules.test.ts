@@ -23,16 +23,16 @@ const plan: TaskPlan = {
   title: 'Approve 500 €',
   summary: 'Chairs',
   context: { amount: 500 },
-  form: { type: 'object', required: ['amount'], properties: { amount: { type: 'number', maximum: 1_000 } }, unevaluatedProperties: false },
+  form: { type: 'object', properties: { amount: { type: 'number', maximum: 1_000 } }, unevaluatedProperties: false },
   ui: null,
   outcomes: [
-    { id: 'approve', label: 'Approve', style: 'primary', needs: ['form'] },
+    { id: 'approve', label: 'Approve', style: 'primary', needs: ['amount'] },
     { id: 'reject', label: 'Reject', style: 'danger', needs: ['comment'] },
   ],
   candidates: { users: [], groups: ['buyers'] },
   claim: 'required',
   bulk: false,
-  priority: 'normal',
+  priority: null,
   attachable: { maxBytes: 100, types: ['image/*', 'application/pdf'] },
   never: [],
   dueAt: 1_000,
@@ -114,15 +114,13 @@ describe('a task', () => {
   it('says by JSON Pointer what is wrong with a decision, and has no field that its form does not name', () => {
     const task = played(create(plan, 0), [{ do: 'claim' }, actor(ana)]);
     const wrong = (data: unknown) => act(task, { ...approve, data }, actor(ana), 20).refusal?.errors;
-    expect(wrong({ amount: 5_000 })).toEqual([{ pointer: '#/data/amount', detail: 'must be <= 1000' }]);
-    expect(wrong({})).toEqual([{ pointer: '#/data/amount', detail: 'is missing' }]);
+    expect(wrong({ amount: 5_000 })).toEqual([{ pointer: '#/amount', detail: 'must be <= 1000' }]);
+    expect(wrong({})).toEqual([{ pointer: '#/amount', detail: 'is missing: Approve needs it' }]);
     expect(wrong({ amount: 1, approvedBy: 'bo' })).toHaveLength(1);
     expect(wrong(undefined)).toHaveLength(1);
-    expect(act(task, { ...approve, outcome: 'constructor' }, actor(ana), 20).refusal?.errors).toMatchObject([
-      { pointer: '#/outcome' },
-    ]);
+    expect(act(task, { ...approve, outcome: 'constructor' }, actor(ana), 20).refusal?.errors).toMatchObject([{ pointer: '#/outcome' }]);
     expect(act(task, { ...reject, comment: ' ' }, actor(ana), 20).refusal?.errors).toMatchObject([{ pointer: '#/comment' }]);
-    expect(played(task, [reject, actor(ana)]).decision).toMatchObject({ outcome: 'reject', data: null, comment: 'too dear' });
+    expect(played(task, [reject, actor(ana)]).decision).toMatchObject({ outcome: 'reject', data: {}, comment: 'too dear' });
   });
 
   it('takes a vote back as long as that is possible, from whoever gave it', () => {
@@ -194,7 +192,7 @@ describe('four eyes', () => {
     expect([stateOfTask(twice), twice.decision?.outcome, twice.votes.map(({ by }) => by)]).toEqual(['decided', 'approve', ['ana', 'bo']]);
     const split = played(once, [{ do: 'claim' }, actor(bo)], [reject, actor(bo)]);
     expect(stateOfTask(split)).toBe('open');
-    expect(played(split, [{ do: 'claim' }, actor(cem)], [reject, actor(cem)]).decision).toMatchObject({ outcome: 'reject', data: null });
+    expect(played(split, [{ do: 'claim' }, actor(cem)], [reject, actor(cem)]).decision).toMatchObject({ outcome: 'reject', data: {} });
   });
 
   it.each([
@@ -302,10 +300,10 @@ describe('whatever people try, in whatever order', () => {
           if (agreed.length >= its.approvals!.needed) expect(task.decision).not.toBeNull();
           if (decided !== undefined && task.decision !== null) expect(task.decision.outcome).toBe(decided);
           decided = task.decision?.outcome;
-          expect(brokenAt(task.audit)).toBeUndefined();
         });
+        expect(brokenAt(task.audit)).toBeUndefined();
       }),
-      { numRuns: 2_000 },
+      { numRuns: 1_000 },
     );
   });
 
@@ -325,7 +323,7 @@ describe('whatever people try, in whatever order', () => {
         for (const what of ['claim', 'return', 'decide', 'comment'] as const)
           expect(may(task, what, who)).toBe(act(task, tried[what], who, 100).refusal?.detail ?? true);
       }),
-      { numRuns: 1_000 },
+      { numRuns: 500 },
     );
   });
 });

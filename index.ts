@@ -14,6 +14,8 @@ export {
 export { ask, type Asking, type Turn } from './broker/ask.js';
 export { aggregator, type AggregatorOptions, type Answer, type Manifest } from './workers/aggregator.js';
 export { timer, type TimerOptions } from './workers/timer.js';
+export { task, type ApprovalsOptions, type Of, type OutcomeOptions, type TaskDecision, type TaskOptions } from './workers/task.js';
+export type { CalendarOptions, Span } from './broker/tasks/calendar.js';
 export { Fault, type FaultCode } from './broker/fault.js';
 export type { Envelope } from './broker/envelope.js';
 export { adapter, type Adapter, type AdapterContext, type Open, type OutgoingCall } from './broker/adapter.js';

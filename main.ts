@@ -192,6 +192,7 @@ export async function start(
         ...common,
         name: settings.name,
         access: access(project.principals),
+        users: project.users,
         maxInFlight: settings.limits.inFlight,
         maxDelayMs: settings.limits.delay,
       });
@@ -223,6 +224,7 @@ async function openAdapters(
       const open = await each.open(settings as never, {
         gateway: hub.gateway,
         access: access(project.principals),
+        inbox: { people: hub.people, tasks: hub.tasks },
         projectFolder: project.folder,
         log: (event, fields) => emit(`${each.name}.${event}`, fields),
         metrics,

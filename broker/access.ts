@@ -3,6 +3,7 @@
  * 256 random bits need no slow hash), and it is compared in constant time. A principal sees only its own requests.
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import type { Role } from './tasks/task.js';
 
 export interface Principal {
   readonly name: string;
@@ -12,6 +13,9 @@ export interface Principal {
   readonly topics: readonly string[];
   /** Its quota; absent: none. */
   readonly limits?: PrincipalLimits;
+  /** What it may do to tasks, and as a member of which groups; absent: nothing. */
+  readonly roles?: readonly Role[];
+  readonly groups?: readonly string[];
 }
 
 export interface PrincipalLimits {

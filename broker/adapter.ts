@@ -5,7 +5,9 @@
 import type { Access } from './access.js';
 import type { Envelope } from './envelope.js';
 import type { Gateway } from './gateway.js';
+import type { People } from './people.js';
 import type { Raw, StepContext } from './step.js';
+import type { Tasks } from './tasks/tasks.js';
 
 /** A convict schema of one level: each setting with its doc, format and default (`config/formats.ts` has ours: `duration`, `bool`, `port`...). */
 export type SettingsSchema = Readonly<
@@ -25,6 +27,8 @@ export interface Open {
 export interface AdapterContext {
   readonly gateway: Gateway;
   readonly access: Access;
+  /** Who signs in, and the tasks that they answer. Absent: nobody does. */
+  readonly inbox?: { readonly people: People; readonly tasks: Tasks };
   /** Folder of the hub's project (where `hub.yaml` is); relative paths in settings start there. */
   readonly projectFolder: string;
   /** Event for the log: a dotted name and fields; never a body or a secret. */

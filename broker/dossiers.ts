@@ -15,6 +15,7 @@ import { messageOf } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Verdict } from './step.js';
 import type { Dossier, Store } from './store.js';
+import { taskKind, withdrawn as withdrawnTask } from './tasks/parked.js';
 import { deadAddress, workAddress, type Names } from './topology.js';
 import type { Delivery, Message, Transport } from './transport.js';
 import { decode, encode, isUndecodable } from './wire.js';
@@ -47,8 +48,8 @@ export interface Dossiers {
   change<T>(kind: string, id: string, decide: (current: Dossier, now: number) => Decided<T>): Promise<T | undefined>;
   /** Its work is done: for `onwardsFrom`, or with other data. */
   close(dossier: Pick<Dossier, 'kind' | 'id'>, data?: (data: never) => unknown): Promise<void>;
-  /** Closes what is open of this request or group. */
-  withdraw(requestOrGroup: string): Promise<void>;
+  /** Closes what is open of this request or group, since (`why`) nobody wants its work any more. */
+  withdraw(requestOrGroup: string, why: string): Promise<void>;
   /** One round of looking after them: rings, tells, closes what is over. */
   lookAfter(stopping: AbortSignal): Promise<void>;
 }
@@ -66,6 +67,11 @@ export interface DossiersOptions {
   readonly names: Names;
   readonly emit: Emit;
 }
+
+/** What becomes of a kind's dossiers when nobody wants their work any more. Pure. Default: their data says `ended: 'withdrawn'`. */
+type Withdrawn = (id: string, data: unknown, why: string, now: number) => Pick<Next, 'data' | 'index'>;
+
+const withdrawnOf: Readonly<Record<string, Withdrawn>> = { [taskKind]: withdrawnTask };
 
 /** Whoever was rung and has done nothing is rung again. */
 const ringAgainMs = 10_000;
@@ -131,14 +137,19 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     await store.called(dossier, ringAgainMs);
   }
 
-  async function withdraw(requestOrGroup: string): Promise<void> {
+  async function withdraw(requestOrGroup: string, why: string): Promise<void> {
     for (let found = await open(requestOrGroup); found.length > 0; found = await open(requestOrGroup))
-      for (const dossier of found) await withdrawOne(dossier);
+      for (const dossier of found) await withdrawOne(dossier, why);
   }
 
   const open = async (requestOrGroup: string) => (await store.dossiers(listOf(requestOrGroup), { limit: atOnce })).found;
 
-  const withdrawOne = (dossier: Pick<Dossier, 'kind' | 'id'>) => close(dossier, (data: object) => ({ ...data, ended: 'withdrawn' }));
+  const withdrawOne = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>, why: string) =>
+    change(kind, id, ({ isOpen, data }, now) => {
+      if (!isOpen) return { result: undefined };
+      const next = withdrawnOf[kind]?.(id, data, why, now) ?? { data: { ...(data as object), ended: 'withdrawn' } };
+      return { next: { ...next, isOpen: false }, result: undefined };
+    });
 
   const close: Dossiers['close'] = ({ kind, id }, next = (data) => data) =>
     change(kind, id, ({ isOpen, data }) =>
@@ -161,7 +172,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     // For a one-way message nobody waits: it must not vanish.
     if (replyTo === undefined) await bury(dossier);
     emit('dossier.over', { kind: dossier.kind, id: dossier.id, messageId });
-    await withdrawOne(dossier);
+    await withdrawOne(dossier, 'its request is over');
   }
 
   async function isOver(dossier: Dossier): Promise<boolean> {

@@ -13,6 +13,7 @@ import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
+import type { Line } from './line.js';
 import type { Rebuild } from './rebuild.js';
 import { openRequests } from './requests.js';
 import { outcomeOfFault, type Settler } from './settle.js';
@@ -159,6 +160,7 @@ export interface GatewayOptions {
   readonly rebuild: Rebuild;
   readonly questions: Questions;
   readonly admission: Admission;
+  readonly line: Line;
   readonly clock: Clock;
   /** Makes the ids of requests and events. */
   readonly newId: () => string;
@@ -228,15 +230,18 @@ export function openGateway(options: GatewayOptions): Gateway {
       return record === undefined ? undefined : withQuestions(statusOf(record));
     },
     async collect(id, principal, waitMs, signal) {
-      if ((await owned(id, principal)) === undefined) return undefined;
+      const record = await owned(id, principal);
+      if (record === undefined) return undefined;
       const began = clock.now();
       const wait = correlator.expect(id, false);
+      const letGo = options.line.hold(record.flow, id, record.outcome === undefined ? waitMs : 0);
       try {
         const outcome = await recordedWithin(id, wait, waitMs, signal, async () => undefined);
         const heldMs = clock.now() - began;
         return outcome === undefined ? asked(await accepted(id, heldMs, false)) : { kind: 'outcome', id, outcome, heldMs, replayed: false };
       } finally {
         wait.close();
+        letGo();
       }
     },
     async events(id, principal, sequence, listener, signal) {

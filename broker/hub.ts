@@ -21,6 +21,8 @@ import { isJournalled, type Flow } from './flow.js';
 import { openGateway, type Gateway } from './gateway.js';
 import { freshMs, openJournal, type Journal } from './journal.js';
 import type { Later } from './later.js';
+import { openLine } from './line.js';
+import { openPeople, type People, type User } from './people.js';
 import { openResurrect } from './resurrect.js';
 import { startRunner } from './runner.js';
 import { openRebuild } from './rebuild.js';
@@ -28,6 +30,8 @@ import { openSettler } from './settle.js';
 import type { Step } from './step.js';
 import type { Store } from './store.js';
 import { startSweeper } from './sweeper.js';
+import { openTasks, type Tasks } from './tasks/tasks.js';
+import { announcer } from './topics.js';
 import { namesIn, topologyOf, type Names } from './topology.js';
 import type { Delivery, Message, Transport } from './transport.js';
 import { decode, isUndecodable, leavesJournalOut, outcomeOf } from './wire.js';
@@ -61,6 +65,8 @@ export interface HubOptions extends Common {
   /** Stable name of this hub; its replies come to `hub.reply.<name>`. */
   readonly name: string;
   readonly access: Access;
+  /** Who answers tasks. */
+  readonly users?: readonly User[];
   readonly maxInFlight?: number;
   /** How long requests may wait on this hub before some of the new ones are refused (ms). */
   readonly maxDelayMs?: number;
@@ -68,6 +74,8 @@ export interface HubOptions extends Common {
 
 export interface Hub {
   readonly gateway: Gateway;
+  readonly people: People;
+  readonly tasks: Tasks;
   readonly journal: Journal;
   readonly names: Names;
   /** Aborts when the stop begins: for adapters. */
@@ -116,6 +124,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   });
   const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
   const admission = openAdmission({ clock, maxDelayMs: options.maxDelayMs ?? 100 });
+  const line = openLine({ store, clock, flows: project.flows, steps });
   const gateway = openGateway({
     flows: project.flows,
     steps,
@@ -128,6 +137,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     rebuild,
     questions: openQuestions({ store, dossiers }),
     admission,
+    line,
     clock,
     newId,
     names,
@@ -200,6 +210,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     );
   }
 
+  const people = openPeople({ users: options.users ?? [], store, clock });
+  const tasks = await openTasks({ store, dossiers, people, clock, emit, line, announce: announcer({ transport, names, clock }) });
   const unwatch = await store.watch((id) => correlator.wake(id));
   const tag = (what: string) => `${what}@${place}`;
   const consumers = [
@@ -234,6 +246,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
 
   return {
     gateway,
+    people,
+    tasks,
     journal,
     names,
     stopping: stopping.signal,
@@ -250,6 +264,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
       await sweeper.close();
       await Promise.all(consumers.map((consumer) => consumer.close()));
       await control.close();
+      await tasks.close();
       await unwatch();
     },
   };

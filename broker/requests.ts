@@ -31,7 +31,7 @@ export interface Requests {
 }
 
 export function openRequests(options: GatewayOptions): Requests {
-  const { flows, store, correlator, settler, admission, clock, newId, names, control, transport, journal, emit } = options;
+  const { flows, store, correlator, settler, admission, clock, newId, names, control, transport, journal, emit, line } = options;
   const { recordedWithin, accepted } = openWaiting(options);
   const byName = new Map(flows.map((flow) => [flow.name, flow]));
   const validate = validator(flows);
@@ -62,6 +62,7 @@ export function openRequests(options: GatewayOptions): Requests {
     }
     emit('request.accepted', { requestId: id, flow: flow.name, recorded });
     const began = clock.now();
+    const letGo = line.hold(flow.name, id, waitMs);
     const wait = correlator.expect(id, !recorded, envelope.journal); // expect, then publish: the reply may be faster than the confirm
     try {
       await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);
@@ -74,6 +75,7 @@ export function openRequests(options: GatewayOptions): Requests {
       return await detach(envelope, ask, wait, heldMs);
     } finally {
       wait.close();
+      letGo();
     }
   }
 
@@ -252,6 +254,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const began = clock.now();
     const { id } = record;
     const wait = correlator.expect(id, false);
+    const letGo = line.hold(record.flow, id, waitMs);
     const again = async (found: RequestRecord): Promise<boolean> => {
       if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
@@ -271,6 +274,7 @@ export function openRequests(options: GatewayOptions): Requests {
       return await accepted(id, clock.now() - began, true, found);
     } finally {
       wait.close();
+      letGo();
     }
   }
 

@@ -17,6 +17,7 @@ import type { Later } from './later.js';
 import { openResurrect } from './resurrect.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
 import { StoreError, type Progress, type Store } from './store.js';
+import { announcer } from './topics.js';
 import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
 import { PublishError, type Consumer, type Delivery, type Headers, type Transport } from './transport.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
@@ -100,6 +101,7 @@ type Running = Map<string, { envelope: Envelope; abort: (why: Error) => void; re
 function worker(options: RunnerOptions, running: Running, stopping: AbortSignal) {
   const { store, clock, names, control, emit, steps, journal } = options;
   const { publish, send } = openDispatch(options, stopping);
+  const announce = announcer(options);
   const deadlines = deadlineBuckets(clock);
   const parks = [...steps.values()].some((step) => step.parks === true);
 
@@ -218,6 +220,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       store,
       later: options.later,
       dossiers: options.dossiers,
+      announce,
       clock,
       answers: [],
       kept: undefined,
@@ -225,7 +228,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       addressOf: (name) => workAddress(names, name, envelope),
       drop: async (id) => {
         await control.drop(id);
-        if (parks) await options.dossiers.withdraw(id);
+        if (parks) await options.dossiers.withdraw(id, 'others have answered, and that was enough');
       },
       absorbed: async (part) => {
         if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);

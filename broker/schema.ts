@@ -43,7 +43,8 @@ export function flawsOf(schema: JsonSchema, value: unknown): readonly Flaw[] {
   return check(value) ? [] : (check.errors ?? []).map(flawOf);
 }
 
-function flawOf({ instancePath, keyword, params, message = 'is wrong' }: ErrorObject): Flaw {
+/** An error of ajv as a flaw. */
+export function flawOf({ instancePath, keyword, params, message = 'is wrong' }: ErrorObject): Flaw {
   const missing =
     keyword === 'required'
       ? `/${String((params as { missingProperty?: string }).missingProperty)

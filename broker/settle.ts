@@ -51,6 +51,14 @@ export function outcomeOfFault(kind: Exclude<Outcome['kind'], 'reply'>, fault: F
   return { kind, ...faultMessage(fault), at };
 }
 
+/** Why what was still to be done for a request is not wanted any more. */
+const endOf = {
+  reply: 'the request was answered without it',
+  fault: 'the request failed',
+  timeout: 'the request ended at its deadline',
+  cancelled: 'the request was cancelled',
+} as const satisfies Record<Outcome['kind'], string>;
+
 export function openSettler(options: SettlerOptions): Settler {
   const { store, journal, correlator, control, dossiers, transport, leftOut, clock, emit, stopping } = options;
   /** Requests without record whose outcome is being written to the journal. */
@@ -147,7 +155,7 @@ export function openSettler(options: SettlerOptions): Settler {
       if (!leftOut.has(record.flow)) await journal.outcome(requestId, outcome, record);
       failpoint('settle.after-journal');
       // Nobody wants what was still to be done.
-      await dossiers?.withdraw(requestId);
+      await dossiers?.withdraw(requestId, endOf[outcome.kind]);
       await store.show(requestId);
       failpoint('settle.after-show');
     }

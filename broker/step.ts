@@ -75,6 +75,8 @@ export interface StepTools extends StepContext {
   readonly store: Store;
   readonly later: Later;
   readonly dossiers: Dossiers;
+  /** Publishes an event; `id`: the same event, however often. */
+  readonly announce: (topic: string, id: string, data: unknown) => Promise<void>;
   readonly clock: Clock;
   /** Where messages for a step go. */
   readonly addressOf: (step: string) => Address;

@@ -1,12 +1,30 @@
 /** Events: published to whoever listens, and the last value of each topic (EIP: Publish-Subscribe Channel). */
 import { mayUse, type Principal } from './access.js';
 import type { Clock } from './clock.js';
+import { deriveId } from './envelope.js';
 import { Fault } from './fault.js';
 import type { Gateway, TopicMessage } from './gateway.js';
 import type { Store } from './store.js';
 import type { Names } from './topology.js';
 import type { Message, Transport } from './transport.js';
 import { reachable } from './waiting.js';
+
+/** Publishes events of the hub's own, as JSON. The same `id` under the same topic is the same event. */
+export const announcer =
+  ({ transport, names, clock }: { readonly transport: Transport; readonly names: Names; readonly clock: Clock }) =>
+  (topic: string, id: string, data: unknown): Promise<void> =>
+    transport.publish(
+      { exchange: names.events, routingKey: topic },
+      {
+        body: Buffer.from(JSON.stringify(data)),
+        contentType: 'application/json',
+        messageId: deriveId(id, topic),
+        type: 'event',
+        timestamp: Math.floor(clock.now() / 1_000),
+        headers: { 'hub-at': clock.now() },
+      },
+      { mandatory: false },
+    );
 
 export function openTopics({
   transport,

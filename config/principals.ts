@@ -4,6 +4,7 @@
 import { isMapping } from './formats.js';
 import type { HubFile, Path } from './hubfile.js';
 import { didYouMean } from './problems.js';
+import { readGroups, readRoles, type Role } from './users.js';
 
 /** Structurally the `KeyedPrincipal` of `broker/access.ts`. */
 export interface KeyedPrincipal {
@@ -11,6 +12,9 @@ export interface KeyedPrincipal {
   readonly flows: readonly string[];
   readonly topics: readonly string[];
   readonly keys: readonly string[];
+  /** What it may do to tasks, and for which groups. */
+  readonly roles?: readonly Role[];
+  readonly groups?: readonly string[];
   readonly limits?: { readonly perSecond?: number; readonly inFlight?: number };
 }
 
@@ -24,13 +28,14 @@ export function readPrincipals(file: HubFile, flows: readonly string[]): KeyedPr
   return entries.map(([name]) => {
     const reader = { file, name, path: ['principals', name] };
     if (!isMapping(file.at(reader.path))) complain(reader, [], 'must be a mapping, as in { keys: [...], flows: ["loan.*"] }');
-    file.knows(reader.path, ['keys', 'flows', 'topics', 'limits'], `principal ${name}: `);
+    file.knows(reader.path, ['keys', 'flows', 'topics', 'limits', 'roles', 'groups'], `principal ${name}: `);
     const principal = {
       name,
       keys: texts(reader, 'keys'),
       flows: texts(reader, 'flows'),
       topics: texts(reader, 'topics'),
       ...limitsOf(reader),
+      ...asPerson(reader),
     };
     principal.keys.forEach((key, index) => checkKey(reader, key, index, ids));
     principal.flows.forEach((pattern, index) => checkFlow(reader, pattern, index, flows));
@@ -71,6 +76,13 @@ function limitsOf({ file, name, path }: Reader): Pick<KeyedPrincipal, 'limits'> 
     if (!Number.isSafeInteger(value) || (value as number) < 1)
       file.complain([...below, key], `principal ${name}: ${key} must be a whole number from 1`);
   return { limits };
+}
+
+/** What a program may do to tasks, as a person could. */
+function asPerson({ file, name, path }: Reader): Pick<KeyedPrincipal, 'roles' | 'groups'> {
+  const roles = readRoles(file, path, `principal ${name}`, []);
+  const groups = readGroups(file, path, `principal ${name}`);
+  return { ...(roles.length === 0 ? {} : { roles }), ...(groups.length === 0 ? {} : { groups }) };
 }
 
 /** Says nothing of the key itself: somebody may have put the secret there. */

@@ -11,6 +11,7 @@ import { didYouMean, nearest } from './problems.js';
 import { core, coreSettings, nest, type Settings } from './schema.js';
 import { accept, recordOf, resolve, upperSnake, type Given, type Resolved, type SettingsSchemaLike } from './settings.js';
 import { readSteps, type ConfiguredStep } from './steps.js';
+import { readUsers, type User } from './users.js';
 
 export { ConfigError } from './problems.js';
 export { checkCallSettings, type SettingsSchemaLike } from './settings.js';
@@ -18,6 +19,7 @@ export type { Flow, JsonSchema } from './flows.js';
 export type { KeyedPrincipal } from './principals.js';
 export type { Settings } from './schema.js';
 export type { ConfiguredStep } from './steps.js';
+export type { User } from './users.js';
 
 export interface ProjectOptions {
   /** Default `process.env`. */
@@ -49,6 +51,7 @@ export interface Project {
   /** The adapters to open, with their settings. */
   readonly adapters: ReadonlyMap<string, Readonly<Record<string, unknown>>>;
   readonly principals: readonly KeyedPrincipal[];
+  readonly users: readonly User[];
   /** Warnings: HUB_ variables that mean nothing, probably misspelt. */
   readonly unknownEnv: readonly string[];
   /** `hub.yaml:12:5` of the node at the path, or of the nearest one above it. */
@@ -67,7 +70,7 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
   const file = readHubFile(folder);
   const loading: Loading = { file, env: options.env ?? process.env, overrides: options.overrides ?? {} };
   const names = options.adapters.map(({ name }) => name);
-  file.knows([], ['name', 'settings', 'flows', 'steps', 'adapters', 'principals'], '');
+  file.knows([], ['name', 'settings', 'flows', 'steps', 'adapters', 'principals', 'users'], '');
   const resolvedCore = readSettings(loading);
   const settings = nest(new Map(resolvedCore.map(({ name, value }) => [name, value])));
   checkDefaults(loading, settings.defaults);
@@ -79,6 +82,7 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
     file,
     flows.map(({ name }) => name),
   );
+  const users = readUsers(file);
   const title = readTitle(file, folder);
   checkOverrides(loading, options.adapters);
   file.settle();
@@ -91,6 +95,7 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
     steps,
     adapters: new Map([...resolvedAdapters].map(([name, settings]) => [name, recordOf(settings)])),
     principals,
+    users,
     unknownEnv: unknownEnv(loading.env, options),
     locate: (path) => file.locate(path),
     effective: () => effective.map(({ name, shown, source }) => ({ name, value: shown, source })),

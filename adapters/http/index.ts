@@ -9,6 +9,7 @@ import { openApi } from './openapi.js';
 import { requestHandlers } from './requests.js';
 import { httpServer, type Limits, type Route } from './server.js';
 import type { EventStream } from './stream.js';
+import { inboxRoutes } from './tasks.js';
 import { topicHandlers } from './topics.js';
 
 export { asyncApi, openApi };
@@ -20,6 +21,7 @@ export { asyncApi, openApi };
 const backlog = 4_096;
 
 export interface HttpSettings extends Limits {
+  readonly publicUrl: string;
   readonly port: number;
   readonly host: string;
   readonly open: boolean;
@@ -44,6 +46,12 @@ export const http = adapter<HttpSettings>({
       format: 'bool',
       default: false,
       env: 'HUB_HTTP_OPEN',
+    },
+    publicUrl: {
+      doc: 'Where browsers find this hub, as in https://hub.example.org, when that is another address than the one it listens on.',
+      format: 'url',
+      default: '',
+      env: 'HUB_HTTP_PUBLIC_URL',
     },
     bodyLimit: { doc: 'Largest body; larger ones get 413.', format: 'size', default: '1mb', env: 'HUB_HTTP_BODY_LIMIT' },
     maxHeaderSize: {
@@ -101,6 +109,10 @@ export const http = adapter<HttpSettings>({
     const requests = requestHandlers({ gateway, retention: context.retentionMs, pingMs: settings.ping, streams });
     const topics = topicHandlers({ gateway, pingMs: settings.ping, streams });
     const documents = documentHandlers({ ...context, stopping });
+    const inbox =
+      context.inbox === undefined
+        ? []
+        : inboxRoutes({ ...context.inbox, gateway, publicUrl: settings.publicUrl, pingMs: settings.ping, streams });
 
     const routes: readonly Route[] = [
       ['POST', '/requests/:flow', requests.ask, 'new'],
@@ -113,6 +125,7 @@ export const http = adapter<HttpSettings>({
       ['POST', '/events/:topic', topics.publish, 'new'],
       ['GET', '/events/:pattern', topics.watch, 'stream'],
       ['GET', '/events/:topic/last', topics.last, 'quick'],
+      ...inbox,
       ['GET', '/openapi.json', documents.openApi, 'quick'],
       ['GET', '/asyncapi.json', documents.asyncApi, 'quick'],
       ['GET', '/metrics', documents.metrics, 'quick'],

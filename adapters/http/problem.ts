@@ -22,11 +22,13 @@ export const httpProblems = {
   'bad-request': [400, 'The HTTP request is malformed.'],
   unauthenticated: [401, 'This needs a valid API key.'],
   'cross-origin': [403, 'A web page of another origin may not use this hub.'],
+  'not-permitted': [403, 'This person may not do this.'],
   'not-found': [404, 'There is nothing here.'],
   'method-not-allowed': [405, 'This cannot be done here.'],
   'request-timeout': [408, 'The request did not come in time.'],
   ended: [409, 'The request has its outcome already.'],
   'not-asked': [409, 'The request asks nothing of the kind.'],
+  conflict: [409, 'This cannot be done as things are now.'],
   gone: [410, 'The request is forgotten.'],
   'too-large': [413, 'The body is larger than this hub takes.'],
   'uri-too-long': [414, 'The address is too long.'],
@@ -44,6 +46,8 @@ export const httpProblems = {
 export type HttpProblem = keyof typeof httpProblems;
 
 export interface Problem {
+  /** The task as it is now. */
+  readonly task?: unknown;
   readonly type: string;
   readonly title: string;
   readonly status: number;

@@ -10,6 +10,7 @@ import { isFault, messageOf } from '../../broker/fault.js';
 import type { Principal } from '../../broker/access.js';
 import { apiKey } from './headers.js';
 import { localOnly } from './local.js';
+import { otherOrigin, whoIs, type Person } from './persons.js';
 import { httpProblem, rawProblem, sendProblem, thrownProblem } from './problem.js';
 import { visits, type Visit, type Visits } from './visits.js';
 
@@ -18,9 +19,12 @@ declare module 'fastify' {
     principal: Principal;
     /** Set on routes that count as in flight. */
     visit: Visit | null;
+    /** Who it is, on routes for people. */
+    person: Person | null;
   }
   interface FastifyContextConfig {
     access?: Route[3];
+    who?: RouteOptions['who'] | undefined;
   }
 }
 
@@ -34,11 +38,22 @@ export type Handler = (request: FastifyRequest, reply: FastifyReply) => Promise<
  * - `stream`: counts as in flight, and has no HEAD.
  */
 export type Route = readonly [
-  method: 'GET' | 'POST' | 'DELETE',
+  method: 'GET' | 'POST' | 'PUT' | 'DELETE',
   url: string,
   handler: Handler,
   access: 'open' | 'quick' | 'held' | 'new' | 'stream',
+  more?: RouteOptions,
 ];
+
+export interface RouteOptions {
+  /**
+   * Who may come, beside principals with their keys: `person`: only people, who have a session, or principals that may act on tasks;
+   * `either`; `anyone`: nobody is asked for (to sign in).
+   */
+  readonly who?: 'person' | 'either' | 'anyone';
+  /** Larger than of other routes. */
+  readonly bodyLimit?: number;
+}
 
 export interface Limits {
   readonly bodyLimit: number;
@@ -52,7 +67,7 @@ export interface Limits {
 
 export interface ServerNeeds {
   readonly limits: Limits;
-  readonly context: Pick<AdapterContext, 'access' | 'log' | 'gateway'>;
+  readonly context: Pick<AdapterContext, 'access' | 'log' | 'gateway' | 'inbox'>;
   /** True once nothing new may come in. */
   readonly stopping: () => boolean;
   /** Only reachable from this machine and without keys: web pages of others must be kept out. */
@@ -102,6 +117,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
   // Set by the hook below, before any handler that may look at it.
   app.decorateRequest('principal', null as never);
   app.decorateRequest('visit', null);
+  app.decorateRequest('person', null);
   app.setErrorHandler(failed);
 
   app.addHook('onRequest', async (request, reply) => {
@@ -114,8 +130,21 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     const intruder = guardBrowsers ? localOnly(request.headers) : undefined;
     if (intruder !== undefined) return sendProblem(reply, intruder);
 
+    const { who } = request.routeOptions.config;
+    const foreign = who === undefined ? undefined : otherOrigin(request);
+    if (foreign !== undefined) return sendProblem(reply, foreign);
+    if (who === 'anyone') return undefined;
+    const person = who === undefined ? undefined : await whoIs(request, context);
+    if (who === 'person' && person === undefined)
+      return sendProblem(
+        reply.header('www-authenticate', 'Bearer realm="answerback"'),
+        httpProblem('unauthenticated', 'sign in, or send the API key of a principal that may act on tasks'),
+      );
+    request.person = person ?? null;
+
     const key = apiKey(request.headers);
-    const principal = context.access.authenticate(key);
+    const principal =
+      person === undefined ? context.access.authenticate(key) : { name: `user ${person.member.name}`, flows: [], topics: [] };
     if (principal === undefined) {
       reply.header(
         'www-authenticate',
@@ -149,8 +178,9 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     cutSlowReader(reply);
   });
 
-  for (const [method, url, handler, access] of routes) {
-    app.route({ method, url, handler, config: { access }, exposeHeadRoute: method === 'GET' && access !== 'stream' });
+  for (const [method, url, handler, access, { who, bodyLimit } = {}] of routes) {
+    const limit = bodyLimit === undefined ? {} : { bodyLimit };
+    app.route({ method, url, handler, config: { access, who }, exposeHeadRoute: method === 'GET' && access !== 'stream', ...limit });
   }
   refuseOtherMethods(app, routes);
   app.setNotFoundHandler(async (request, reply) =>

@@ -9,6 +9,7 @@ export const settings: HttpSettings = {
   port: 0,
   host: '127.0.0.1',
   open: false,
+  publicUrl: '',
   bodyLimit: 1_048_576,
   maxHeaderSize: 16_384,
   maxConnections: 1_000,

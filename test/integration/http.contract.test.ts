@@ -16,6 +16,7 @@ adapterContract<HttpSettings>({
     port: await freePort(),
     host: '127.0.0.1',
     open: false,
+    publicUrl: '',
     bodyLimit: 10_000,
     maxHeaderSize: 16_384,
     maxConnections: 100,

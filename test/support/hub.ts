@@ -12,6 +12,7 @@ import type { Answer, Ask, Gateway } from '../../broker/gateway.js';
 import { openHub, openWorkers, type Hub, type Ports, type Workers } from '../../broker/hub.js';
 import { bullmqLater } from '../../broker/later-bullmq.js';
 import { memoryLater } from '../../broker/later-memory.js';
+import type { User } from '../../broker/people.js';
 import type { Step } from '../../broker/step.js';
 import { memoryState } from '../../broker/store-memory.js';
 import { redisStore } from '../../broker/store-redis.js';
@@ -25,6 +26,7 @@ export interface TestHubOptions {
   readonly flows: Readonly<Record<string, readonly string[] | (Partial<Flow> & Pick<Flow, 'steps'>)>>;
   readonly steps: readonly Step[];
   readonly principals?: readonly KeyedPrincipal[];
+  readonly users?: readonly User[];
   readonly clock?: Clock;
   readonly name?: string;
   readonly maxInFlight?: number;
@@ -155,6 +157,7 @@ async function assemble(
     ...common,
     name: options.name ?? 'h1',
     access,
+    ...(options.users === undefined ? {} : { users: options.users }),
     ...(options.maxInFlight === undefined ? {} : { maxInFlight: options.maxInFlight }),
     ...(options.maxDelayMs === undefined ? {} : { maxDelayMs: options.maxDelayMs }),
   });
@@ -190,6 +193,7 @@ async function assemble(
       const context: AdapterContext = {
         gateway: hub.gateway,
         access,
+        inbox: { people: hub.people, tasks: hub.tasks },
         projectFolder,
         log: (event, fields) => emit(event, fields),
         metrics: async () => '',

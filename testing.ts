@@ -17,9 +17,13 @@ import { checkFlows, type Flow } from './broker/flow.js';
 import type { Ask, Status } from './broker/gateway.js';
 import { openHub, openWorkers } from './broker/hub.js';
 import { memoryLater } from './broker/later-memory.js';
+import type { User } from './broker/people.js';
 import { bodyOf, pauseMs, written, type Pause, type Step, type StepTools, type Verdict } from './broker/step.js';
 import type { Outcome, Progress } from './broker/store.js';
 import { memoryState } from './broker/store-memory.js';
+import type { Actor } from './broker/tasks/task.js';
+import type { Wish } from './broker/tasks/tasks.js';
+import type { Summary, TaskView } from './broker/tasks/view.js';
 import { memoryBroker } from './broker/transport-memory.js';
 import { load } from './main.js';
 
@@ -30,6 +34,8 @@ export interface TestHubOptions {
   readonly flows?: Readonly<Record<string, readonly string[] | (Partial<Flow> & Pick<Flow, 'steps'>)>>;
   readonly steps?: readonly Step[];
   readonly principals?: readonly KeyedPrincipal[];
+  /** Who answers tasks; with a folder: instead of its `users`. */
+  readonly users?: readonly User[];
   /** Where the clock begins. Default: 2026-01-01T00:00:00Z. */
   readonly now?: Date;
 }
@@ -37,6 +43,19 @@ export interface TestHubOptions {
 export interface TestHub {
   /** Sends a request and does not wait for its answer. Throws the Fault of one that is refused. */
   ask(flow: string, body: unknown, options?: AskOptions): Promise<Asked>;
+  /** The open tasks that somebody may see, due soonest first. */
+  tasks(person: string): Promise<readonly Summary[]>;
+  /**
+   * Does something to a task, as a person does in the inbox: `{ do: 'claim' }`, `{ do: 'delegate', to: 'bo' }`, … Throws a Fault `forbidden`
+   * or `invalid` with what the person would read.
+   */
+  act(taskId: string, wish: Wish, person: string): Promise<TaskView>;
+  /** Claims a task and decides it. The decision counts at once, without the seconds in which it could be taken back. */
+  decide(
+    taskId: string,
+    outcome: string,
+    decision: { readonly by: string; readonly data?: unknown; readonly comment?: string },
+  ): Promise<void>;
   /** Lets time go by: everything that falls due happens, in order. */
   advance(time: Pause): Promise<void>;
   /** The date by the hub's clock. */
@@ -77,12 +96,14 @@ export interface Asked {
 export type Disturbance = Error | 'dies' | 'hangs' | { readonly takes: Pause };
 
 const second = 1_000;
+/** The time in which a decision can be taken back, and a bit. */
+const undoMs = 8_500;
 /** How long the test waits for a handler that does real work, between two signs of life of any of them. */
 const patienceMs = 200;
 const year = 366 * 86_400_000;
 
 export async function testHub(options: TestHubOptions): Promise<TestHub> {
-  const { flows, steps, principals } = await projectOf(options);
+  const { flows, steps, principals, users } = await projectOf(options);
   const disturbances = new Map<string, Disturbance[]>();
   /** Handlers that run, and when one last began or ended. */
   let active = 0;
@@ -133,7 +154,7 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
     place: 'test/1',
     journalMaxAge: '365D',
   };
-  const hub = await openHub({ ...common, name: 'test', access, maxDelayMs: Infinity });
+  const hub = await openHub({ ...common, name: 'test', access, users, maxDelayMs: Infinity });
   const workers = await openWorkers(common);
   const principalNamed = (name: string | undefined): Principal => {
     const found = name === undefined ? (principals[0] ?? anonymous) : access.byName(name);
@@ -149,8 +170,34 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
     return promise;
   }
 
+  async function actorNamed(name: string): Promise<Actor> {
+    const member = await hub.people.find(name);
+    if (member === undefined) throw new Error(`there is no user "${name}" in this project`);
+    return hub.people.actor(member, 'page');
+  }
+
+  async function act(taskId: string, wish: Wish, person: string): Promise<TaskView> {
+    const answered = await now(hub.tasks.act(taskId, wish, await actorNamed(person)));
+    if (answered === undefined) throw new Error(`there is no task ${taskId}`);
+    if (answered.result === 'done') return answered.task;
+    const { code, detail } = answered.refusal;
+    throw new Fault(code === 'invalid' ? 'invalid' : 'forbidden', detail, { reason: code });
+  }
+
   return {
     events,
+    act,
+    async tasks(person) {
+      const { tasks } = await now(actorNamed(person).then((actor) => hub.tasks.list(actor, { view: 'groups', limit: 1_000 })));
+      const mine = await now(actorNamed(person).then((actor) => hub.tasks.list(actor, { view: 'mine', limit: 1_000 })));
+      return [...mine.tasks, ...tasks];
+    },
+    async decide(taskId, outcome, { by, data, comment }) {
+      const { may } = await act(taskId, { do: 'claim' }, by);
+      if (may.decide !== true) throw new Fault('forbidden', may.decide);
+      await act(taskId, { do: 'decide', outcome, data, ...(comment === undefined ? {} : { comment }) }, by);
+      await clock.advance(undoMs);
+    },
     now: () => new Date(clock.now()),
     advance: (time) => clock.advance(pauseMs(time)),
     disturb(step, ...more) {
@@ -222,10 +269,11 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
 const waitOf = (flows: readonly Flow[], name: string): { waitMs?: number } =>
   flows.find((flow) => flow.name === name)?.durable === false ? {} : { waitMs: 0 };
 
-async function projectOf({ folder, flows, steps = [], principals }: TestHubOptions): Promise<{
+async function projectOf({ folder, flows, steps = [], principals, users }: TestHubOptions): Promise<{
   readonly flows: readonly Flow[];
   readonly steps: readonly Step[];
   readonly principals: readonly KeyedPrincipal[];
+  readonly users: readonly User[];
 }> {
   const loaded = folder === undefined ? undefined : await load({ folder, env: {} });
   const own = new Set(steps.map(({ name }) => name));
@@ -233,6 +281,7 @@ async function projectOf({ folder, flows, steps = [], principals }: TestHubOptio
     flows: [...(loaded?.project.flows ?? []), ...Object.entries(flows ?? {}).map(([name, flow]) => flowOf(name, flow))],
     steps: [...(loaded?.steps ?? []).filter(({ name }) => !own.has(name)), ...steps],
     principals: principals ?? loaded?.project.principals ?? [],
+    users: users ?? loaded?.project.users ?? [],
   };
   const flaws = checkFlows(all.flows, new Map(all.steps.map((step) => [step.name, step])));
   if (flaws.length > 0) throw new Error(flaws.map(({ message }) => message).join('\n'));
@@ -290,6 +339,7 @@ export async function perform(step: Step, body: unknown, envelope: Partial<Envel
     remainingMs: () => Math.max(0, given.deadline - Date.now()),
     store: state.connect(),
     later: memoryLater({ publish: nobody }),
+    announce: nobody,
     get dossiers(): Dossiers {
       throw new TypeError('a worker keeps nothing');
     },

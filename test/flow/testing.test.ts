@@ -1,7 +1,7 @@
 /** The kit with which users of the hub test their own flows. */
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { resolve } from 'node:path';
-import { aggregator, ask, Fault, split, timer, worker } from '../../index.js';
+import { aggregator, ask, Fault, split, task, timer, worker } from '../../index.js';
 import { perform, testHub, type TestHub, type TestHubOptions } from '../../testing.js';
 
 const score = worker<{ customer: string }>({ name: 'score', handle: (body) => ({ ...body, score: body.customer.length }) });
@@ -59,6 +59,25 @@ describe('a flow in a test', () => {
     await expect(asked.reply()).rejects.toMatchObject({ code: 'cancelled' });
     await hub.advance('5d');
     await expect(asked.reply()).rejects.toMatchObject({ code: 'cancelled' });
+  });
+
+  it('is decided by people, who may do what they may do in the inbox', async () => {
+    const approve = task<{ amount: number }>({
+      name: 'approve',
+      title: ({ amount }) => `Approve ${amount} €`,
+      candidates: { groups: ['buyers'] },
+      approvals: { needed: 2 },
+    });
+    const buyer = (name: string) => ({ name, groups: ['buyers'], roles: ['task-user'] as const });
+    await open({ flows: { order: ['approve'] }, steps: [approve], users: [buyer('ana'), buyer('bo')] });
+    const asked = await hub.ask('order', { amount: 5 });
+    const [{ id, title } = { id: '', title: '' }] = await hub.tasks('ana');
+    expect(title).toBe('Approve 5 €');
+    await hub.decide(id, 'approve', { by: 'ana' });
+    await expect(hub.decide(id, 'approve', { by: 'ana' })).rejects.toMatchObject({ code: 'forbidden' });
+    await expect(asked.reply()).rejects.toThrow(/waits for task: Approve 5 €/);
+    await hub.decide(id, 'approve', { by: 'bo' });
+    expect(await asked.reply()).toMatchObject({ outcome: 'approve', votes: [{ by: 'ana' }, { by: 'bo' }] });
   });
 
   it('is a conversation', async () => {

@@ -20,11 +20,16 @@ function importsOf(file: string): { readonly ours: readonly string[]; readonly p
   const text = readFileSync(join(root, file), 'utf8');
   const found = [...text.matchAll(/(?:from\s+|import\s*\(\s*|import\s+)'([^']+)'/g)].map(([, name]) => name!);
   return {
-    ours: found
-      .filter((name) => name.startsWith('.'))
-      .map((name) => relative(root, resolve(dirname(join(root, file)), name)).replace(/\.js$/, '.ts')),
+    ours: found.filter((name) => name.startsWith('.')).map((name) => sourceOf(relative(root, resolve(dirname(join(root, file)), name)))),
     packages: found.filter((name) => !name.startsWith('.') && !name.startsWith('node:')),
   };
+}
+
+/** The source of what an import names: `./row.js` is written as row.ts or row.tsx. */
+function sourceOf(name: string): string {
+  return (
+    [name.replace(/\.js$/, '.ts'), name.replace(/\.js$/, '.tsx')].find((path) => sources.includes(path)) ?? name.replace(/\.js$/, '.ts')
+  );
 }
 
 const graph = new Map(sources.map((file) => [file, importsOf(file)]));
@@ -38,6 +43,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   adapters: ['adapters', 'broker'],
   workers: ['workers', 'broker'],
   cli: ['cli', 'main.ts', 'broker', 'config'],
+  // The pages speak HTTP: they know nothing of the hub's code, and it nothing of theirs.
+  console: ['console'],
   bench: ['bench', 'broker', 'main.ts', 'index.ts'],
   'main.ts': ['broker', 'adapters', 'workers', 'config'],
   'index.ts': ['broker', 'workers'],
@@ -111,5 +118,5 @@ function runtimeImports(file: string): readonly string[] {
           .split(',')
           .some((name) => name.trim() !== '' && !name.trim().startsWith('type ')),
     )
-    .map(([, , name]) => relative(root, resolve(dirname(join(root, file)), name!)).replace(/\.js$/, '.ts'));
+    .map(([, , name]) => sourceOf(relative(root, resolve(dirname(join(root, file)), name!))));
 }

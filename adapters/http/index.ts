@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { adapter, type AdapterContext, type Open } from '../../broker/adapter.js';
 import { cannotListen, refusePublicWithoutKeys } from '../../broker/listening.js';
 import { asyncApi } from './asyncapi.js';
+import { consoleHandlers, pageOfRequest } from './console.js';
 import { documentHandlers } from './documents.js';
 import { drainable } from './drain.js';
 import { openApi } from './openapi.js';
@@ -113,6 +114,7 @@ export const http = adapter<HttpSettings>({
       context.inbox === undefined
         ? []
         : inboxRoutes({ ...context.inbox, gateway, publicUrl: settings.publicUrl, pingMs: settings.ping, streams });
+    const pages = consoleHandlers();
 
     const routes: readonly Route[] = [
       ['POST', '/requests/:flow', requests.ask, 'new'],
@@ -130,12 +132,14 @@ export const http = adapter<HttpSettings>({
       ['GET', '/asyncapi.json', documents.asyncApi, 'quick'],
       ['GET', '/metrics', documents.metrics, 'quick'],
       ['GET', '/', documents.page, 'quick'],
+      ['GET', '/inbox', pages.page, 'open'],
+      ['GET', '/inbox/*', pages.file, 'open'],
       ['GET', '/health/live', documents.live, 'open'],
       ['GET', '/health/ready', documents.ready, 'open'],
     ];
 
     const guardBrowsers = !context.access.required && !settings.open;
-    const app = httpServer(routes, { limits: settings, context, stopping, guardBrowsers });
+    const app = httpServer(routes, { limits: settings, context, stopping, guardBrowsers, rewriteUrl: pageOfRequest });
     const drain = drainable(app.server);
     // For "localhost" Fastify would open a second server, on ::1, without our limits.
     const host = settings.host === 'localhost' ? '127.0.0.1' : settings.host;

@@ -2,7 +2,7 @@
  * The Fastify server around the routes: any body as bytes, limits before anything is published, who is asking, and every
  * error as problem+json, also for what never became a request.
  */
-import type { RequestListener, Server } from 'node:http';
+import type { IncomingMessage, RequestListener, Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, type HTTPMethods } from 'fastify';
 import type { AdapterContext } from '../../broker/adapter.js';
@@ -72,9 +72,14 @@ export interface ServerNeeds {
   readonly stopping: () => boolean;
   /** Only reachable from this machine and without keys: web pages of others must be kept out. */
   readonly guardBrowsers: boolean;
+  /** Another address for a request, before its route is looked for. */
+  readonly rewriteUrl: (request: IncomingMessage) => string;
 }
 
-export function httpServer(routes: readonly Route[], { limits, context, stopping, guardBrowsers }: ServerNeeds): FastifyInstance {
+export function httpServer(
+  routes: readonly Route[],
+  { limits, context, stopping, guardBrowsers, rewriteUrl }: ServerNeeds,
+): FastifyInstance {
   // Without keys everybody is the same principal: only the limit for all makes sense.
   const perPrincipal = context.access.required ? limits.maxInFlightPerPrincipal : Infinity;
   const inFlight = visits({ all: limits.maxInFlight, perPrincipal });
@@ -92,6 +97,7 @@ export function httpServer(routes: readonly Route[], { limits, context, stopping
     bodyLimit: limits.bodyLimit,
     routerOptions: { maxParamLength: 255 },
     requestTimeout: limits.requestTimeout,
+    rewriteUrl,
     forceCloseConnections: 'idle',
     // Our own hook says it as problem+json.
     return503OnClosing: false,

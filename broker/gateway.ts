@@ -2,7 +2,7 @@
  * The door that every inbound adapter uses (EIP: Messaging Gateway). An adapter hands in an `Ask` and gets an `Answer`:
  * the outcome, or "accepted, answer later". What those look like on the adapter's protocol is the adapter's business.
  */
-import { theRequestor, type Question, type Questions } from './ask.js';
+import { theRequestor, type Question } from './ask.js';
 import { pause, type Clock } from './clock.js';
 import type { Principal } from './access.js';
 import type { Admission, Refusal } from './admission.js';
@@ -14,6 +14,7 @@ import { Fault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
 import type { Line } from './line.js';
+import type { Questions } from './questions.js';
 import type { Rebuild } from './rebuild.js';
 import { openRequests } from './requests.js';
 import { outcomeOfFault, type Settler } from './settle.js';

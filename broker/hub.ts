@@ -6,7 +6,6 @@
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
 import { openAdmission } from './admission.js';
-import { openQuestions } from './ask.js';
 import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
 import { openDossiers } from './dossiers.js';
@@ -23,6 +22,7 @@ import { freshMs, openJournal, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import { openLine } from './line.js';
 import { openPeople, type People, type User } from './people.js';
+import { openQuestions } from './questions.js';
 import { openResurrect } from './resurrect.js';
 import { startRunner } from './runner.js';
 import { openRebuild } from './rebuild.js';

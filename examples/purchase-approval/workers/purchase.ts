@@ -44,12 +44,12 @@ export const approve = task<Purchase>({
   reminders: [0.5],
   escalate: [{ after: '1d', to: ['heads'] }],
   attachments: { types: ['application/pdf', 'image/*'] },
-  result: (purchase, { outcome, votes, data, comments }) => ({
+  result: (purchase, { outcome, votes, data, comment }) => ({
     ...purchase,
     outcome,
     approvedBy: votes.map(({ by }) => by),
     data,
-    comments,
+    comment,
   }),
 });
 
@@ -57,14 +57,14 @@ interface Approved extends Purchase {
   readonly outcome: string;
   readonly approvedBy: readonly string[];
   readonly data: { readonly costCentre: string };
-  readonly comments: readonly { readonly text: string }[];
+  readonly comment?: string;
 }
 
 export const order = worker<Approved>({
   name: 'purchase.order',
   summary: 'Approved purchases to be ordered',
-  handle({ what, outcome, approvedBy, data, comments }, { requestId }) {
-    if (outcome !== 'approve') throw new Fault('rejected', `${what} was not approved: ${comments.at(-1)?.text ?? 'no reason given'}`);
+  handle({ what, outcome, approvedBy, data, comment }, { requestId }) {
+    if (outcome !== 'approve') throw new Fault('rejected', `${what} was not approved: ${comment ?? 'no reason given'}`);
     // Derived from the request: who runs it twice orders once.
     return { order: `PO-${requestId.slice(-6)}`, what, approvedBy, costCentre: data.costCentre };
   },

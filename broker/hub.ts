@@ -88,7 +88,7 @@ export interface Hub {
 }
 
 const checkTopologyMs = 30_000;
-const firstRoundMs = 2_000;
+const completeWithinMs = 2_000;
 
 export async function openHub(options: HubOptions): Promise<Hub> {
   const { ports, project, emit, place, access } = options;
@@ -227,7 +227,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const sweeper = startSweeper({ store, settler, dossiers: parking, journal, leftOut, rebuild, clock, emit, hub: options.name });
   // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.
   const patience = new AbortController();
-  await Promise.race([sweeper.first, pause(clock, firstRoundMs, patience.signal)]);
+  await Promise.race([sweeper.complete, pause(clock, completeWithinMs, patience.signal)]);
   patience.abort();
   const resurrect = openResurrect({ transport, store, journal, clock, names, emit, flows: project.flows, place }, stopping.signal);
   // A queue that somebody deletes while nobody consumes it is missed by nobody else.

@@ -23,8 +23,8 @@ const carryEveryMs = 3_600_000;
 const carryAfterMs = 20 * 3_600_000;
 
 export interface Sweeper {
-  /** Resolves after the first round, which may rebuild the state. */
-  readonly first: Promise<void>;
+  /** Resolves after the first round that leaves the state complete, as far as is known: it, or another hub's, may have to rebuild it. */
+  readonly complete: Promise<void>;
   close(): Promise<void>;
 }
 
@@ -101,12 +101,16 @@ export function startSweeper({
     sweep().catch((error: unknown) => {
       if (!stopping.signal.aborted) emit('sweeper.failed', { error: messageOf(error) });
     });
-  const first = round();
+  let completed: () => void = () => undefined;
+  const complete = new Promise<void>((resolve) => (completed = resolve));
   const ended = (async () => {
-    for (await first; !stopping.signal.aborted; await round()) await pause(clock, everyMs, stopping.signal, 'round');
+    for (; !stopping.signal.aborted; await pause(clock, everyMs, stopping.signal, 'round')) {
+      await round();
+      if (rebuild.isComplete()) completed();
+    }
   })();
   return {
-    first,
+    complete,
     close() {
       stopping.abort();
       return ended;

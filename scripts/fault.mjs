@@ -23,10 +23,12 @@ process.on('SIGTERM', () => {
 
 let code = 1;
 try {
-  await ensureBuilt();
+  const built = ensureBuilt();
+  built.catch(() => undefined); // told below, once the services are there to be stopped
   const { rabbitmq, redis, stop } = await ensureServices({ signal: abort.signal });
   const env = { ...process.env, HUB_RABBITMQ_URL: rabbitmq.url, HUB_REDIS_URL: redis.url };
   try {
+    await built;
     code = args.some((arg) => arg.startsWith('--')) ? 0 : await run([join(project, 'scripts/test.mjs'), 'test/fault'], env, 2);
     code ||= await run(['--import', 'tsx', join(project, 'test/fault/run.ts'), ...args], env, 1);
   } finally {

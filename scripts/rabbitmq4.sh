@@ -88,6 +88,7 @@ start() {
 address() {
   echo "HUB_RABBITMQ_URL=amqp://guest:guest@127.0.0.1:$port"
   echo "HUB_RABBITMQ_MANAGEMENT_URL=http://127.0.0.1:$management"
+  echo "HUB_RABBITMQ4_ROOT=$root"
 }
 
 stop() {
@@ -114,7 +115,8 @@ case ${1:-start} in
     start
     [ -n "$before" ] || trap stop EXIT
     code=0
-    env $(address) "$@" || code=$?
+    # Tests that start nodes of their own start them from there, too.
+    env $(address) HUB_RABBITMQ4_RUN=yes "$@" || code=$?
     exit "$code"
     ;;
   *) fail "usage: scripts/rabbitmq4.sh [start | stop | run <command>]" ;;

@@ -1,9 +1,9 @@
 /**
- * A RabbitMQ of the test's own, on one port and one folder, that it may kill and start again: whichever version is installed here.
+ * A RabbitMQ of the test's own, on one port and one folder, that it may kill and start again: of the version that the tests run on.
  */
 import type { ChildProcess } from 'node:child_process';
 import { join } from 'node:path';
-import { freePorts, installed, listening, nodeEnvironment, openHome, type Installation } from './rabbitmq-node.js';
+import { freePorts, listening, meant, nodeEnvironment, openHome, type Installation } from './rabbitmq-node.js';
 
 export interface OwnRabbitmq {
   readonly url: string;
@@ -23,13 +23,13 @@ export interface OwnRabbitmq {
 }
 
 export interface OwnOptions {
-  /** Default: the RabbitMQ of this machine. */
+  /** Default: see `meant`. */
   readonly installation?: Installation;
   /** Added to the node's environment. */
   readonly env?: NodeJS.ProcessEnv;
 }
 
-export async function ownRabbitmq({ installation = installed(), env: more = {} }: OwnOptions = {}): Promise<OwnRabbitmq> {
+export async function ownRabbitmq({ installation = meant(), env: more = {} }: OwnOptions = {}): Promise<OwnRabbitmq> {
   const { programs } = installation;
   const home = openHome(installation);
   const [port = 0, distributionPort = 0, epmdPort = 0] = await freePorts(3);

@@ -36,6 +36,12 @@ export function rabbitmq4(): Installation | undefined {
   return process.getuid?.() === 0 && existsSync(join(root, programs, 'rabbitmq-server')) ? { root, programs } : undefined;
 }
 
+/** That of a test's own nodes: the RabbitMQ of this machine; under `scripts/rabbitmq4.sh run`, RabbitMQ 4. */
+export function meant(): Installation {
+  const four = process.env['HUB_RABBITMQ4_RUN'] === undefined ? undefined : rabbitmq4();
+  return four ?? installed();
+}
+
 /** A folder with all that some nodes have, and the processes that run on it. */
 export interface Home {
   /** As the programs see it. */

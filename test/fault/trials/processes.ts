@@ -36,12 +36,15 @@ const rolling: Trial = {
       }
       const cut = scenario.history.seen.filter(({ what }) => what === 'unknown').length;
       const refusals = scenario.history.seen.flatMap((one) => (one.what === 'refused' ? [one.why] : []));
-      const refused = refusals.filter((why) => !/stopping|nobody-listens/.test(why)).length;
-      context.say(`${restarts} restarts: ${refusals.length - refused} operations were sent on to another hub, ${cut} were cut off`);
+      const refused = refusals.filter((why) => !/stopping|nobody-listens/.test(why));
+      context.say(`${restarts} restarts: ${refusals.length - refused.length} operations were sent on to another hub, ${cut} were cut off`);
       return {
         violations: [
           ...unless(cut === 0, `${cut} operations were cut off by a hub that was told to stop`),
-          ...unless(refused === 0, `${refused} operations were refused by a hub that had no reason`),
+          ...unless(
+            refused.length === 0,
+            `${refused.length} operations were refused by a hub that had no reason: ${[...new Set(refused)].join(', ')}`,
+          ),
           ...unless(slow.length === 0, `${slow.length} hubs did not stop cleanly within 25 s`),
         ],
       };

@@ -4,7 +4,7 @@
  */
 import { theRequestor } from './ask.js';
 import type { Clock } from './clock.js';
-import type { Correlator, Wait } from './correlator.js';
+import type { Correlator, Hangup, Wait } from './correlator.js';
 import { Fault, isFault } from './fault.js';
 import type { Answer, Status } from './gateway.js';
 import { StoreError, type Outcome, type RequestRecord, type Store } from './store.js';
@@ -19,7 +19,7 @@ export interface Waiting {
     id: string,
     wait: Wait,
     ms: number,
-    signal?: AbortSignal,
+    signal?: Hangup,
     look?: (record: RequestRecord) => Promise<void>,
   ): Promise<Outcome | undefined>;
   /** "Accepted, answer later", or the outcome if it has come after all. `known`: what to say when the store is away. */
@@ -40,7 +40,7 @@ export function openWaiting({
     id: string,
     wait: Wait,
     ms: number,
-    signal?: AbortSignal,
+    signal?: Hangup,
     look?: (record: RequestRecord) => Promise<void>,
   ): Promise<Outcome | undefined> {
     const itsTurn = new AbortController();

@@ -55,10 +55,13 @@ export function encode(envelope: Envelope): Message {
     correlationId: envelope.requestId,
     type: envelope.type,
     contentType: envelope.contentType,
-    timestamp: Math.floor(envelope.at / 1_000),
-    appId,
     headers,
   };
+  // For people who look into a queue, which volatile messages leave at once.
+  if (envelope.durable) {
+    message.timestamp = Math.floor(envelope.at / 1_000);
+    message.appId = appId;
+  }
   if (envelope.replyTo !== undefined) message.replyTo = envelope.replyTo;
   if (envelope.contentEncoding !== undefined) message.contentEncoding = envelope.contentEncoding;
   if (envelope.priority !== undefined) message.priority = envelope.priority;

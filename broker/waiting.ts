@@ -43,11 +43,15 @@ export function openWaiting({
     signal?: Hangup,
     look?: (record: RequestRecord) => Promise<void>,
   ): Promise<Outcome | undefined> {
-    const itsTurn = new AbortController();
-    const over = signal === undefined ? itsTurn.signal : AbortSignal.any([signal, itsTurn.signal]);
+    // It hung up, or it is its turn.
+    const ending = new AbortController();
+    const over = ending.signal;
+    const end = () => ending.abort();
+    if (signal?.aborted === true) end();
+    signal?.addEventListener('abort', end);
     const read = async () => {
       const record = await store.get(id);
-      if (record?.waitingOn === theRequestor) itsTurn.abort();
+      if (record?.waitingOn === theRequestor) end();
       if (record?.shown === true && record.outcome !== undefined) wait.catch(record.outcome);
       else if (record !== undefined) await look?.(record);
     };
@@ -55,12 +59,13 @@ export function openWaiting({
     const unlisten = correlator.onWake(id, hint); // subscribe, then read
     try {
       if (look !== undefined) await reachable(read());
-      for (const end = clock.now() + ms; ; hint()) {
-        const outcome = await wait.within(Math.min(lookAgainMs, end - clock.now()), over);
-        if (outcome !== undefined || clock.now() >= end || over.aborted || correlator.gone) return outcome;
+      for (const until = clock.now() + ms; ; hint()) {
+        const outcome = await wait.within(Math.min(lookAgainMs, until - clock.now()), over);
+        if (outcome !== undefined || clock.now() >= until || over.aborted || correlator.gone) return outcome;
       }
     } finally {
       unlisten();
+      signal?.removeEventListener('abort', end);
     }
   }
 

@@ -126,8 +126,8 @@ export function httpServer(
   app.decorateRequest('person', null);
   app.setErrorHandler(failed);
 
-  /** Lets the request in; or answers it, and returns the answer. */
-  const refused = (request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined => {
+  /** Whatever comes from where nobody of ours is; undefined: its requestor may come in, whoever that is. */
+  const turnedAway = (request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined => {
     const access = request.routeOptions.config.access ?? 'quick';
     if (request.raw.httpVersion === '1.1' && request.headers.host === undefined) {
       return sendProblem(reply.header('connection', 'close'), httpProblem('bad-request', 'the Host header is missing'));
@@ -140,8 +140,12 @@ export function httpServer(
     const { who } = request.routeOptions.config;
     const foreign = who === undefined ? undefined : otherOrigin(request);
     if (foreign !== undefined) return sendProblem(reply, foreign);
-    if (who === 'anyone') return undefined;
-    const person = who === undefined ? undefined : await whoIs(request, context);
+    return undefined;
+  };
+
+  /** Lets the request in; or answers it, and returns the answer. */
+  const refused = (request: FastifyRequest, reply: FastifyReply, person: Person | undefined): FastifyReply | undefined => {
+    const { access = 'quick', who } = request.routeOptions.config;
     if (who === 'person' && person === undefined)
       return sendProblem(
         reply.header('www-authenticate', 'Bearer realm="answerback"'),
@@ -179,7 +183,17 @@ export function httpServer(
 
   // Hooks with callbacks: those that return a promise cost several for each request.
   app.addHook('onRequest', (request, reply, done) => {
-    if (refused(request, reply) === undefined) done();
+    if (turnedAway(request, reply) !== undefined) return;
+    const { access, who } = request.routeOptions.config;
+    const goOn = (answer: FastifyReply | undefined) => {
+      if (answer === undefined) done();
+    };
+    if (access === 'open' || who === 'anyone') done();
+    else if (who === undefined) goOn(refused(request, reply, undefined));
+    else
+      whoIs(request, context)
+        .then((person) => refused(request, reply, person))
+        .then(goOn, done);
   });
 
   app.addHook('onSend', (_request, reply, payload, done) => {

@@ -60,7 +60,8 @@ export async function compare(
 
   // A process that has just started is compiling itself, and ours has more to compile.
   const warming = { ...bench, measureMs: bench.quick ? 500 : 2_000 };
-  for (const subject of [limit, ...ours]) await runOnce(warming, subject, { outstanding: 64, bytes: 256, atLeast: 3_000 });
+  for (const subject of [limit, ...ours])
+    await runOnce(warming, subject, { outstanding: 64, bytes: 256, atLeast: bench.quick ? 1_000 : 3_000 });
   for (let round = 1; round <= bench.rounds && !(round > 1 && bench.isLate()); round++) {
     for (const load of loads) {
       const first = await runOnce(bench, limit, load);

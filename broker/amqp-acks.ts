@@ -14,26 +14,34 @@ export interface Acknowledging {
   isOpen(): boolean;
 }
 
+/** How long acknowledgements that may be late are gathered. */
+const lazyMs = 5;
+
 export class Acks {
   readonly #on: Acknowledging;
+  /** How many may be gathered for longer than a turn. */
+  readonly #lazily: number;
+  #timer: NodeJS.Timeout | undefined;
   /** What the channel has handed out and we have not settled, in order. */
   readonly #unsettled = new Set<ConsumeMessage>();
   /** Those of them that are done. */
   readonly #done = new Set<ConsumeMessage>();
 
-  constructor(on: Acknowledging) {
+  constructor(on: Acknowledging, lazily = 0) {
     this.#on = on;
+    this.#lazily = lazily;
   }
 
   took(message: ConsumeMessage): void {
     this.#unsettled.add(message);
   }
 
-  /** It will be acknowledged at the end of this turn, or never when the channel is gone: the broker has it back then. */
+  /** It will be acknowledged at the end of this turn (or soon), or never when the channel is gone: the broker has it back then. */
   done(message: ConsumeMessage): void {
-    // After the promises that are settled already: a whole batch of deliveries may be done in one turn.
-    if (this.#done.size === 0) process.nextTick(() => this.flush());
     this.#done.add(message);
+    if (this.#done.size < this.#lazily) this.#timer ??= setTimeout(() => this.flush(), lazyMs);
+    // After the promises that are settled already: a whole batch of deliveries may be done in one turn.
+    else if (this.#done.size === Math.max(1, this.#lazily)) process.nextTick(() => this.flush());
   }
 
   /** Gives it back to the queue. */
@@ -44,6 +52,8 @@ export class Acks {
   }
 
   flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     let upTo: ConsumeMessage | undefined;
     for (const message of this.#unsettled) {
       if (!this.#done.delete(message)) break;

@@ -41,7 +41,7 @@ export interface Live {
   isLeft: boolean;
 }
 
-async function openLive(session: Session): Promise<Live> {
+async function openLive(session: Session, lazily: number): Promise<Live> {
   const channel = await session.channel();
   let isOpen = true;
   let end: (error: Error) => void = () => {};
@@ -51,7 +51,7 @@ async function openLive(session: Session): Promise<Live> {
     isOpen = false;
     end(new Error('channel closed'));
   });
-  const acks = new Acks({ session, channel, isOpen: () => isOpen });
+  const acks = new Acks({ session, channel, isOpen: () => isOpen }, lazily);
   const close = async () => {
     acks.flush();
     if (isOpen) await closeChannel(channel);
@@ -68,11 +68,18 @@ export class Attachment {
   readonly #context: ConsumerContext;
   readonly #listen: (live: Live) => Promise<void>;
   readonly #restored: () => void;
+  readonly #lazily: number;
   #over: Promise<void> = Promise.resolve();
 
-  /** `listen` makes the broker send to the fresh channel; its refusals by reply code are final at the first time. */
-  constructor(what: string, context: ConsumerContext, listen: (live: Live) => Promise<void>, restored: () => void = () => {}) {
+  /** `listen` makes the broker send to the fresh channel; its refusals by reply code are final at the first time. `lazily`: see `Acks`. */
+  constructor(
+    what: string,
+    context: ConsumerContext,
+    listen: (live: Live) => Promise<void>,
+    { restored = () => {}, lazily = 0 }: { readonly restored?: (() => void) | undefined; readonly lazily?: number } = {},
+  ) {
     this.#restored = restored;
+    this.#lazily = lazily;
     this.#what = what;
     this.#context = context;
     this.#listen = listen;
@@ -145,7 +152,7 @@ export class Attachment {
   }
 
   async #listening(session: Session): Promise<Live> {
-    const live = await openLive(session);
+    const live = await openLive(session, this.#lazily);
     try {
       await this.#listen(live);
       return live;

@@ -87,7 +87,11 @@ class QueueConsumer implements AmqpConsumer {
     this.#handler = handler;
     this.#context = context;
     this.#position = new StreamPosition(options.from);
-    this.#attachment = new Attachment(`queue ${queue}`, context, (live) => this.#listen(live), options.restored);
+    this.#attachment = new Attachment(`queue ${queue}`, context, (live) => this.#listen(live), {
+      restored: options.restored,
+      // The rest of what may be unacknowledged is for what is being done.
+      lazily: options.lazy === true ? Math.floor(options.prefetch / 4) : 0,
+    });
   }
 
   async start(): Promise<void> {
@@ -111,6 +115,7 @@ class QueueConsumer implements AmqpConsumer {
   async stop(): Promise<void> {
     const { live } = this.#attachment;
     this.#attachment.stop();
+    live?.acks.flush();
     const tag = live && this.#tags.get(live);
     // When the channel is gone, so is what was to be cancelled.
     if (live?.isOpen() === true && tag !== undefined) await within(answerMs, 'cancelling', live.channel.cancel(tag)).catch(() => {});
@@ -179,37 +184,41 @@ class QueueConsumer implements AmqpConsumer {
     live.acks.took(message);
     live.running++;
     this.#running++;
-    void this.#serve(live, message);
-  }
-
-  async #serve(live: Live, message: ConsumeMessage): Promise<void> {
-    const { signal } = this.#attachment.stopping;
-    let delivery = deliveryOf(message);
+    const delivery = deliveryOf(message);
     this.#position.took(delivery);
-    let isDone = await this.#handled(delivery);
-    while (!isDone && isKept(delivery) && !signal.aborted && live.isOpen()) {
-      delivery = { ...delivery, redelivered: true, deliveries: delivery.deliveries + 1 };
-      isDone = await this.#handled(delivery);
-    }
-    if (isDone) this.#position.settled(delivery);
-    if (isDone) live.acks.done(message);
-    else if (delivery.offset === undefined) live.acks.giveBack(message);
-    if (--live.running === 0 && live.isLeft && !signal.aborted) void live.close();
-    if (--this.#running === 0) this.#idle();
+    this.#serve(live, message, delivery);
   }
 
-  /** Never rejects. After a failure it rests, so that a message that always fails does not spin. */
-  async #handled(delivery: Delivery): Promise<boolean> {
-    try {
-      await this.#handler(delivery);
+  #serve(live: Live, message: ConsumeMessage, delivery: Delivery): void {
+    const done = () => {
       this.#failedInARow = 0;
-      return true;
+      this.#position.settled(delivery);
+      live.acks.done(message);
+      this.#over(live);
+    };
+    const failed = (error: unknown) => void this.#failed(live, message, delivery, error);
+    try {
+      this.#handler(delivery).then(done, failed);
     } catch (error) {
-      const { messageId, deliveries } = delivery;
-      this.#context.log('handler.failed', { queue: this.#queue, messageId, deliveries, error });
-      await pause(systemClock, restMs(++this.#failedInARow), this.#attachment.stopping.signal);
-      return false;
+      failed(error);
     }
+  }
+
+  /** Never rejects. It rests, so that a message that always fails does not spin. */
+  async #failed(live: Live, message: ConsumeMessage, delivery: Delivery, error: unknown): Promise<void> {
+    const { signal } = this.#attachment.stopping;
+    const { messageId, deliveries } = delivery;
+    this.#context.log('handler.failed', { queue: this.#queue, messageId, deliveries, error });
+    await pause(systemClock, restMs(++this.#failedInARow), signal);
+    if (isKept(delivery) && !signal.aborted && live.isOpen())
+      return this.#serve(live, message, { ...delivery, redelivered: true, deliveries: deliveries + 1 });
+    if (delivery.offset === undefined) live.acks.giveBack(message);
+    this.#over(live);
+  }
+
+  #over(live: Live): void {
+    if (--live.running === 0 && live.isLeft && !this.#attachment.stopping.signal.aborted) void live.close();
+    if (--this.#running === 0) this.#idle();
   }
 }
 

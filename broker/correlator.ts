@@ -5,9 +5,16 @@
 import { deadlineBuckets, type Clock, type DeadlineBuckets } from './clock.js';
 import type { Outcome } from './store.js';
 
+/** What whoever waits wants of an AbortSignal. Where there is one for each request, something cheaper will do: a signal costs as much as a publish. */
+export interface Hangup {
+  readonly aborted: boolean;
+  addEventListener(type: 'abort', listener: () => void, options?: { readonly once?: boolean }): void;
+  removeEventListener(type: 'abort', listener: () => void): void;
+}
+
 export interface Wait {
   /** The outcome, or undefined when it has not come within `ms`, or when `signal` aborts, or when the hub lets go. May be called again. */
-  within(ms: number, signal?: AbortSignal): Promise<Outcome | undefined>;
+  within(ms: number, signal?: Hangup): Promise<Outcome | undefined>;
   /** What has come so far, also after `within` has given up. */
   readonly caught: Outcome | undefined;
   /** False when the request's flow leaves the journal out. */
@@ -69,7 +76,7 @@ class Waiting implements Wait {
     return true;
   }
 
-  within(ms: number, signal?: AbortSignal): Promise<Outcome | undefined> {
+  within(ms: number, signal?: Hangup): Promise<Outcome | undefined> {
     if (this.caught !== undefined || ms <= 0 || this.#among.gone || signal?.aborted) return Promise.resolve(this.caught);
     return new Promise((resolve) => {
       this.#resolve = resolve;

@@ -12,8 +12,8 @@ import type { Journal } from './journal.js';
 import type { Step } from './step.js';
 import type { Store } from './store.js';
 import { isReturnAddress, isWorkQueue, replyAddress, workAddress, type Names } from './topology.js';
-import { PublishError, type Address, type Message, type Transport } from './transport.js';
-import { encode, errorHeaders, faultMessage } from './wire.js';
+import { PublishError, type Address, type Message, type PublishOptions, type Transport } from './transport.js';
+import { encode, encodeVolatileReply, errorHeaders, faultMessage } from './wire.js';
 
 export interface DispatchOptions {
   readonly transport: Transport;
@@ -36,39 +36,53 @@ export interface Dispatch {
   send(envelope: Envelope): Promise<void>;
 }
 
+const durable: PublishOptions = { durable: true };
+const volatile: PublishOptions = { durable: false };
+
 export function openDispatch(
   { transport, store, journal, control, clock, names, emit, steps }: DispatchOptions,
   stopping: AbortSignal,
 ): Dispatch {
-  async function publish(to: Address, message: Message, durable = true): Promise<void> {
+  function publish(to: Address, message: Message, isDurable = true): Promise<void> {
+    const options = isDurable ? durable : volatile;
+    return transport.publish(to, message, options).catch((error: unknown) => publishAgain(to, message, options, error));
+  }
+
+  async function publishAgain(to: Address, message: Message, options: PublishOptions, error: unknown): Promise<void> {
     for (let tries = 1; ; tries++) {
+      if (!(error instanceof PublishError) || stopping.aborted) throw error;
+      const isGone = error.failure === 'unroutable' && to.exchange === '';
+      // A foreign requestor's queue that is gone: nobody is left to hear it. A hub's: any hub takes the reply.
+      if (isGone && isReturnAddress(names, to.routingKey)) to = { ...to, exchange: names.lateReplies };
+      else if (isGone && !isWorkQueue(names, to.routingKey))
+        return emit('publish.undeliverable', { routingKey: to.routingKey, requestId: message.correlationId });
+      emit('publish.again', { exchange: to.exchange, routingKey: to.routingKey, failure: error.failure, tries });
+      await pause(clock, Math.min(2_000, 100 * 2 ** tries), stopping);
       try {
-        return await transport.publish(to, message, { durable });
-      } catch (error) {
-        if (!(error instanceof PublishError) || stopping.aborted) throw error;
-        const isGone = error.failure === 'unroutable' && to.exchange === '';
-        // A foreign requestor's queue that is gone: nobody is left to hear it. A hub's: any hub takes the reply.
-        if (isGone && isReturnAddress(names, to.routingKey)) to = { ...to, exchange: names.lateReplies };
-        else if (isGone && !isWorkQueue(names, to.routingKey))
-          return emit('publish.undeliverable', { routingKey: to.routingKey, requestId: message.correlationId });
-        emit('publish.again', { exchange: to.exchange, routingKey: to.routingKey, failure: error.failure, tries });
-        await pause(clock, Math.min(2_000, 100 * 2 ** tries), stopping);
+        return await transport.publish(to, message, options);
+      } catch (cause) {
+        error = cause;
       }
     }
   }
 
-  async function send(envelope: Envelope): Promise<void> {
-    const [step] = envelope.slip;
-    if (step !== undefined)
-      return publish(
-        workAddress(names, step, envelope),
-        await messageFor(envelope, { store, steps, names, clock, control }),
-        envelope.durable,
-      );
-    if (envelope.replyTo !== undefined) return publish(replyAddress(names, envelope.replyTo, envelope), encode(envelope), envelope.durable);
+  async function sendToStep(step: string, envelope: Envelope): Promise<void> {
+    const message = await messageFor(envelope, { store, steps, names, clock, control });
+    return publish(workAddress(names, step, envelope), message, envelope.durable);
+  }
+
+  async function noteDone(envelope: Envelope): Promise<void> {
     if (!envelope.journal) return;
     const { body: _body, ...message } = encode(envelope);
     await journal.note('done', envelope.requestId, message, message.headers);
+  }
+
+  function send(envelope: Envelope): Promise<void> {
+    const [step] = envelope.slip;
+    if (step !== undefined) return sendToStep(step, envelope);
+    if (envelope.replyTo === undefined) return noteDone(envelope);
+    const message = envelope.durable ? encode(envelope) : encodeVolatileReply(envelope);
+    return publish(replyAddress(names, envelope.replyTo, envelope), message, envelope.durable);
   }
 
   return { publish, send };

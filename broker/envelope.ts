@@ -73,10 +73,19 @@ export function newId(at = Date.now()): string {
 }
 
 const namespace = Buffer.from('6d0c9f5e7a0b5f8e9b6e0a5b3c2d1e4f', 'hex');
+/** What is hashed, written anew for each id: a buffer of its own for each took as long as the hash. */
+const named = Buffer.alloc(1_024);
+namespace.copy(named);
+
+function bytesToHash(text: string): Buffer {
+  // UTF-8 takes up to three bytes for a character.
+  if (text.length * 3 > named.length - namespace.length) return Buffer.concat([namespace, Buffer.from(text)]);
+  return named.subarray(0, namespace.length + named.write(text, namespace.length));
+}
 
 /** The id that follows from `id`: UUIDv5 of it and what happened. Same input, same id, on any machine. */
 export function deriveId(id: string, ...what: readonly (string | number)[]): string {
-  const digest = hash('sha1', Buffer.concat([namespace, Buffer.from(`${id}/${what.join('/')}`)]), 'hex');
+  const digest = hash('sha1', bytesToHash(`${id}/${what.join('/')}`), 'hex');
   const variant = '89ab'[Number.parseInt(digest[16]!, 16) & 3]!;
   return `${digest.slice(0, 8)}-${digest.slice(8, 12)}-5${digest.slice(13, 16)}-${variant}${digest.slice(17, 20)}-${digest.slice(20, 32)}`;
 }
@@ -91,6 +100,8 @@ export function timeOfId(id: string): number | undefined {
 /** The envelope that follows `previous` once its step is done. */
 export function follow(previous: Envelope, change: Partial<Envelope> & { readonly at: number }, index: string | number = 0): Envelope {
   const slip = change.slip ?? previous.slip.slice(1);
+  // It bears no id: see `encodeVolatileReply`.
+  const isVolatileReply = slip.length === 0 && !previous.durable;
   return {
     ...previous,
     attempt: 1,
@@ -100,7 +111,7 @@ export function follow(previous: Envelope, change: Partial<Envelope> & { readonl
     extra: undefined,
     ...change,
     slip,
-    id: deriveId(previous.id, previous.slip[0] ?? 'end', index),
+    id: change.id ?? (isVolatileReply ? '' : deriveId(previous.id, previous.slip[0] ?? 'end', index)),
   };
 }
 

@@ -7,7 +7,7 @@ import { pause, type Clock } from './clock.js';
 import type { Principal } from './access.js';
 import type { Admission, Refusal } from './admission.js';
 import type { Control } from './control.js';
-import type { Correlator } from './correlator.js';
+import type { Correlator, Hangup } from './correlator.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
@@ -50,7 +50,7 @@ export interface Ask {
   readonly tracestate?: string;
   readonly priority?: number;
   /** Aborts when the requestor hangs up: it is no longer held, and the request goes on. */
-  readonly signal?: AbortSignal;
+  readonly signal?: Hangup;
 }
 
 export type Answer =
@@ -114,7 +114,7 @@ export interface Gateway {
   /** Where a request is. Undefined when there is none, when it is forgotten, or when it is somebody else's. */
   status(id: string, principal: Principal): Promise<Status | undefined>;
   /** The outcome, waiting up to `waitMs` for it; `accepted` when it is not there yet; undefined as with `status`. */
-  collect(id: string, principal: Principal, waitMs: number, signal?: AbortSignal): Promise<Answer | undefined>;
+  collect(id: string, principal: Principal, waitMs: number, signal?: Hangup): Promise<Answer | undefined>;
   /**
    * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, until the
    * `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.

@@ -215,7 +215,11 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const unwatch = await store.watch((id) => correlator.wake(id));
   const tag = (what: string) => `${what}@${place}`;
   const consumers = [
-    await transport.consume(names.reply(options.name), { prefetch: 2_000, tag: tag(`hub.${options.name}`), exclusive: true }, replied),
+    await transport.consume(
+      names.reply(options.name),
+      { prefetch: 2_000, tag: tag(`hub.${options.name}`), exclusive: true, lazy: true },
+      replied,
+    ),
     await transport.consume(names.late, { prefetch: 200, tag: tag('late') }, (delivery) => replied({ ...delivery, exchange: names.late })),
     await transport.consume(names.continuation, { prefetch: 200, tag: tag('continue') }, continued),
     await transport.consume(names.lastEvents, { prefetch: 200, tag: tag('last-events') }, remembered),

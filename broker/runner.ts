@@ -3,7 +3,7 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
-import { deadlineBuckets, pause, type Clock } from './clock.js';
+import { deadlineBuckets, pause, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Dossiers } from './dossiers.js';
@@ -59,10 +59,11 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   setMaxListeners(0, stopping.signal); // each publish that waits for the broker listens
   const running: Running = new Map();
   control.listen((what, id) => {
-    for (const { envelope, abort, report } of running.values()) {
+    for (const tried of running.values()) {
+      const { envelope } = tried;
       const meant = envelope.requestId === id || envelope.groups.some((group) => group.id === id);
-      if (what === 'drop' && meant) abort(new Fault('cancelled', 'the request was cancelled'));
-      if (what === 'watch' && envelope.requestId === id) report();
+      if (what === 'drop' && meant) tried.abort(new Fault('cancelled', 'the request was cancelled'));
+      if (what === 'watch' && envelope.requestId === id) tried.report();
     }
   });
   const work = worker(options, running, stopping.signal);
@@ -75,6 +76,8 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
         {
           prefetch: step.concurrency,
           tag: `${step.name}@${options.place}`,
+          // A volatile request may be done twice, and is worth nothing soon.
+          lazy: queue === names.volatileQueue(step.name),
           ...(queue === names.workQueue(step.name) ? { restored: () => void resurrect(step.name) } : {}),
         },
         (delivery) => work(step, delivery),
@@ -86,7 +89,7 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
     async stop(withinMs) {
       const cancelTimer = clock.after(withinMs, () => {
         stopping.abort(new Error('the process stops'));
-        for (const { abort } of running.values()) abort(new Error('the process stops'));
+        for (const tried of running.values()) tried.abort(new Error('the process stops'));
       });
       await Promise.all(consumers.map((consumer) => consumer.close()));
       cancelTimer();
@@ -95,7 +98,144 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   };
 }
 
-type Running = Map<string, { envelope: Envelope; abort: (why: Error) => void; report: () => void }>;
+type Running = Map<string, Attempt>;
+
+/** An attempt under way, among those of its process. */
+class Attempt implements Ending {
+  readonly envelope: Envelope;
+  /** Tells the record where the request is. */
+  readonly report: () => void;
+  readonly #running: Running;
+  readonly #deadlines: DeadlineBuckets;
+  /** Made when a handler looks at its signal, which few do: with a timer, it was a tenth of a worker's time. */
+  #controller: AbortController | undefined = undefined;
+  #aborted: Error | undefined = undefined;
+  #reject: (why: Error) => void = () => undefined;
+  #leftMs = 0;
+  #bucket = 0;
+
+  constructor(envelope: Envelope, report: () => void, running: Running, deadlines: DeadlineBuckets) {
+    this.envelope = envelope;
+    this.report = report;
+    this.#running = running;
+    this.#deadlines = deadlines;
+  }
+
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.#aborted !== undefined) this.#controller.abort(this.#aborted);
+    return this.#controller.signal;
+  }
+
+  /** What `run` resolves with; rejects as soon as it is aborted or the time is over, whatever `run` still does. */
+  within(ms: number, run: () => Promise<Verdict>): Promise<Verdict> {
+    this.#leftMs = ms;
+    return new Promise((resolve, reject) => {
+      this.#bucket = this.#deadlines.add(ms, this);
+      this.#running.set(this.envelope.id, this);
+      this.#reject = (why) => {
+        this.#over();
+        reject(why);
+      };
+      const done = (verdict: Verdict) => {
+        this.#over();
+        resolve(verdict);
+      };
+      try {
+        run().then(done, this.#reject);
+      } catch (error) {
+        this.#reject(error as Error);
+      }
+    });
+  }
+
+  abort(why: Error): void {
+    this.#aborted ??= why;
+    this.#controller?.abort(this.#aborted);
+    this.#reject(this.#aborted);
+  }
+
+  /** Its time is over. */
+  end(): void {
+    this.abort(new Error(`no result within ${this.#leftMs} ms`));
+  }
+
+  #over(): void {
+    this.#deadlines.remove(this.#bucket, this);
+    if (this.#running.get(this.envelope.id) === this) this.#running.delete(this.envelope.id);
+  }
+}
+
+/** What the tools of all attempts have in common. */
+interface Common extends Pick<StepTools, 'store' | 'later' | 'dossiers' | 'announce' | 'clock' | 'drop' | 'absorbed' | 'late'> {
+  readonly names: Names;
+  readonly control: Control;
+}
+
+/**
+ * The tools of one attempt. What depends on its message is made when a handler looks at it, since few do, and may be taken out by
+ * destructuring: hence functions behind getters, not methods. Others are made with it as prototype: hence no `#`.
+ */
+class Tools implements StepTools {
+  readonly store: Store;
+  readonly later: Later;
+  readonly dossiers: Dossiers;
+  readonly announce: StepTools['announce'];
+  readonly clock: Clock;
+  readonly answers: StepTools['answers'] = [];
+  readonly kept: StepTools['kept'] = undefined;
+  readonly drop: StepTools['drop'];
+  readonly absorbed: StepTools['absorbed'];
+  readonly late: StepTools['late'];
+  private readonly common: Common;
+  private readonly envelope: Envelope;
+  private readonly tried: Attempt;
+  private told: StepTools['progress'] | undefined = undefined;
+
+  constructor(common: Common, envelope: Envelope, tried: Attempt) {
+    this.store = common.store;
+    this.later = common.later;
+    this.dossiers = common.dossiers;
+    this.announce = common.announce;
+    this.clock = common.clock;
+    this.drop = common.drop;
+    this.absorbed = common.absorbed;
+    this.late = common.late;
+    this.common = common;
+    this.envelope = envelope;
+    this.tried = tried;
+  }
+
+  get signal(): AbortSignal {
+    return this.tried.signal;
+  }
+
+  get remainingMs(): StepTools['remainingMs'] {
+    return () => Math.max(0, this.envelope.deadline - this.clock.now());
+  }
+
+  get addressOf(): StepTools['addressOf'] {
+    return (step) => workAddress(this.common.names, step, this.envelope);
+  }
+
+  get report(): StepTools['report'] {
+    return (id, what, event) =>
+      this.common.control.isWatched(this.envelope) ? this.store.report(id, what, event) : Promise.resolve(false);
+  }
+
+  get progress(): StepTools['progress'] {
+    this.told ??= throttled(this.clock, (progress) => {
+      if (!this.common.control.isWatched(this.envelope)) return;
+      const event =
+        progress.sequence === undefined
+          ? { name: 'progress' as const, data: { ...progress } }
+          : { name: 'part' as const, data: { sequence: progress.sequence, part: progress.part } };
+      const { part: _part, sequence: _sequence, ...shown } = progress;
+      void this.store.report(this.envelope.requestId, { progress: shown }, event).catch(() => undefined);
+    });
+    return this.told;
+  }
+}
 
 /** What one delivery becomes. Resolves: acknowledged. Rejects: given back (only when the process stops). */
 function worker(options: RunnerOptions, running: Running, stopping: AbortSignal) {
@@ -104,6 +244,25 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   const announce = announcer(options);
   const deadlines = deadlineBuckets(clock);
   const parks = [...steps.values()].some((step) => step.parks === true);
+  const common: Common = {
+    names,
+    control,
+    store,
+    later: options.later,
+    dossiers: options.dossiers,
+    announce,
+    clock,
+    drop: async (id) => {
+      await control.drop(id);
+      if (parks) await options.dossiers.withdraw(id, 'others have answered, and that was enough');
+    },
+    absorbed: async (part) => {
+      if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
+    },
+    late: async (late) => {
+      if (late.journal) await journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' });
+    },
+  };
 
   return async function work(step: Step, delivery: Delivery): Promise<void> {
     const envelope = decode(delivery);
@@ -146,60 +305,34 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
         ? await patiently(() => apart(step, envelope, verdict.parts, verdict.into, took))
         : [onwards(step, envelope, verdict, took)];
     // All at once, in their order: parts that wait for one another's confirms would take a trip to the broker each.
-    await Promise.all(
-      next.map(async (one) => {
-        await patiently(() => send(one));
-        failpoint('work.between-messages');
-      }),
-    );
+    await (next.length === 1 ? sent(next[0]!) : Promise.all(next.map(sent)));
     if (verdict.afterwards !== undefined) await patiently(verdict.afterwards);
     failpoint('work.before-ack');
     emit('step.done', { ...about, tookMs: clock.now() - started });
   };
 
+  async function sent(one: Envelope): Promise<void> {
+    await patiently(() => send(one));
+    failpoint('work.between-messages');
+  }
+
   /** A store that is away or is rebuilt, a broker that takes no note, cost no attempt and no delivery: their turn comes. Everything here may run twice. */
-  async function patiently<T>(run: () => Promise<T>): Promise<T> {
-    for (;;) {
-      try {
-        return await run();
-      } catch (error) {
-        if (!(error instanceof StoreError || error instanceof PublishError) || stopping.aborted) throw error;
-        emit('step.waits', { why: error.message });
-        await pause(clock, storeAgainMs, stopping);
-      }
-    }
+  function patiently<T>(run: () => Promise<T>): Promise<T> {
+    return run().catch(async (error: unknown) => {
+      if (!(error instanceof StoreError || error instanceof PublishError) || stopping.aborted) throw error;
+      emit('step.waits', { why: error.message });
+      await pause(clock, storeAgainMs, stopping);
+      return patiently(run);
+    });
   }
 
   /** Runs one attempt, with its time-out, its signal and its progress. */
-  async function attempt(step: Step, envelope: Envelope): Promise<Verdict> {
-    let abort: (why: Error) => void = () => undefined;
-    let aborted: Error | undefined;
-    // Made when a handler looks at its signal, which few do: with a timer, it was a tenth of a worker's time.
-    let controller: AbortController | undefined;
-    const signal = () => {
-      controller ??= new AbortController();
-      if (aborted !== undefined) controller.abort(aborted);
-      return controller.signal;
-    };
-    const report = () => void whereabouts(step, envelope).catch(() => undefined);
-    if (control.isWatched(envelope) && step.gatherMs === undefined) report();
-    const left = Math.min(step.timeoutMs, envelope.deadline - clock.now());
-    const late = { end: () => abort(new Error(`no result within ${left} ms`)) };
-    const bucket = deadlines.add(left, late);
-    try {
-      return await new Promise<Verdict>((resolve, reject) => {
-        abort = (why) => {
-          aborted ??= why;
-          controller?.abort(aborted);
-          reject(aborted);
-        };
-        running.set(envelope.id, { envelope, abort, report });
-        step.run!(envelope, toolsFor(envelope, signal)).then(resolve, reject);
-      });
-    } finally {
-      deadlines.remove(bucket, late);
-      running.delete(envelope.id);
-    }
+  function attempt(step: Step, envelope: Envelope): Promise<Verdict> {
+    const tried = new Attempt(envelope, () => void whereabouts(step, envelope).catch(() => undefined), running, deadlines);
+    if (control.isWatched(envelope) && step.gatherMs === undefined) tried.report();
+    return tried.within(Math.min(step.timeoutMs, envelope.deadline - clock.now()), () =>
+      step.run!(envelope, new Tools(common, envelope, tried)),
+    );
   }
 
   /** Tells the record where the request is: at this step, or, when this is one of several parts, who of them is silent. */
@@ -210,43 +343,6 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const { members, parts } = await store.group(group.id);
     const silent = members.filter((_, index) => !parts.some((part) => part.index === index));
     await store.report(requestId, { state: 'waiting', step: group.at, waitingOn: `parts: ${silent.join(', ')}` }, event);
-  }
-
-  function toolsFor(envelope: Envelope, signal: () => AbortSignal): StepTools {
-    return {
-      get signal() {
-        return signal();
-      },
-      store,
-      later: options.later,
-      dossiers: options.dossiers,
-      announce,
-      clock,
-      answers: [],
-      kept: undefined,
-      remainingMs: () => Math.max(0, envelope.deadline - clock.now()),
-      addressOf: (name) => workAddress(names, name, envelope),
-      drop: async (id) => {
-        await control.drop(id);
-        if (parks) await options.dossiers.withdraw(id, 'others have answered, and that was enough');
-      },
-      absorbed: async (part) => {
-        if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
-      },
-      late: async (late) => {
-        if (late.journal) await journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' });
-      },
-      report: (id, what, event) => (control.isWatched(envelope) ? store.report(id, what, event) : Promise.resolve(false)),
-      progress: throttled(clock, (progress) => {
-        if (!control.isWatched(envelope)) return;
-        const event =
-          progress.sequence === undefined
-            ? { name: 'progress' as const, data: { ...progress } }
-            : { name: 'part' as const, data: { sequence: progress.sequence, part: progress.part } };
-        const { part: _part, sequence: _sequence, ...shown } = progress;
-        void store.report(envelope.requestId, { progress: shown }, event).catch(() => undefined);
-      }),
-    };
   }
 
   /** The message that follows from a verdict. */

@@ -130,7 +130,7 @@ export function worker<Body>(options: WorkerOptions<Body>): Step {
 async function handled(handle: Handle, envelope: Envelope, tools: StepTools): Promise<Verdict> {
   const said = await handle(bodyOf(envelope), envelope, tools);
   if (isAsking(said)) throw new TypeError('it returned ask() and does not say that it may: worker({ asks: true, … })');
-  return verdictOf(said, tools.progress);
+  return isGenerator(said) ? gathered(said, tools.progress) : verdictOf(said);
 }
 
 /** A step that may ask the requestor, and is called again with the answer. */
@@ -150,7 +150,7 @@ function conversing(handle: Handle): NonNullable<Step['run']> {
       await putQuestion(said, asked, dossier, { dossiers, report, now: clock.now() });
       return { go: 'nowhere' };
     }
-    const verdict = await verdictOf(said, tools.progress);
+    const verdict = isGenerator(said) ? await gathered(said, tools.progress) : verdictOf(said);
     if (dossier === undefined || verdict.go === 'nowhere') return verdict;
     const afterwards = () => dossiers.close(dossier);
     const [step = ''] = asked.slip;
@@ -177,14 +177,15 @@ export function bodyOf(message: Pick<Envelope, 'body' | 'contentType' | 'content
   }
 }
 
+/** Each value is shown to watchers as it comes; the slip goes on with all of them. */
+async function gathered(values: AsyncGenerator, progress: (progress: Progress) => void): Promise<Verdict> {
+  const all: unknown[] = [];
+  for await (const one of values) progress({ part: one, sequence: all.push(one) });
+  return { go: 'on', ...written(all) };
+}
+
 /** What a handler returned, as a verdict. */
-export async function verdictOf(value: unknown, progress: (progress: Progress) => void): Promise<Verdict> {
-  if (isGenerator(value)) {
-    // Each value is shown to watchers as it comes; the slip goes on with all of them.
-    const values: unknown[] = [];
-    for await (const one of value) progress({ part: one, sequence: values.push(one) });
-    return { go: 'on', ...written(values) };
-  }
+function verdictOf(value: unknown): Verdict {
   switch (markOf(value)) {
     case 'split': {
       const { parts, into } = value as Split;

@@ -113,6 +113,10 @@ export interface ConsumeOptions {
   readonly prefetch: number;
   /** Human text for the Consumers table of the RabbitMQ UI; the transport makes it unique. */
   readonly tag: string;
+  /**
+   * Acknowledgements may come some milliseconds late, many at once: cheaper, and more is delivered again when this process dies.
+   */
+  readonly lazy?: boolean;
   /** Refuse to consume beside another consumer. */
   readonly exclusive?: boolean;
   /** Streams only: where to begin. `first`, `next` (only what comes from now on), or a time (ms since 1970). */

@@ -4,7 +4,7 @@
  */
 import { theRequestor } from './ask.js';
 import type { Clock } from './clock.js';
-import type { Correlator, Wait } from './correlator.js';
+import type { Correlator, Hangup, Wait } from './correlator.js';
 import { Fault, isFault } from './fault.js';
 import type { Answer, Status } from './gateway.js';
 import { StoreError, type Outcome, type RequestRecord, type Store } from './store.js';
@@ -19,7 +19,7 @@ export interface Waiting {
     id: string,
     wait: Wait,
     ms: number,
-    signal?: AbortSignal,
+    signal?: Hangup,
     look?: (record: RequestRecord) => Promise<void>,
   ): Promise<Outcome | undefined>;
   /** "Accepted, answer later", or the outcome if it has come after all. `known`: what to say when the store is away. */
@@ -40,14 +40,18 @@ export function openWaiting({
     id: string,
     wait: Wait,
     ms: number,
-    signal?: AbortSignal,
+    signal?: Hangup,
     look?: (record: RequestRecord) => Promise<void>,
   ): Promise<Outcome | undefined> {
-    const itsTurn = new AbortController();
-    const over = signal === undefined ? itsTurn.signal : AbortSignal.any([signal, itsTurn.signal]);
+    // It hung up, or it is its turn.
+    const ending = new AbortController();
+    const over = ending.signal;
+    const end = () => ending.abort();
+    if (signal?.aborted === true) end();
+    signal?.addEventListener('abort', end);
     const read = async () => {
       const record = await store.get(id);
-      if (record?.waitingOn === theRequestor) itsTurn.abort();
+      if (record?.waitingOn === theRequestor) end();
       if (record?.shown === true && record.outcome !== undefined) wait.catch(record.outcome);
       else if (record !== undefined) await look?.(record);
     };
@@ -55,12 +59,13 @@ export function openWaiting({
     const unlisten = correlator.onWake(id, hint); // subscribe, then read
     try {
       if (look !== undefined) await reachable(read());
-      for (const end = clock.now() + ms; ; hint()) {
-        const outcome = await wait.within(Math.min(lookAgainMs, end - clock.now()), over);
-        if (outcome !== undefined || clock.now() >= end || over.aborted || correlator.gone) return outcome;
+      for (const until = clock.now() + ms; ; hint()) {
+        const outcome = await wait.within(Math.min(lookAgainMs, until - clock.now()), over);
+        if (outcome !== undefined || clock.now() >= until || over.aborted || correlator.gone) return outcome;
       }
     } finally {
       unlisten();
+      signal?.removeEventListener('abort', end);
     }
   }
 

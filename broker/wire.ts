@@ -55,13 +55,28 @@ export function encode(envelope: Envelope): Message {
     correlationId: envelope.requestId,
     type: envelope.type,
     contentType: envelope.contentType,
-    timestamp: Math.floor(envelope.at / 1_000),
-    appId,
     headers,
   };
+  // For people who look into a queue, which volatile messages leave at once.
+  if (envelope.durable) {
+    message.timestamp = Math.floor(envelope.at / 1_000);
+    message.appId = appId;
+  }
   if (envelope.replyTo !== undefined) message.replyTo = envelope.replyTo;
   if (envelope.contentEncoding !== undefined) message.contentEncoding = envelope.contentEncoding;
   if (envelope.priority !== undefined) message.priority = envelope.priority;
+  return message;
+}
+
+/**
+ * The last message of a volatile request. Nobody but the hub that waits ever sees it, and that wants to know the request and the answer:
+ * each further property costs both ends and the broker.
+ */
+export function encodeVolatileReply({ body, requestId, type, contentType, contentEncoding, extra }: Envelope): Message {
+  const message: { -readonly [Name in keyof Message]: Message[Name] } = { body, correlationId: requestId, contentType };
+  if (type !== 'reply') message.type = type;
+  if (contentEncoding !== undefined) message.contentEncoding = contentEncoding;
+  if (extra !== undefined) message.headers = extra;
   return message;
 }
 
@@ -76,7 +91,8 @@ export function decode(message: Message): Envelope | Undecodable {
   if (typeof hub !== 'string')
     return { undecodable: 'it has no "hub" header: only the hub publishes to work queues; others publish to the requests exchange' };
   try {
-    return read(message, readDictionary(hub));
+    whole(message);
+    return readPlain(message, hub) ?? read(message, readDictionary(hub));
   } catch (error) {
     return { undecodable: `its "hub" header cannot be read: ${error instanceof Error ? error.message : String(error)}` };
   }
@@ -91,10 +107,70 @@ export function leavesJournalOut({ headers }: Message): boolean {
   return typeof hub === 'string' && /^flow=[^,]*, [^"]*, (?:durable|journal)=\?0/.test(hub);
 }
 
-function read(message: Message, hub: Dictionary): Envelope {
+interface Whole extends Message {
+  readonly messageId: string;
+  readonly correlationId: string;
+  readonly type: string;
+}
+
+/** Throws when it lacks a property that every envelope has. */
+function whole(message: Message): asserts message is Whole {
   if (message.messageId === undefined || message.correlationId === undefined)
     throw new TypeError('message_id and correlation_id are missing');
   if (message.type === undefined || !envelopeTypes.includes(message.type)) throw new TypeError(`type is ${JSON.stringify(message.type)}`);
+}
+
+const word = '[a-z][a-z0-9.-]*';
+const wordPattern = `(${word})`;
+const textPattern = '"([ !#-[\\]-~]*)"';
+const countPattern = '(\\d{1,15})';
+
+/** What `hubHeader` writes of a message that is in no group, has no text to be escaped, and belongs to a flow that begins with a letter. */
+const plainHeader = new RegExp(
+  [
+    `^flow=${wordPattern}, slip=\\(((?:${word}(?: ${word})*)?)\\), step=${countPattern}, attempt=${countPattern}, at=${countPattern}`,
+    '(?:, (durable|journal)=\\?0)?',
+    `(?:, from=${wordPattern}, took=${countPattern})?(?:, key=${textPattern})?(?:, principal=${textPattern})?(?:, conversation=${textPattern})?`,
+    '(, recorded)?, deadline=@(\\d{1,11})$',
+  ].join(''),
+);
+
+/** Reads most messages at one look, in a third of the time; undefined for the others. */
+function readPlain(message: Whole, hub: string): Envelope | undefined {
+  const found = plainHeader.exec(hub);
+  if (found === null) return undefined;
+  const [, flow, slip, step, attempt, at, leftOut, from, took, key, principal, conversation, recorded, deadline] = found;
+  return {
+    id: message.messageId,
+    requestId: message.correlationId,
+    type: message.type as EnvelopeType,
+    flow: flow!,
+    slip: slip === '' ? [] : slip!.split(' '),
+    step: Number(step),
+    attempt: Number(attempt),
+    deadline: Number(deadline) * 1_000,
+    groups: [],
+    durable: leftOut !== 'durable',
+    journal: leftOut === undefined,
+    recorded: recorded !== undefined,
+    at: Number(at),
+    body: message.body,
+    contentType: message.contentType ?? 'application/octet-stream',
+    took: took === undefined ? undefined : Number(took),
+    from,
+    key,
+    principal,
+    conversation,
+    replyTo: message.replyTo,
+    contentEncoding: message.contentEncoding,
+    traceparent: headerText(message.headers, 'traceparent'),
+    tracestate: headerText(message.headers, 'tracestate'),
+    priority: message.priority,
+    extra: extraOf(message.headers),
+  };
+}
+
+function read(message: Whole, hub: Dictionary): Envelope {
   const durable = bareIn(hub, 'durable') !== false;
   return {
     id: message.messageId,

@@ -63,7 +63,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
         ...said,
         contentType: unformed(said.contentType, bodyOf(request)),
         ...(hold === undefined ? {} : { waitMs: hold }),
-        signal: visit.signal,
+        signal: visit,
       });
       if (answer.replayed) reply.header('idempotency-replayed', 'true');
       return sendAnswer(reply, answer, prefer, hold);
@@ -102,7 +102,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       // Who does not ask to wait is not held; who does, at most as long as the flow allows.
       const flow = prefer.waitMs === undefined ? undefined : (await gateway.status(id, principal))?.flow;
       const hold = flow === undefined ? 0 : (holdMs(prefer, flowNamed(flow)?.maxWaitMs ?? 0) ?? 0);
-      const answer = await gateway.collect(id, principal, hold, visitOf(request).signal);
+      const answer = await gateway.collect(id, principal, hold, visitOf(request));
       return answer === undefined ? missing(reply, id) : sendAnswer(reply, answer, prefer, hold);
     },
 

@@ -126,7 +126,8 @@ export function httpServer(
   app.decorateRequest('person', null);
   app.setErrorHandler(failed);
 
-  app.addHook('onRequest', async (request, reply) => {
+  /** Whatever comes from where nobody of ours is; undefined: its requestor may come in, whoever that is. */
+  const turnedAway = (request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined => {
     const access = request.routeOptions.config.access ?? 'quick';
     if (request.raw.httpVersion === '1.1' && request.headers.host === undefined) {
       return sendProblem(reply.header('connection', 'close'), httpProblem('bad-request', 'the Host header is missing'));
@@ -139,8 +140,12 @@ export function httpServer(
     const { who } = request.routeOptions.config;
     const foreign = who === undefined ? undefined : otherOrigin(request);
     if (foreign !== undefined) return sendProblem(reply, foreign);
-    if (who === 'anyone') return undefined;
-    const person = who === undefined ? undefined : await whoIs(request, context);
+    return undefined;
+  };
+
+  /** Lets the request in; or answers it, and returns the answer. */
+  const refused = (request: FastifyRequest, reply: FastifyReply, person: Person | undefined): FastifyReply | undefined => {
+    const { access = 'quick', who } = request.routeOptions.config;
     if (who === 'person' && person === undefined)
       return sendProblem(
         reply.header('www-authenticate', 'Bearer realm="answerback"'),
@@ -174,14 +179,30 @@ export function httpServer(
     request.visit = visit;
     reply.raw.once('close', () => (reply.raw.writableFinished ? visit.leave() : visit.hangUp()));
     return undefined;
+  };
+
+  // Hooks with callbacks: those that return a promise cost several for each request.
+  app.addHook('onRequest', (request, reply, done) => {
+    if (turnedAway(request, reply) !== undefined) return;
+    const { access, who } = request.routeOptions.config;
+    const goOn = (answer: FastifyReply | undefined) => {
+      if (answer === undefined) done();
+    };
+    if (access === 'open' || who === 'anyone') done();
+    else if (who === undefined) goOn(refused(request, reply, undefined));
+    else
+      whoIs(request, context)
+        .then((person) => refused(request, reply, person))
+        .then(goOn, done);
   });
 
-  app.addHook('onSend', async (_request, reply) => {
+  app.addHook('onSend', (_request, reply, payload, done) => {
     reply.header('x-content-type-options', 'nosniff');
     // Bodies are the workers': in a browser they get no rights of this origin.
     if (!reply.hasHeader('content-security-policy')) reply.header('content-security-policy', "default-src 'none'; sandbox");
     if (stopping()) reply.header('connection', 'close');
     cutSlowReader(reply);
+    done(null, payload);
   });
 
   for (const [method, url, handler, access, { who, bodyLimit } = {}] of routes) {
@@ -257,10 +278,14 @@ function refuseOtherMethods(app: FastifyInstance, routes: readonly Route[]): voi
 const slowReaderMs = 30_000;
 
 function cutSlowReader({ raw }: FastifyReply): void {
-  const socket = raw.socket;
-  socket?.setTimeout(slowReaderMs);
-  // Unless Node waits for the next request already (keep-alive), with a timeout of its own: the next one may be held for longer.
-  raw.once('finish', () => void (socket?.timeout === slowReaderMs && socket.setTimeout(0)));
+  process.nextTick(() => {
+    const socket = raw.socket;
+    // Most answers are with the system at once: they need no timer.
+    if (socket === null || (raw.writableEnded && socket.writableLength === 0)) return;
+    socket.setTimeout(slowReaderMs);
+    // Unless Node waits for the next request already (keep-alive), with a timeout of its own: the next one may be held for longer.
+    raw.once('finish', () => void (socket.timeout === slowReaderMs && socket.setTimeout(0)));
+  });
 }
 
 /** What could not be read as HTTP. Nothing is said on a socket whose request the hub acts on: it would be taken for its answer. */

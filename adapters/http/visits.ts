@@ -1,9 +1,11 @@
 /** Who is being served: counts requests in flight, in all and per principal, and notices when a client hangs up. */
 import type { Socket } from 'node:net';
+import type { Hangup } from '../../broker/correlator.js';
 import { Fault } from '../../broker/fault.js';
 
-export interface Visit {
-  /** Aborts when the client hangs up. */
+/** Aborts when the client hangs up. */
+export interface Visit extends Hangup {
+  /** The same for whoever needs a signal. */
   readonly signal: AbortSignal;
   /** The hub acts on the request from now on: a definite refusal would no longer be true. Throws when nobody is there any more. */
   take(): void;
@@ -20,20 +22,75 @@ export interface Visits {
   refuse(socket: Socket): boolean;
 }
 
+class Visiting implements Visit {
+  taken = false;
+  aborted = false;
+  readonly #here: Set<Visiting>;
+  readonly #left: () => void;
+  readonly #listeners = new Set<() => void>();
+  #controller: AbortController | undefined = undefined;
+
+  /** `here`: the visits by its socket. */
+  constructor(here: Set<Visiting>, left: () => void) {
+    this.#here = here.add(this);
+    this.#left = left;
+  }
+
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.aborted) this.#controller.abort();
+    return this.#controller.signal;
+  }
+
+  addEventListener(_type: 'abort', listener: () => void): void {
+    this.#listeners.add(listener);
+  }
+
+  removeEventListener(_type: 'abort', listener: () => void): void {
+    this.#listeners.delete(listener);
+  }
+
+  take(): void {
+    if (this.aborted) throw new Fault('unavailable', 'the client hung up before anything was done');
+    this.taken = true;
+  }
+
+  leave(): void {
+    if (this.#here.delete(this)) this.#left();
+  }
+
+  hangUp(): void {
+    const isHere = this.#here.has(this);
+    this.leave();
+    if (!isHere) return;
+    this.aborted = true;
+    this.#controller?.abort();
+    for (const listener of this.#listeners) listener();
+    this.#listeners.clear();
+  }
+}
+
 export function visits(limits: { readonly all: number; readonly perPrincipal: number }): Visits {
   let all = 0;
   const byPrincipal = new Map<string, number>();
   const refused = new WeakSet<Socket>();
-  const bySocket = new WeakMap<Socket, Set<{ hangUp(): void; taken: boolean }>>();
+  const bySocket = new WeakMap<Socket, Set<Visiting>>();
 
   /** The visits by one socket (several with pipelining); one listener for all of them. */
   const of = (socket: Socket) => {
     const known = bySocket.get(socket);
     if (known !== undefined) return known;
-    const fresh = new Set<{ hangUp(): void; taken: boolean }>();
+    const fresh = new Set<Visiting>();
     bySocket.set(socket, fresh);
     socket.once('close', () => [...fresh].forEach((visit) => visit.hangUp()));
     return fresh;
+  };
+
+  const left = (principal: string) => {
+    all--;
+    const still = (byPrincipal.get(principal) ?? 1) - 1;
+    if (still > 0) byPrincipal.set(principal, still);
+    else byPrincipal.delete(principal);
   };
 
   return {
@@ -43,30 +100,10 @@ export function visits(limits: { readonly all: number; readonly perPrincipal: nu
       if (mine >= limits.perPrincipal) return 'too-many';
       all++;
       byPrincipal.set(principal, mine + 1);
-      const gone = new AbortController();
-      const here = of(socket);
-      const visit = {
-        taken: false,
-        hangUp() {
-          if (here.has(visit)) gone.abort();
-          leave();
-        },
-      };
-      const leave = () => {
-        if (!here.delete(visit)) return;
-        all--;
-        const left = (byPrincipal.get(principal) ?? 1) - 1;
-        if (left > 0) byPrincipal.set(principal, left);
-        else byPrincipal.delete(principal);
-      };
-      here.add(visit);
+      const visit = new Visiting(of(socket), () => left(principal));
       // A socket that is closed already will not close again.
       if (socket.destroyed || refused.has(socket)) visit.hangUp();
-      const take = () => {
-        if (gone.signal.aborted) throw new Fault('unavailable', 'the client hung up before anything was done');
-        visit.taken = true;
-      };
-      return { signal: gone.signal, take, leave, hangUp: () => visit.hangUp() };
+      return visit;
     },
     refuse(socket) {
       const here = [...(bySocket.get(socket) ?? [])];

@@ -1,5 +1,6 @@
 /** What only a real network and a real broker can do to a transport: connections cut, blackholed, refused; two who want one queue. */
 import { randomBytes } from 'node:crypto';
+import { Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import {
   type PublishError,
@@ -458,5 +459,40 @@ describe('when one of its channels dies', () => {
     await expect(refused).rejects.toThrow(new RegExp(`queue ${queue}.*x-message-ttl.*rabbitmqctl delete_queue`, 's'));
     await transport.publish(to(queue), message('x'));
     expect(states).toEqual([]);
+  });
+});
+
+/** Counts how often this process writes to a socket, until it is told to stop. */
+function countedWrites(): { count: number; stop(): void } {
+  const sockets = Socket.prototype as unknown as Record<'_write' | '_writev', (...args: unknown[]) => void>;
+  const { _write, _writev } = sockets;
+  const counted = { count: 0, stop: () => void Object.assign(sockets, { _write, _writev }) };
+  const counting = (write: typeof _write) =>
+    function (this: unknown, ...args: unknown[]) {
+      counted.count++;
+      return write.apply(this, args);
+    };
+  Object.assign(sockets, { _write: counting(_write), _writev: counting(_writev) });
+  return counted;
+}
+
+describe('on the wire', () => {
+  it('puts what one turn sends into one write, and acknowledges lazily in few, all of them before it closes', async () => {
+    const queue = await declared(direct);
+    let taken = 0;
+    const consumer = await direct.consume(queue, { prefetch: 1_000, tag: 'writes', lazy: true }, async () => void taken++);
+    const writes = countedWrites();
+    try {
+      const outstanding = Array.from({ length: 64 }, async () => {
+        for (let each = 0; each < 16; each++) await direct.publish(to(queue), message('x'));
+      });
+      await Promise.all(outstanding);
+      await eventually(() => expect(taken).toBe(1_024));
+    } finally {
+      writes.stop();
+    }
+    await consumer.close();
+    expect(writes.count).toBeLessThan(1_024 / 4);
+    expect(await direct.inspect(queue)).toMatchObject({ ready: 0 });
   });
 });

@@ -163,6 +163,23 @@ describe('the wire form', () => {
     );
   });
 
+  it('reads a plain header at one look, and the same as piece by piece', () => {
+    // A member that nobody knows keeps it from being plain.
+    const both = (hub: string) =>
+      [hub, `x, ${hub}`].map((header) =>
+        decode({ body: Buffer.alloc(0), messageId: 'a', correlationId: 'b', type: 'request', headers: { hub: header } }),
+      );
+    const same = (hub: string) => {
+      const [atOneLook, byPieces] = both(hub);
+      if (!isUndecodable(byPieces!) || !isUndecodable(atOneLook!)) expect(atOneLook).toEqual(byPieces);
+    };
+    fc.assert(
+      fc.property(commonEnvelopes, (envelope) => same(String(encode(envelope).headers!['hub']))),
+      runs,
+    );
+    fc.assert(fc.property(almost(commonEnvelopes), same), { numRuns: 5_000 });
+  });
+
   it('says what a message without our header is', () => {
     expect(decode({ body: Buffer.alloc(0) })).toMatchObject({ undecodable: expect.stringContaining('requests exchange') });
   });

@@ -13,6 +13,7 @@ export {
 } from './broker/step.js';
 export { ask, type Asking, type Turn } from './broker/ask.js';
 export { aggregator, type AggregatorOptions, type Answer, type Manifest } from './workers/aggregator.js';
+export { job, type JobContext, type JobHandle, type JobOptions, type JobProgress } from './workers/job.js';
 export { timer, type TimerOptions } from './workers/timer.js';
 export { task, type ApprovalsOptions, type Of, type OutcomeOptions, type TaskDecision, type TaskOptions } from './workers/task.js';
 export type { CalendarOptions, Span } from './broker/tasks/calendar.js';

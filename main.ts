@@ -11,6 +11,8 @@ import type { Emit } from './broker/emit.js';
 import { checkFlows } from './broker/flow.js';
 import { messageOf } from './broker/fault.js';
 import { openHub, openWorkers, type Hub, type Ports, type Workers } from './broker/hub.js';
+import { bullmqJobs } from './broker/jobs-bullmq.js';
+import { memoryJobs } from './broker/jobs-memory.js';
 import { openJournal, type Journal } from './broker/journal.js';
 import { bullmqLater } from './broker/later-bullmq.js';
 import { memoryLater } from './broker/later-memory.js';
@@ -109,9 +111,10 @@ async function connect(project: Project, role: string, emit: Emit): Promise<Conn
     publish: (to, message) => transport.publish(to, message),
     log,
   });
+  const jobs = bullmqJobs({ url: settings.redis.url, namespace: settings.namespace, log });
   transport.onState((state) => emit(`transport.${state}`));
   const clock = await followingClock(() => store.time());
-  const { close, ...ports } = connected({ transport, store, later, clock });
+  const { close, ...ports } = connected({ transport, store, later, jobs, clock });
   return { ...ports, close: () => (clock.close(), close()) };
 }
 
@@ -122,18 +125,26 @@ function inMemory(): Connected {
     transport,
     store: memoryState().connect(),
     later: memoryLater({ clock: systemClock, publish: (to, message) => transport.publish(to, message) }),
+    jobs: memoryJobs({ clock: systemClock }).connect(),
     clock: systemClock,
   });
 }
 
-function connected({ transport, store, later, clock }: Required<Pick<Ports, 'transport' | 'store' | 'later' | 'clock'>>): Connected {
+function connected({
+  transport,
+  store,
+  later,
+  jobs,
+  clock,
+}: Required<Pick<Ports, 'transport' | 'store' | 'later' | 'jobs' | 'clock'>>): Connected {
   return {
     transport,
     store,
     later,
+    jobs,
     clock,
     async close() {
-      await later.close();
+      await Promise.all([later.close(), jobs.close()]);
       await transport.close();
       await store.close();
     },

@@ -16,6 +16,8 @@ import { Fault, readFault } from './broker/fault.js';
 import { checkFlows, type Flow } from './broker/flow.js';
 import type { Ask, Status } from './broker/gateway.js';
 import { openHub, openWorkers } from './broker/hub.js';
+import { memoryJobs } from './broker/jobs-memory.js';
+import type { Jobs } from './broker/jobs.js';
 import { memoryLater } from './broker/later-memory.js';
 import type { User } from './broker/people.js';
 import { bodyOf, pauseMs, written, type Pause, type Step, type StepTools, type Verdict } from './broker/step.js';
@@ -144,10 +146,20 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
   const state = memoryState({ clock, retentionMs: year });
   const store = state.connect();
   const later = memoryLater({ clock, publish: (to, message) => transport.publish(to, message) });
+  const allJobs = memoryJobs({ clock });
+  const handedOut = allJobs.connect();
+  const jobs: Jobs = {
+    ...handedOut,
+    serve: (queue, how, work) =>
+      handedOut.serve(queue, how, async (id, lost) => {
+        changed(+1);
+        return work(id, lost).finally(() => changed(-1));
+      }),
+  };
   const events: { event: string; fields: Fields }[] = [];
   const access = accessOf(principals);
   const common = {
-    ports: { transport, store, later, clock },
+    ports: { transport, store, later, jobs, clock },
     project: { flows, steps: steps.map(watched) },
     namespace: 'hub',
     emit: (event: string, fields: Fields = {}) => void events.push({ event, fields }),
@@ -206,6 +218,7 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
     },
     async loseStore() {
       state.lose();
+      allJobs.lose();
       while (!events.slice(events.findLastIndex(({ event }) => event === 'rebuild.started')).some(({ event }) => event === 'rebuild.done'))
         await clock.advance(second);
     },
@@ -220,6 +233,7 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
       await now(workers.stop(0));
       await now(hub.close());
       await later.close();
+      await jobs.close();
       await transport.close();
       await store.close();
     },
@@ -339,6 +353,7 @@ export async function perform(step: Step, body: unknown, envelope: Partial<Envel
     remainingMs: () => Math.max(0, given.deadline - Date.now()),
     store: state.connect(),
     later: memoryLater({ publish: nobody }),
+    jobs: memoryJobs({ clock: systemClock }).connect(),
     announce: nobody,
     get dossiers(): Dossiers {
       throw new TypeError('a worker keeps nothing');
@@ -352,7 +367,7 @@ export async function perform(step: Step, body: unknown, envelope: Partial<Envel
   };
   const verdict = await step.run(given, tools);
   if (verdict.go === 'apart') return { parts: verdict.parts, progress };
-  if (verdict.go === 'nowhere') throw new Fault('internal', `${step.name} absorbed its message`);
+  if (verdict.go === 'nowhere' || verdict.go === 'fault') throw new Fault('internal', `${step.name} absorbed its message`);
   const { slip, contentType } = verdict;
   return { body: bodyOf(verdict), contentType, ...(slip === undefined ? {} : { steps: slip }), progress };
 }

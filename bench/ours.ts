@@ -8,6 +8,7 @@ import type { Open } from '../broker/adapter.js';
 import type { Emit } from '../broker/emit.js';
 import type { Flow } from '../broker/flow.js';
 import { openHub, openWorkers, type Hub, type HubOptions, type Ports, type Workers } from '../broker/hub.js';
+import { bullmqJobs } from '../broker/jobs-bullmq.js';
 import { bullmqLater } from '../broker/later-bullmq.js';
 import { openLog } from '../broker/log.js';
 import { openMetrics } from '../broker/metrics.js';
@@ -65,7 +66,14 @@ async function connect({ rabbitmq, redis, namespace }: EndSettings, role: string
   const transport = await amqpTransport({ url: rabbitmq, name: role });
   const store = await redisStore({ url: redis, namespace });
   const later = await bullmqLater({ url: redis, namespace, publish: (to, message) => transport.publish(to, message) });
-  return { transport, store, later, close: async () => void (await later.close(), await transport.close(), await store.close()) };
+  const jobs = bullmqJobs({ url: redis, namespace });
+  return {
+    transport,
+    store,
+    later,
+    jobs,
+    close: async () => void (await later.close(), await jobs.close(), await transport.close(), await store.close()),
+  };
 }
 
 export const hubName = 'bench';

@@ -49,6 +49,10 @@ export const failpointNames = [
   'dossier.after-journal',
   'dossier.before-ring',
   'dossier.after-ring',
+  'job.before-add',
+  'job.before-finish',
+  'job.after-finish',
+  'job.before-again',
   // The outcome.
   'reply.before-settle',
   'reply.before-ack',

@@ -19,6 +19,7 @@ import { readFault } from './fault.js';
 import { isJournalled, type Flow } from './flow.js';
 import { openGateway, type Gateway } from './gateway.js';
 import { freshMs, openJournal, type Journal } from './journal.js';
+import type { Jobs } from './jobs.js';
 import type { Later } from './later.js';
 import { openLine } from './line.js';
 import { openPeople, type People, type User } from './people.js';
@@ -27,7 +28,7 @@ import { openResurrect } from './resurrect.js';
 import { startRunner } from './runner.js';
 import { openRebuild } from './rebuild.js';
 import { openSettler } from './settle.js';
-import type { Step } from './step.js';
+import type { Served, Step } from './step.js';
 import type { Store } from './store.js';
 import { startSweeper } from './sweeper.js';
 import { openTasks, type Tasks } from './tasks/tasks.js';
@@ -40,6 +41,7 @@ export interface Ports {
   readonly transport: Transport;
   readonly store: Store;
   readonly later: Later;
+  readonly jobs: Jobs;
   readonly clock?: Clock;
   /** Makes the ids of requests. Default: UUIDv7. */
   readonly newId?: () => string;
@@ -285,7 +287,7 @@ export interface Workers {
 }
 
 export async function openWorkers({ ports, project, namespace, emit, place, only, journalMaxAge }: WorkersOptions): Promise<Workers> {
-  const { transport, store, later } = ports;
+  const { transport, store, later, jobs } = ports;
   const clock = ports.clock ?? systemClock;
   const names = namesIn(namespace);
   const steps = new Map(project.steps.map((step) => [step.name, step]));
@@ -295,25 +297,32 @@ export async function openWorkers({ ports, project, namespace, emit, place, only
   await later.start();
   const volatile = new Set(project.flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
   const serve = project.steps.filter(({ name }) => only === undefined || only.includes(name));
+  const dossiers = openDossiers({ transport, store, journal, clock, names, emit });
   const runner = await startRunner({
     flows: project.flows,
     transport,
     store,
     later,
+    jobs,
     clock,
     names,
     journal,
     control,
-    dossiers: openDossiers({ transport, store, journal, clock, names, emit }),
+    dossiers,
     emit,
     steps,
     serve,
     volatile,
     place,
   });
+  const served: Served[] = [];
+  for (const step of serve) {
+    const one = await step.serve?.({ store, jobs, dossiers, clock, control, emit, place });
+    if (one !== undefined) served.push(one);
+  }
   return {
     async stop(withinMs) {
-      await runner.stop(withinMs);
+      await Promise.all([runner, ...served].map((one) => one.stop(withinMs)));
       await control.close();
       for (const step of serve) await step.close?.();
     },

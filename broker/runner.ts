@@ -3,7 +3,7 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
-import { deadlineBuckets, pause, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
+import { deadlineBuckets, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Dossiers } from './dossiers.js';
@@ -12,14 +12,16 @@ import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
+import type { Jobs } from './jobs.js';
 import { freshMs, type Journal } from './journal.js';
 import type { Later } from './later.js';
+import { patience } from './patience.js';
 import { openResurrect } from './resurrect.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
-import { StoreError, type Progress, type Store } from './store.js';
+import type { Progress, Store } from './store.js';
 import { announcer } from './topics.js';
 import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
-import { PublishError, type Consumer, type Delivery, type Headers, type Transport } from './transport.js';
+import type { Consumer, Delivery, Headers, Message, Transport } from './transport.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
 export interface RunnerOptions {
@@ -27,6 +29,7 @@ export interface RunnerOptions {
   readonly transport: Transport;
   readonly store: Store;
   readonly later: Later;
+  readonly jobs: Jobs;
   readonly clock: Clock;
   readonly names: Names;
   readonly journal: Journal;
@@ -48,8 +51,6 @@ export interface Runner {
   stop(withinMs: number): Promise<void>;
 }
 
-/** How soon a store that was away is asked again. */
-const storeAgainMs = 500;
 /** How often a message may be handed out without ever being finished: whoever takes it dies of it. */
 const deliveryLimit = 5;
 
@@ -167,7 +168,7 @@ class Attempt implements Ending {
 }
 
 /** What the tools of all attempts have in common. */
-interface Common extends Pick<StepTools, 'store' | 'later' | 'dossiers' | 'announce' | 'clock' | 'drop' | 'absorbed' | 'late'> {
+interface Common extends Pick<StepTools, 'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'clock' | 'drop' | 'absorbed' | 'late'> {
   readonly names: Names;
   readonly control: Control;
 }
@@ -179,6 +180,7 @@ interface Common extends Pick<StepTools, 'store' | 'later' | 'dossiers' | 'annou
 class Tools implements StepTools {
   readonly store: Store;
   readonly later: Later;
+  readonly jobs: Jobs;
   readonly dossiers: Dossiers;
   readonly announce: StepTools['announce'];
   readonly clock: Clock;
@@ -195,6 +197,7 @@ class Tools implements StepTools {
   constructor(common: Common, envelope: Envelope, tried: Attempt) {
     this.store = common.store;
     this.later = common.later;
+    this.jobs = common.jobs;
     this.dossiers = common.dossiers;
     this.announce = common.announce;
     this.clock = common.clock;
@@ -243,12 +246,14 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   const { publish, send } = openDispatch(options, stopping);
   const announce = announcer(options);
   const deadlines = deadlineBuckets(clock);
+  const patiently = patience(options, stopping);
   const parks = [...steps.values()].some((step) => step.parks === true);
   const common: Common = {
     names,
     control,
     store,
     later: options.later,
+    jobs: options.jobs,
     dossiers: options.dossiers,
     announce,
     clock,
@@ -300,9 +305,13 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     if (stopping.aborted && verdict.go === 'nowhere' && step.kind === 'worker') throw new Error('the process stops');
     if (verdict.go === 'nowhere') return emit('step.absorbed', { ...about, tookMs: clock.now() - started });
     const took = clock.now() - started;
+    if (verdict.go === 'fault') {
+      await patiently(() => refused(step, envelope, verdict, took));
+      return patiently(verdict.afterwards);
+    }
     const next =
       verdict.go === 'apart'
-        ? await patiently(() => apart(step, envelope, verdict.parts, verdict.into, took))
+        ? await patiently(() => apart(step, { ...envelope, id: verdict.of ?? envelope.id }, verdict.parts, verdict.into, took))
         : [onwards(step, envelope, verdict, took)];
     // All at once, in their order: parts that wait for one another's confirms would take a trip to the broker each.
     await (next.length === 1 ? sent(next[0]!) : Promise.all(next.map(sent)));
@@ -314,16 +323,6 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   async function sent(one: Envelope): Promise<void> {
     await patiently(() => send(one));
     failpoint('work.between-messages');
-  }
-
-  /** A store that is away or is rebuilt, a broker that takes no note, cost no attempt and no delivery: their turn comes. Everything here may run twice. */
-  function patiently<T>(run: () => Promise<T>): Promise<T> {
-    return run().catch(async (error: unknown) => {
-      if (!(error instanceof StoreError || error instanceof PublishError) || stopping.aborted) throw error;
-      emit('step.waits', { why: error.message });
-      await pause(clock, storeAgainMs, stopping);
-      return patiently(run);
-    });
   }
 
   /** Runs one attempt, with its time-out, its signal and its progress. */
@@ -465,7 +464,21 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     await send(faultEnvelope(envelope, faultOf(error, step.name), clock.now()));
   }
 
-  function bury(delivery: Delivery, error: unknown, step: Step, way = { journal: true }): Promise<void> {
+  /** What a step found out after its delivery was acknowledged. */
+  async function refused(step: Step, envelope: Envelope, verdict: Extract<Verdict, { go: 'fault' }>, took: number): Promise<void> {
+    const { fault, dead, id } = verdict;
+    const about = { step: step.name, requestId: envelope.requestId };
+    if (dead === undefined) emit('step.fault', { ...about, code: fault.code });
+    else {
+      emit('step.dead', { ...about, error: fault.message });
+      failpoint('dead.before-letter');
+      await bury(dead, fault, step, envelope);
+      failpoint('dead.after-letter');
+    }
+    await send({ ...faultEnvelope(envelope, faultOf(fault, step.name), clock.now(), took), id });
+  }
+
+  function bury(letter: Message & Partial<Delivery>, error: unknown, step: Step, way = { journal: true }): Promise<void> {
     const fault = isFault(error) ? error : new Fault('internal', messageOf(error));
     const {
       exchange: _exchange,
@@ -473,9 +486,9 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       redelivered: _again,
       deliveries: _count,
       expirationMs: _life,
-      headers,
+      headers = {},
       ...message
-    } = delivery;
+    } = letter;
     return publish(deadAddress(names, step.name, way), {
       ...message,
       headers: {

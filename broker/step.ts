@@ -4,12 +4,15 @@
  */
 import { isAsking, putQuestion, talkOf, type Turn } from './ask.js';
 import type { Clock } from './clock.js';
+import type { Control } from './control.js';
 import type { Dossiers } from './dossiers.js';
+import type { Emit } from './emit.js';
 import { deriveId, type Envelope } from './envelope.js';
 import { Fault, messageOf } from './fault.js';
+import type { Jobs } from './jobs.js';
 import type { Later } from './later.js';
 import type { Progress, Store } from './store.js';
-import type { Address } from './transport.js';
+import type { Address, Message } from './transport.js';
 
 export interface StepContext {
   /** Aborts on time-out, on cancellation of the request, and when the process stops. Pass it on. */
@@ -66,6 +69,10 @@ export interface Step {
   readonly parks?: boolean;
   /** One attempt. Absent on foreign steps: a program of somebody else consumes `hub.work.<name>` and answers on `reply_to`. */
   readonly run?: (envelope: Envelope, tools: StepTools) => Promise<Verdict>;
+  /** What the step does beside its deliveries, in each process that serves it: for as long as that runs. */
+  readonly serve?: (tools: ServeTools) => Promise<Served>;
+  /** The step as it is when this file exports it by this name, so that a thread can load it. */
+  readonly exported?: (file: string, name: string) => Step;
   /** Frees what the step holds (connection pools), when the process stops. */
   readonly close?: () => Promise<void>;
 }
@@ -74,6 +81,7 @@ export interface Step {
 export interface StepTools extends StepContext {
   readonly store: Store;
   readonly later: Later;
+  readonly jobs: Jobs;
   readonly dossiers: Dossiers;
   /** Publishes an event; `id`: the same event, however often. */
   readonly announce: (topic: string, id: string, data: unknown) => Promise<void>;
@@ -90,6 +98,19 @@ export interface StepTools extends StepContext {
   readonly report: Store['report'];
 }
 
+/** What a step may use that works beside its deliveries. */
+export interface ServeTools extends Pick<StepTools, 'store' | 'jobs' | 'dossiers' | 'clock'> {
+  readonly control: Control;
+  readonly emit: Emit;
+  /** `<host>/<pid>` */
+  readonly place: string;
+}
+
+export interface Served {
+  /** Takes no more, lets what runs end within so long, and gives back what does not. */
+  stop(withinMs: number): Promise<void>;
+}
+
 /** What becomes of a message, once its step has run. */
 export type Verdict =
   | {
@@ -101,7 +122,21 @@ export type Verdict =
       readonly change?: Partial<Envelope>;
       /** Runs once the broker has the next message. */ readonly afterwards?: () => Promise<void>;
     }
-  | { readonly go: 'apart'; readonly parts: readonly SplitPart[]; readonly into?: string; readonly afterwards?: () => Promise<void> }
+  | {
+      readonly go: 'apart';
+      readonly parts: readonly SplitPart[];
+      readonly into?: string;
+      /** Of which message they are the parts, if not of this one. */ readonly of?: string;
+      readonly afterwards?: () => Promise<void>;
+    }
+  /** The same as throwing it, for a step whose work outlived its delivery: under an id of its own, and `dead` is the letter that is left behind. */
+  | {
+      readonly go: 'fault';
+      readonly fault: Fault;
+      readonly id: string;
+      readonly dead?: Message;
+      readonly afterwards: () => Promise<void>;
+    }
   /** Nothing follows from this message: it was absorbed. */
   | { readonly go: 'nowhere' };
 

@@ -84,6 +84,10 @@ export interface RequestRecord {
 export interface Progress {
   readonly percent?: number;
   readonly message?: string;
+  /** Jobs: how many of how many, and how long it takes still at the pace so far (ms). */
+  readonly done?: number;
+  readonly total?: number;
+  readonly leftMs?: number;
   /** A value that a generator step yielded, and its number from 1: shown to watchers as a `part` event. */
   readonly part?: unknown;
   readonly sequence?: number;

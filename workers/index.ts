@@ -1,4 +1,4 @@
-/** Loads the steps of a project: every export of `<project>/workers/*` that `worker()`, `aggregator()`, `timer()` made. */
+/** Loads the steps of a project: every export of `<project>/workers/*` that `worker()`, `aggregator()`, `timer()`, `job()` made. */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -10,11 +10,13 @@ const source = /(?<!\.d)\.(ts|mts|js|mjs)$/;
 export async function loadSteps(projectFolder: string): Promise<readonly Step[]> {
   const folder = join(projectFolder, 'workers');
   const files = (await readdir(folder).catch(() => [])).filter((file) => source.test(file)).sort();
-  if (files.some((file) => file.endsWith('ts'))) await understandTypeScript();
   const owner = new Map<string, string>();
   const steps: Step[] = [];
   for (const file of files) {
-    for (const step of Object.values(await load(join(folder, file))).filter(isStep)) {
+    const path = join(folder, file);
+    for (const [name, exported] of Object.entries(await load(path))) {
+      if (!isStep(exported)) continue;
+      const step = exported.exported?.(path, name) ?? exported;
       const other = owner.get(step.name);
       if (other !== undefined)
         throw new Error(`step "${step.name}" is defined in workers/${other} and again in workers/${file}: give one another name`);
@@ -25,8 +27,10 @@ export async function loadSteps(projectFolder: string): Promise<readonly Step[]>
   return steps;
 }
 
-async function load(file: string): Promise<Record<string, unknown>> {
+/** What a file exports. Rejects with the file's name. */
+export async function load(file: string): Promise<Record<string, unknown>> {
   try {
+    if (file.endsWith('ts')) await understandTypeScript();
     return (await import(pathToFileURL(file).href)) as Record<string, unknown>;
   } catch (cause) {
     throw new Error(`${file} cannot be loaded: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });

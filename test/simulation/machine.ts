@@ -192,6 +192,7 @@ export function openMachine(world: World, name: string, pid: number): Machine {
         start: () => world.later.start(),
         close: async () => undefined,
       },
+      jobs: world.jobs.connect(),
       clock,
       newId: world.newId,
     },

@@ -3,6 +3,7 @@
  * for the judge. The services are the ports in memory; what lies between them and a process is in `machine.ts`.
  */
 import type { Clock } from '../../broker/clock.js';
+import { memoryJobs, type MemoryJobs } from '../../broker/jobs-memory.js';
 import { memoryLater } from '../../broker/later-memory.js';
 import type { Later } from '../../broker/later.js';
 import { memoryState, type MemoryState } from '../../broker/store-memory.js';
@@ -41,6 +42,7 @@ export interface World {
   readonly broker: MemoryBroker;
   readonly state: MemoryState;
   readonly later: Later;
+  readonly jobs: MemoryJobs;
   /** Redis is emptied: state and appointments are gone. */
   loseState(): void;
   /** Always connected: what programs of others, and messages that are on their way already, arrive by. */
@@ -120,11 +122,13 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
     broker,
     wire,
     state: memoryState({ clock, soon }),
+    jobs: memoryJobs({ clock }),
     get later() {
       return later;
     },
     loseState() {
       world.state.lose();
+      world.jobs.lose();
       void later.close();
       later = openLater();
       void later.start();

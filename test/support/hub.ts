@@ -10,6 +10,8 @@ import type { Emit, Fields } from '../../broker/emit.js';
 import type { Flow } from '../../broker/flow.js';
 import type { Answer, Ask, Gateway } from '../../broker/gateway.js';
 import { openHub, openWorkers, type Hub, type Ports, type Workers } from '../../broker/hub.js';
+import { bullmqJobs } from '../../broker/jobs-bullmq.js';
+import { memoryJobs } from '../../broker/jobs-memory.js';
 import { bullmqLater } from '../../broker/later-bullmq.js';
 import { memoryLater } from '../../broker/later-memory.js';
 import type { User } from '../../broker/people.js';
@@ -81,14 +83,23 @@ export async function memoryHub(options: TestHubOptions): Promise<TestHub> {
   const clock = options.clock ?? systemClock;
   const broker = memoryBroker({ clock });
   const state = memoryState({ clock, ...(options.retentionMs === undefined ? {} : { retentionMs: options.retentionMs }) });
+  const allJobs = memoryJobs({ clock });
   const connect = async (): Promise<Connected> => {
     const transport = broker.connect();
     const store = state.connect();
     const later = memoryLater({ clock, publish: (to, message) => transport.publish(to, message) });
-    return { transport, store, later, clock, close: async () => void (await later.close(), await transport.close(), await store.close()) };
+    const jobs = allJobs.connect();
+    return {
+      transport,
+      store,
+      later,
+      jobs,
+      clock,
+      close: async () => void (await later.close(), await jobs.close(), await transport.close(), await store.close()),
+    };
   };
   const losing = {
-    lose: async () => state.lose(),
+    lose: async () => (state.lose(), allJobs.lose()),
     copy: async () => {
       const restore = state.copy();
       return async () => restore();
@@ -118,12 +129,14 @@ export async function realHub(options: TestHubOptions & { readonly rabbitmq?: st
     const transport = await amqpTransport({ url: rabbitmq, name: 'test' });
     const store = await redisStore({ url: redis, namespace, retentionMs: options.retentionMs ?? 600 * second });
     const later = await bullmqLater({ url: redis, namespace, publish: (to, message) => transport.publish(to, message) });
+    const jobs = bullmqJobs({ url: redis, namespace });
     return {
       transport,
       store,
       later,
+      jobs,
       clock: systemClock,
-      close: async () => void (await later.close(), await transport.close(), await store.close()),
+      close: async () => void (await later.close(), await jobs.close(), await transport.close(), await store.close()),
     };
   };
   const losing = { lose: () => removeKeys(redis, namespace), copy: () => copyKeys(redis, namespace) };

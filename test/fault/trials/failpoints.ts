@@ -33,6 +33,7 @@ const hub: Drill = { dies: 'hub', ask: plain };
 const worker: Drill = { dies: 'worker' };
 const scatter: Drill = { dies: 'worker', ask: [{ flow: 'scatter' }, { flow: 'scatter', ...keyed }] };
 const timed: Drill = { dies: 'worker', ask: [{ flow: 'timed' }, { flow: 'timed', ...keyed }] };
+const job: Drill = { dies: 'worker', ask: [{ flow: 'job' }, { flow: 'job', ...keyed }] };
 const partial: Drill = { dies: 'worker', ask: [{ flow: 'partial' }, { flow: 'partial', ...keyed }] };
 
 const drills: Readonly<Record<FailpointName, Drill>> = {
@@ -74,6 +75,10 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'dossier.after-journal': timed,
   'dossier.before-ring': { ...timed, dies: 'hub' },
   'dossier.after-ring': { ...timed, dies: 'hub' },
+  'job.before-add': job,
+  'job.before-finish': job,
+  'job.after-finish': job,
+  'job.before-again': { dies: 'worker', ask: [{ flow: 'job.flaky' }, { flow: 'job.flaky', ...keyed }] },
   'reply.before-settle': hub,
   'reply.before-ack': hub,
   'cancel.before-settle': { dies: 'hub', ask: [cancelled] },

@@ -3,7 +3,7 @@
  * FAULT_EFFECTS + '.open' is there.
  */
 import { appendFileSync, existsSync } from 'node:fs';
-import { aggregator, Fault, split, timer, worker, type Answer, type Envelope, type Manifest } from 'answerback';
+import { aggregator, Fault, job, split, timer, worker, type Answer, type Envelope, type Manifest } from 'answerback';
 
 interface Body {
   readonly token: string;
@@ -48,6 +48,41 @@ export const part = noted('part', (body) => body);
 export const flaky = noted('flaky', (body, { attempt }) => {
   if (attempt === 1) throw new Error('not at the first attempt');
   return body;
+});
+
+/** A job in `of` pieces, with a checkpoint after each. `gated` stops before the last one until the gate is open. */
+const pieces = (name: string, of: number, gated: boolean) =>
+  job<Body, number>({
+    name,
+    retry: ['200ms', '1s'],
+    stalledAfter: '2s',
+    async handle(body, envelope, { signal, progress, checkpoint, state = 0 }) {
+      note('start', name, body.token, envelope, state);
+      for (let done = state; done < of; done++) {
+        progress({ done, total: of });
+        while (gated && done === of - 1 && !existsSync(`${file}.open`) && !signal.aborted)
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        signal.throwIfAborted();
+        await checkpoint(done + 1);
+      }
+      const said = answer(body, envelope);
+      note('end', name, body.token, envelope, said);
+      return said;
+    },
+  });
+export const compute = pieces('compute', 2, false);
+export const computeGated = pieces('compute.gated', 3, true);
+export const computeFlaky = job<Body>({
+  name: 'compute.flaky',
+  retry: ['200ms'],
+  stalledAfter: '2s',
+  handle(body, envelope) {
+    note('start', 'compute.flaky', body.token, envelope);
+    if (envelope.attempt === 1) throw new Error('not at the first attempt');
+    const said = answer(body, envelope);
+    note('end', 'compute.flaky', body.token, envelope, said);
+    return said;
+  },
 });
 export const rest = timer({ name: 'rest', wait: '500ms' });
 export const reject = noted('reject', ({ token }) => {

@@ -1,0 +1,181 @@
+/**
+ * The rules of a job's dossier, as pure functions for `dossiers.change`. Each start of an attempt takes the next token; whoever has an older
+ * one (its process stood still while another one took over) may change nothing any more (fencing token).
+ */
+import type { Decided } from '../broker/dossiers.js';
+import { Fault, faultBody, readFault, type FaultBody } from '../broker/fault.js';
+import { raw, written, type SplitPart, type Verdict } from '../broker/step.js';
+import type { Dossier } from '../broker/store.js';
+
+export interface JobData {
+  /** `finished`: it has its outcome, which is on its way. `done`: it has left. */
+  readonly state: 'waiting' | 'running' | 'finished' | 'done';
+  /** Which attempt runs, or is the next one; from 1. */
+  readonly attempt: number;
+  /** Of the latest start. */
+  readonly token: number;
+  /** Who runs it. */
+  readonly by?: string;
+  /** The next attempt is not begun before (ms since 1970). */
+  readonly notBefore?: number;
+  /** How many starts one after the other came to no end, nor to a checkpoint: their processes died. */
+  readonly unfinished: number;
+  /** What the last checkpoint said. */
+  readonly checkpoint?: { readonly state: unknown };
+  readonly outcome?: JobOutcome;
+}
+
+interface Bytes {
+  /** Base64. */
+  readonly body: string;
+  readonly contentType: string;
+  readonly contentEncoding?: string;
+}
+
+/** What a job came to, as JSON. */
+export type JobOutcome =
+  | ({ readonly go: 'on'; readonly slip?: readonly string[] } & Bytes)
+  | { readonly go: 'apart'; readonly parts: readonly (Omit<SplitPart, 'body'> & Bytes)[]; readonly into?: string }
+  | { readonly go: 'fault'; readonly fault: FaultBody; readonly isDead: boolean };
+
+/** While nothing happens, somebody looks as often as this whether a job is where jobs are handed out. */
+export const lookEveryMs = 30_000;
+/** Whoever takes it dies. */
+const unfinishedLimit = 5;
+
+export const newJob: JobData = { state: 'waiting', attempt: 1, token: 0, unfinished: 0 };
+
+const dataOf = ({ data }: Pick<Dossier, 'data'>): JobData => data as JobData;
+
+export type Begun =
+  | { readonly go: 'on'; readonly dossier: Dossier; readonly data: JobData }
+  | { readonly go: 'later'; readonly inMs: number }
+  /** There is nothing to do, or nothing any more. */
+  | { readonly go: 'nowhere' };
+
+/** Somebody starts an attempt. `by` names this start: asked again, it is the same one. */
+export const begin =
+  (by: string, deadline: number) =>
+  (current: Dossier, now: number): Decided<Begun> => {
+    const data = dataOf(current);
+    const nowhere: Decided<Begun> = { result: { go: 'nowhere' } };
+    if (!current.isOpen || data.outcome !== undefined || deadline <= now) return nowhere;
+    if (data.by === by) return { result: { go: 'on', dossier: current, data } };
+    const { notBefore = 0, state, token, unfinished } = data;
+    if (notBefore > now) return { result: { go: 'later', inMs: notBefore - now } };
+    if (state === 'running' && unfinished + 1 >= unfinishedLimit) {
+      const fault = new Fault('internal', `begun ${unfinished + 1} times and never ended: whoever takes it dies`);
+      return {
+        next: { data: { ...data, state: 'finished', outcome: { go: 'fault', fault: faultBody(fault), isDead: true } }, wakeAt: now },
+        result: nowhere.result,
+      };
+    }
+    const begun: JobData = { ...data, state: 'running', by, token: token + 1, unfinished: state === 'running' ? unfinished + 1 : 0 };
+    return { next: { data: begun, wakeAt: now + lookEveryMs }, result: { go: 'on', dossier: current, data: begun } };
+  };
+
+/** `withdrawn`: nobody wants it any more. `superseded`: somebody else has begun it since. */
+export type Kept = 'kept' | 'withdrawn' | 'superseded';
+
+/** A change that only the latest start may make. */
+const byLatest =
+  (token: number, change: (data: JobData, now: number) => { readonly data: JobData; readonly wakeAt: number }) =>
+  (current: Dossier, now: number): Decided<Kept> => {
+    const data = dataOf(current);
+    if (data.token !== token) return { result: 'superseded' };
+    if (!current.isOpen) return { result: data.state === 'done' ? 'kept' : 'withdrawn' };
+    // It was kept already by the same one, who was not told so.
+    if (data.outcome !== undefined) return { result: 'kept' };
+    return { next: change(data, now), result: 'kept' };
+  };
+
+export const checkpointed = (token: number, state: unknown) =>
+  byLatest(token, (data, now) => ({ data: { ...data, unfinished: 0, checkpoint: { state } }, wakeAt: now + lookEveryMs }));
+
+/** It has come to its end: its step is rung at once. */
+export const finished = (token: number, outcome: JobOutcome) =>
+  byLatest(token, (data, now) => ({ data: { ...data, state: 'finished', outcome }, wakeAt: now }));
+
+/** The attempt failed; the next one begins after `pauseMs`. */
+export const failed = (token: number, pauseMs: number) =>
+  byLatest(token, ({ by: _by, ...data }, now) => ({
+    data: { ...data, state: 'waiting', attempt: data.attempt + 1, notBefore: now + pauseMs },
+    wakeAt: now + pauseMs + lookEveryMs,
+  }));
+
+/** Its process stops: somebody else goes on, with the same attempt. */
+export const givenBack = (token: number) =>
+  byLatest(token, ({ by: _by, ...data }, now) => ({ data: { ...data, state: 'waiting' }, wakeAt: now + lookEveryMs }));
+
+/** Is whoever has this token still to go on? */
+export function standing({ isOpen, data }: Pick<Dossier, 'isOpen' | 'data'>, token: number): Kept {
+  if (dataOf({ data }).token !== token) return 'superseded';
+  return isOpen ? 'kept' : 'withdrawn';
+}
+
+/** What is left of it once its outcome has gone. */
+export const gone = ({ outcome: _outcome, checkpoint: _checkpoint, ...data }: JobData): JobData => ({ ...data, state: 'done' });
+
+/** What a handler returned, to be kept. */
+export function outcomeOf(verdict: Verdict): JobOutcome {
+  switch (verdict.go) {
+    case 'on':
+      return { go: 'on', ...kept(verdict), ...(verdict.slip === undefined ? {} : { slip: verdict.slip }) };
+    case 'apart': {
+      const { parts, into } = verdict;
+      return {
+        go: 'apart',
+        parts: parts.map(({ body, ...part }) => ({ ...part, ...kept(written(body)) })),
+        ...(into === undefined ? {} : { into }),
+      };
+    }
+    default:
+      throw new Error(`a job cannot end as "${verdict.go}"`);
+  }
+}
+
+/** How an outcome leaves by the runner. */
+export function verdictFor(dossier: Dossier, id: (index: string | number) => string, afterwards: () => Promise<void>): Verdict | undefined {
+  const { outcome } = dataOf(dossier);
+  switch (outcome?.go) {
+    case undefined:
+      return undefined;
+    case 'on': {
+      const { slip } = outcome;
+      return { go: 'on', ...bytesOf(outcome), ...(slip === undefined ? {} : { slip }), change: { id: id(0) }, afterwards };
+    }
+    case 'apart': {
+      const { parts, into } = outcome;
+      return {
+        go: 'apart',
+        of: dossier.id,
+        parts: parts.map(({ name, steps, ...bytes }) => {
+          const { body, contentType, contentEncoding } = bytesOf(bytes);
+          return {
+            body: raw(body, contentType, contentEncoding),
+            ...(name === undefined ? {} : { name }),
+            ...(steps === undefined ? {} : { steps }),
+          };
+        }),
+        ...(into === undefined ? {} : { into }),
+        afterwards,
+      };
+    }
+    case 'fault': {
+      const fault = readFault(Buffer.from(JSON.stringify(outcome.fault)));
+      return { go: 'fault', fault, id: id('fault'), ...(outcome.isDead ? { dead: dossier.message } : {}), afterwards };
+    }
+  }
+}
+
+const kept = ({ body, contentType, contentEncoding }: ReturnType<typeof written>): Bytes => ({
+  body: body.toString('base64'),
+  contentType,
+  ...(contentEncoding === undefined ? {} : { contentEncoding }),
+});
+
+const bytesOf = ({ body, contentType, contentEncoding }: Bytes): ReturnType<typeof written> => ({
+  body: Buffer.from(body, 'base64'),
+  contentType,
+  ...(contentEncoding === undefined ? {} : { contentEncoding }),
+});

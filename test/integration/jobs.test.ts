@@ -68,7 +68,7 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
     const id = await ask(1);
     await eventually(async () => expect(await status(id)).toMatchObject({ state: 'running', step: 'compute', attempt: 1 }));
     expect(await hub.ports.transport.inspect(hub.hub.names.workQueue('compute'))).toMatchObject({ ready: 0 });
-    expect((await dossierOf(id)).data).toMatchObject({ state: 'running', token: 1 });
+    await eventually(async () => expect((await dossierOf(id)).data).toMatchObject({ state: 'running', token: 1 }));
     finish();
     expect(await textOf(id)).toBe('null');
   });
@@ -100,10 +100,14 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
 
   it('whose group is complete without it is told so', async () => {
     let aborted: unknown;
+    const { open: begun, opened } = gate();
     const slow = job({
       name: 'slow',
       handle: (_body: unknown, _envelope, { signal }) =>
-        new Promise((done) => signal.addEventListener('abort', () => done((aborted = signal.reason)))),
+        new Promise((done) => {
+          signal.addEventListener('abort', () => done((aborted = signal.reason)));
+          begun();
+        }),
     });
     const spread = worker({
       name: 'spread',
@@ -114,7 +118,10 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
         ]),
     });
     const first = aggregator({ name: 'first', atLeast: 1, timeout: '20s' });
-    await open({ flows: { race: ['spread', 'first'] }, steps: [spread, first, slow, worker({ name: 'quick', handle: (n: number) => n })] });
+    await open({
+      flows: { race: ['spread', 'first'] },
+      steps: [spread, first, slow, worker({ name: 'quick', handle: (n: number) => opened.then(() => n) })],
+    });
     await hub.reply('race', 1);
     await eventually(() => expect(String(aborted)).toContain('cancelled'));
   });
@@ -327,7 +334,7 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
     await eventually(() => expect(ran).toBe(1));
     await hub.lose();
     finish();
-    expect(await textOf(id)).toBe('after all');
+    await eventually(async () => expect(await textOf(id)).toBe('after all'), { withinMs: 20_000 });
   });
 
   it('runs in a thread when it computes, where it says how far it is, keeps checkpoints, and is told of a cancel', async () => {

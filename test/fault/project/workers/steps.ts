@@ -84,6 +84,19 @@ export const computeFlaky = job<Body>({
     return said;
   },
 });
+/** A job that tells how far it is, and when, until it is told to end, and then writes down when that was. */
+export const computeOn = job<Body>({
+  name: 'compute.on',
+  concurrency: 200,
+  async handle(body, envelope, { signal, progress }) {
+    note('start', 'compute.on', body.token, envelope);
+    const telling = setInterval(() => progress({ message: String(Date.now()) }), 20);
+    await new Promise((resolve) => signal.addEventListener('abort', resolve));
+    clearInterval(telling);
+    note('end', 'compute.on', body.token, envelope);
+    throw signal.reason;
+  },
+});
 export const rest = timer({ name: 'rest', wait: '500ms' });
 export const reject = noted('reject', ({ token }) => {
   throw new Fault('rejected', `no ${token}: ${Math.random()}`);

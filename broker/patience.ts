@@ -11,7 +11,7 @@ const againMs = 500;
 export type Patiently = <T>(run: () => Promise<T>) => Promise<T>;
 
 export function patience({ clock, emit }: { readonly clock: Clock; readonly emit: Emit }, stopping: AbortSignal): Patiently {
-  return function patiently(run) {
+  return function patiently<T>(run: () => Promise<T>): Promise<T> {
     return run().catch(async (error: unknown) => {
       if (!(error instanceof StoreError || error instanceof PublishError) || stopping.aborted) throw error;
       emit('step.waits', { why: error.message });

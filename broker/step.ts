@@ -163,9 +163,13 @@ export function worker<Body>(options: WorkerOptions<Body>): Step {
 }
 
 async function handled(handle: Handle, envelope: Envelope, tools: StepTools): Promise<Verdict> {
-  const said = await handle(bodyOf(envelope), envelope, tools);
+  return verdictOn(await handle(bodyOf(envelope), envelope, tools), tools.progress);
+}
+
+/** What follows from what a handler returned that may not ask. */
+export function verdictOn(said: unknown, progress: (progress: Progress) => void): Verdict | Promise<Verdict> {
   if (isAsking(said)) throw new TypeError('it returned ask() and does not say that it may: worker({ asks: true, … })');
-  return isGenerator(said) ? gathered(said, tools.progress) : verdictOf(said);
+  return isGenerator(said) ? gathered(said, progress) : verdictOf(said);
 }
 
 /** A step that may ask the requestor, and is called again with the answer. */

@@ -1,6 +1,6 @@
 /** The thread's side of `job-threads.ts`: loads the file that exports the job, runs its handler, and says over the port what it says. */
 import { receiveMessageOnPort } from 'node:worker_threads';
-import { bodyOf, verdictOf } from '../broker/step.js';
+import { bodyOf, verdictOn } from '../broker/step.js';
 import { decode, isUndecodable } from '../broker/wire.js';
 import { load } from './index.js';
 import type { JobContext, JobStep } from './job.js';
@@ -55,7 +55,7 @@ export default async function perform({ file, name, message, attempt, state, end
     if (isUndecodable(envelope)) throw new Error(envelope.undecodable);
     const step = (await load(file))[name] as JobStep;
     const value = await step.handle(bodyOf(envelope), { ...envelope, attempt } as never, context as never);
-    return { outcome: outcomeOf(await verdictOf(value, context.progress)) };
+    return { outcome: outcomeOf(await verdictOn(value, context.progress)) };
   } catch (error) {
     return { reason: reasonFor(error) };
   } finally {

@@ -10,7 +10,7 @@ import {
   bodyOf,
   checkStepName,
   pauseMs,
-  verdictOf,
+  verdictOn,
   type Pause,
   type ServeTools,
   type Step,
@@ -94,7 +94,7 @@ function located(options: JobOptions<never, never>, where: { readonly file: stri
     perform:
       inThread?.perform ??
       (async (envelope, context) =>
-        outcomeOf(await verdictOf(await handle(bodyOf(envelope), envelope, context as never), context.progress))),
+        outcomeOf(await verdictOn(await handle(bodyOf(envelope), envelope, context as never), context.progress))),
     concurrency,
     ...(rateLimit === undefined ? {} : { rateLimit: { max: rateLimit.max, perMs: pauseMs(rateLimit.per) } }),
     timeoutMs: options.timeout === undefined ? Infinity : pauseMs(options.timeout),

@@ -88,7 +88,16 @@ export const sharedSchemas = {
           properties: { id: string, question: {}, schema: { description: 'JSON Schema 2020-12 of the answer.' }, askedAt: time },
         },
       },
-      progress: { type: 'object', properties: { percent: { type: 'number' }, message: string } },
+      progress: {
+        type: 'object',
+        properties: {
+          percent: { type: 'number' },
+          message: string,
+          done: { type: 'number', description: 'Of `total`.' },
+          total: { type: 'number' },
+          leftMs: { type: 'integer', description: 'How long it takes still at the pace so far.' },
+        },
+      },
       deadline: time,
       acceptedAt: time,
       updatedAt: time,

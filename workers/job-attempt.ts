@@ -123,6 +123,7 @@ function paced(clock: Clock, report: (progress: Progress) => void): { tell(progr
   let saidAt = -Infinity;
   let next: Progress | undefined;
   let cancel: (() => void) | undefined;
+  let isOver = false;
 
   /** With what can be computed. */
   function complete(progress: Progress): Progress {
@@ -148,10 +149,14 @@ function paced(clock: Clock, report: (progress: Progress) => void): { tell(progr
 
   return {
     tell(progress) {
+      if (isOver) return;
       if (progress.sequence !== undefined) return report(progress);
       next = complete(progress);
       cancel ??= clock.after(Math.max(0, saidAt + progressEveryMs - clock.now()), say);
     },
-    end: say,
+    end() {
+      isOver = true;
+      say();
+    },
   };
 }

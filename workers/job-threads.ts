@@ -94,7 +94,7 @@ export function openThreads({ file, name }: { readonly file: string; readonly na
     }
   };
 
-  return { perform, close: async () => (await pool)?.destroy() };
+  return { perform, close: async () => (await pool?.catch(() => undefined))?.destroy() };
 }
 
 async function hear(message: FromThread, context: PerformContext, tell: (message: ToThread) => void): Promise<void> {

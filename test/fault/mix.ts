@@ -19,7 +19,7 @@ type Kind = Omit<Question, 'token' | 'key'> & { readonly keyed?: boolean };
 
 /** How often each kind is asked, of a hundred. */
 const kinds: readonly (readonly [number, Kind])[] = [
-  [30, { flow: 'plain' }],
+  [28, { flow: 'plain' }],
   [18, { flow: 'plain', keyed: true }],
   [8, { flow: 'plain', waitSeconds: 0 }],
   [8, { flow: 'scatter' }],
@@ -35,12 +35,14 @@ const kinds: readonly (readonly [number, Kind])[] = [
   [1, { flow: 'plain', keyed: true, misuse: true }],
   [2, { flow: 'scatter', cancel: true }],
   [1, { flow: 'partial' }],
+  [1, { flow: 'job' }],
+  [1, { flow: 'job', keyed: true, waitSeconds: 0 }],
   [1, { flow: 'silent', deadlineSeconds: 2, waitSeconds: 0 }],
 ];
 
 const hundred: readonly Kind[] = kinds.flatMap(([count, kind]) => Array.from({ length: count }, () => kind));
 
-/** The questions of a mixed load: hold, 202 and poll, keys, one-way, groups, retries, foreign programs, faults, cancel, time-outs. */
+/** The questions of a mixed load: hold, 202 and poll, keys, one-way, groups, retries, foreign programs, jobs, faults, cancel, time-outs. */
 export function mixed(random: () => number, name = 't'): (n: number) => Question {
   return (n) => {
     const { keyed = false, ...kind } = oneOf(random, hundred);

@@ -47,7 +47,7 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
     return found.length > 0;
   };
   const decide = async (outcome: Outcome) => {
-    if (task.may.decide !== true) return onRefused(task.may.decide ?? 'You cannot decide this task.');
+    if (task.may.decide !== true) return onRefused(task.may.decide);
     const data = task.form === null ? {} : pruned(schema, typed.data, fits);
     const found = [
       ...[...unreadable.current].map(([pointer, detail]) => ({ pointer, detail })),
@@ -242,7 +242,7 @@ function Outcomes({
       })}
       {!may && (
         <span id="why-not" className="soft">
-          {task.may.claim === true ? 'Claim the task to decide.' : (task.may.decide ?? '')}
+          {task.may.claim === true ? 'Claim the task to decide.' : task.may.decide}
         </span>
       )}
     </div>
@@ -257,8 +257,9 @@ export function Decided({ task, act, onRefused }: Pick<DecisionProps, 'task' | '
   return (
     <Banner kind={task.state === 'decided' ? 'good' : 'note'}>
       <strong>{label}</strong>
-      {decision?.by !== undefined && <> by {decision.by}</>}
-      {decision?.comment !== undefined && <p>{decision.comment}</p>}
+      {decision !== null && <> by {decision.by ?? 'nobody: its time was over'}</>}
+      {decision !== null && decision.forWhom.length > 0 && <> for {decision.forWhom.join(', ')}</>}
+      {decision?.comment != null && <p className="text">{decision.comment}</p>}
       {undoUntil !== null && undoUntil > now && (
         <p>
           <button onClick={() => void act('undo').catch((error: unknown) => onRefused(problemFrom(error).detail))}>

@@ -25,9 +25,7 @@ export function useTyped(
   { isMine, save: saveAtHub }: { readonly isMine: boolean; readonly save: (data: Json) => Promise<unknown> },
 ): Typed {
   const place = `answerback.typed.${task.id}`;
-  const [data, setData] = useState<Json>(
-    () => kept(place) ?? task.draft ?? (task.form === null ? {} : (startOf(task.form, task.form) ?? {})),
-  );
+  const [data, setData] = useState<Json>(() => kept(place) ?? task.draft ?? beginning(task));
   const [dirty, setDirty] = useState(() => kept(place) !== undefined);
   const [saved, setSaved] = useState<Typed['saved']>(task.draft === null ? 'none' : 'saved');
   const latest = useRef(data);
@@ -65,6 +63,15 @@ export function useTyped(
   }, [dirty, isMine, save]);
 
   return { data, set, dirty, saved, save: () => void save(), sent };
+}
+
+function beginning({ form }: Task): Json {
+  try {
+    return (form === null ? undefined : startOf(form, form)) ?? {};
+  } catch {
+    // A schema that cannot be read gets a box, which begins empty.
+    return {};
+  }
 }
 
 function kept(place: string): Json | undefined {

@@ -1,6 +1,5 @@
 /** Debian's Chromium without a window, and what every page of ours must keep to. */
 import { existsSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { chromium, type Browser, type Page } from 'playwright-core';
 
 /** Where Chromium is: `CHROMIUM` or where packages put it. */
@@ -16,7 +15,7 @@ export function launch(): Promise<Browser> {
   return chromium.launch({ executablePath: executable(), args: ['--no-sandbox', '--disable-dev-shm-usage'] });
 }
 
-const axeSource = readFileSync(createRequire(`${process.cwd()}/`).resolve('axe-core/axe.min.js'), 'utf8');
+const axeSource = readFileSync('node_modules/axe-core/axe.min.js', 'utf8');
 
 interface Findings {
   readonly violations: readonly {

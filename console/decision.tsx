@@ -8,7 +8,7 @@ import { problemFrom } from './http.js';
 import type { OneTask } from './one-task.js';
 import { Banner, clock, OnTheLine, useNow, useToast } from './parts.js';
 import { usePerson } from './session.js';
-import { useTyped } from './typed.js';
+import { keepTyped, useTyped } from './typed.js';
 
 interface DecisionProps {
   readonly task: Task;
@@ -59,7 +59,11 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
     try {
       const decided = await act('decide', { outcome: outcome.id, data, ...(comment.trim() === '' ? {} : { comment }) });
       typed.sent();
-      const undo = decided.undoUntil === null ? {} : { undo: { until: decided.undoUntil, do: () => act('undo') } };
+      const takeBack = () => {
+        typed.set(data);
+        return act('undo');
+      };
+      const undo = decided.undoUntil === null ? {} : { undo: { until: decided.undoUntil, do: takeBack } };
       toast({ text: `${outcome.label}: ${task.title}.`, ...undo });
       onDecided();
     } catch (error) {
@@ -254,6 +258,10 @@ export function Decided({ task, act, onRefused }: Pick<DecisionProps, 'task' | '
   const now = useNow();
   const { decision, undoUntil } = task;
   const label = task.outcomes.find(({ id }) => id === decision?.outcome)?.label ?? decision?.outcome ?? task.state;
+  const takeBack = async () => {
+    if (decision !== null && task.form !== null) keepTyped(task.id, decision.data);
+    await act('undo').catch((error: unknown) => onRefused(problemFrom(error).detail));
+  };
   return (
     <Banner kind={task.state === 'decided' ? 'good' : 'note'}>
       <strong>{label}</strong>
@@ -262,9 +270,7 @@ export function Decided({ task, act, onRefused }: Pick<DecisionProps, 'task' | '
       {decision?.comment != null && <p className="text">{decision.comment}</p>}
       {undoUntil !== null && undoUntil > now && (
         <p>
-          <button onClick={() => void act('undo').catch((error: unknown) => onRefused(problemFrom(error).detail))}>
-            Undo ({Math.ceil((undoUntil - now) / 1_000)} s)
-          </button>
+          <button onClick={() => void takeBack()}>Undo ({Math.ceil((undoUntil - now) / 1_000)} s)</button>
         </p>
       )}
     </Banner>

@@ -24,7 +24,7 @@ export function useTyped(
   task: Task,
   { isMine, save: saveAtHub }: { readonly isMine: boolean; readonly save: (data: Json) => Promise<unknown> },
 ): Typed {
-  const place = `answerback.typed.${task.id}`;
+  const place = placeOf(task.id);
   const [data, setData] = useState<Json>(() => kept(place) ?? task.draft ?? beginning(task));
   const [dirty, setDirty] = useState(() => kept(place) !== undefined);
   const [saved, setSaved] = useState<Typed['saved']>(task.draft === null ? 'none' : 'saved');
@@ -64,6 +64,11 @@ export function useTyped(
 
   return { data, set, dirty, saved, save: () => void save(), sent };
 }
+
+const placeOf = (id: string): string => `answerback.typed.${id}`;
+
+/** What a form begins with that is opened next: a decision that is taken back leaves what was filled in. */
+export const keepTyped = (id: string, data: Json): void => keep(placeOf(id), data);
 
 function beginning({ form }: Task): Json {
   try {

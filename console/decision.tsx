@@ -1,5 +1,5 @@
 /** The decision: the form, its errors, and a button for each outcome. */
-import { useCallback, useMemo, useRef, useState } from 'react';
+import { useCallback, useLayoutEffect, useMemo, useRef, useState } from 'react';
 import type { Flaw, Json, Outcome, Task } from './contract.js';
 import { checkerOf, fitsWithin } from './form/check.js';
 import { elementAt, SchemaForm } from './form/form.js';
@@ -35,7 +35,8 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
   const [flaws, setFlaws] = useState<readonly Flaw[]>([]);
   const [pending, setPending] = useState<string>();
   const unreadable = useRef(new Map<string, string>());
-  const summary = useRef<HTMLDivElement>(null);
+  /** Each attempt that fails shows its flaws anew. */
+  const [attempt, setAttempt] = useState(0);
   const onUnreadable = useCallback((pointer: string, why: string | undefined) => {
     if (why === undefined) unreadable.current.delete(pointer);
     else unreadable.current.set(pointer, why);
@@ -43,7 +44,7 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
 
   const show = (found: readonly Flaw[]) => {
     setFlaws(found);
-    if (found.length > 0) requestAnimationFrame(() => summary.current?.focus());
+    setAttempt((before) => before + 1);
     return found.length > 0;
   };
   const decide = async (outcome: Outcome) => {
@@ -87,7 +88,7 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
       }}
     >
       <h3>Your decision</h3>
-      {flaws.length > 0 && <Summary flaws={flaws} place={summary} />}
+      {flaws.length > 0 && <Summary key={attempt} flaws={flaws} />}
       {task.form !== null && (
         <SchemaForm
           schema={schema}
@@ -137,7 +138,10 @@ function needed({ label, needs }: Outcome, data: Json, comment: string): readonl
   });
 }
 
-function Summary({ flaws, place }: { readonly flaws: readonly Flaw[]; readonly place: React.RefObject<HTMLDivElement | null> }) {
+/** Takes the focus, so that what is wrong is read first; its links lead to the fields. */
+function Summary({ flaws }: { readonly flaws: readonly Flaw[] }) {
+  const place = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => place.current?.focus(), []);
   return (
     <div className="banner problem" ref={place} tabIndex={-1} role="group" aria-labelledby="flaws">
       <span aria-hidden="true">▲</span>
@@ -270,7 +274,7 @@ export function Decided({ task, act, onRefused }: Pick<DecisionProps, 'task' | '
       {decision?.comment != null && <p className="text">{decision.comment}</p>}
       {undoUntil !== null && undoUntil > now && (
         <p>
-          <button onClick={() => void takeBack()}>Undo ({Math.ceil((undoUntil - now) / 1_000)} s)</button>
+          <button onClick={() => void takeBack()}>Undo ({Math.floor((undoUntil - now) / 1_000)} s)</button>
         </p>
       )}
     </Banner>

@@ -1,9 +1,11 @@
 /** The pages in a real Chromium, on a pretended hub: keyboard, accessibility, policy, and what must not be lost. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import { eventually } from '../support/eventually.js';
 import { axe, complaints, launch } from './chromium.js';
 import { aTask, pretendHub, type PretendHub, type PretendTask } from './pretend-hub.js';
+
+jest.setTimeout(60_000);
 
 let browser: Browser;
 let hub: PretendHub;
@@ -35,7 +37,7 @@ interface Visit {
 async function visit(path: string, { as = 'ana', theme = 'light', width = 1_280 }: Visit = {}): Promise<Page> {
   const context = await browser.newContext({ colorScheme: theme, viewport: { width, height: 800 }, reducedMotion: 'reduce' });
   open.push(context);
-  context.setDefaultTimeout(5_000);
+  context.setDefaultTimeout(15_000);
   await context.addCookies([{ name: 'who', value: as, url: hub.url }]);
   return tab(context, path);
 }

@@ -15,12 +15,13 @@ export interface Summary {
   readonly id: string;
   readonly step: string;
   readonly title: string;
-  readonly summary: string | null;
+  readonly summary: string;
   readonly requestId: string;
   readonly flow: string;
   readonly key: string | null;
   readonly state: string;
   readonly assignee: string | null;
+  /** Whose it is: another one than the assignee's when they have it on somebody's behalf. */
   readonly owner: string | null;
   readonly candidates: { readonly users: readonly string[]; readonly groups: readonly string[] };
   readonly createdAt: string;
@@ -31,7 +32,7 @@ export interface Summary {
   readonly hasDraft: boolean;
   readonly hasForm: boolean;
   readonly outcomes: readonly Outcome[];
-  readonly votes: { readonly needed: number; readonly of: number; readonly given: number } | null;
+  readonly votes: { readonly needed: number; readonly of: number; readonly given: number };
   readonly version: number;
 }
 
@@ -87,10 +88,10 @@ export interface Attachment {
 
 export interface Past {
   readonly at: string;
-  readonly by: string | null;
-  readonly forWhom?: string | null;
+  readonly by: string;
+  readonly forWhom: string | null;
   readonly action: string;
-  readonly detail: unknown;
+  readonly detail: Readonly<Record<string, unknown>>;
 }
 
 export type Action = 'claim' | 'return' | 'decide' | 'delegate' | 'assign' | 'comment';
@@ -99,21 +100,26 @@ export interface Task extends Summary {
   readonly form: Schema | null;
   readonly ui: Hints | null;
   readonly context: Json;
-  readonly contextSchema?: Schema | null;
+  readonly contextSchema: Schema | null;
+  /** What whoever asks has begun to fill in. */
   readonly draft: Json;
   readonly comments: readonly Comment[];
+  /** What may be attached; null: nothing. */
+  readonly attachable: { readonly maxBytes: number; readonly types: readonly string[] } | null;
   readonly attachments: readonly Attachment[];
   readonly history: readonly Past[];
   /** True, or why not. */
-  readonly may: Readonly<Partial<Record<Action, true | string>>>;
+  readonly may: Readonly<Record<Action, true | string>>;
   readonly decision: {
     readonly outcome: string;
-    readonly data?: Json;
-    readonly by?: string;
-    readonly at?: string;
-    readonly comment?: string;
+    readonly data: Json;
+    readonly at: string;
+    /** `null`: nobody, a date came. */
+    readonly by: string | null;
+    readonly forWhom: readonly string[];
+    readonly comment: string | null;
   } | null;
-  /** Until when (ms) the decision can be taken back. */
+  /** Until when (ms) whoever asks can take their decision back. */
   readonly undoUntil: number | null;
 }
 
@@ -135,6 +141,8 @@ export interface User {
   readonly displayName: string;
   readonly groups: readonly string[];
   readonly roles: readonly string[];
+  /** Who is away, and has named this user their substitute. */
+  readonly standsInFor: readonly string[];
 }
 
 export interface Session {

@@ -1,5 +1,5 @@
 /** The decision: the form, its errors, and a button for each outcome. */
-import { useCallback, useMemo, useRef, useState } from 'react';
+import { useCallback, useLayoutEffect, useMemo, useRef, useState } from 'react';
 import type { Flaw, Json, Outcome, Task } from './contract.js';
 import { checkerOf, fitsWithin } from './form/check.js';
 import { elementAt, SchemaForm } from './form/form.js';
@@ -8,7 +8,7 @@ import { problemFrom } from './http.js';
 import type { OneTask } from './one-task.js';
 import { Banner, clock, OnTheLine, useNow, useToast } from './parts.js';
 import { usePerson } from './session.js';
-import { useTyped } from './typed.js';
+import { keepTyped, useTyped } from './typed.js';
 
 interface DecisionProps {
   readonly task: Task;
@@ -35,7 +35,8 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
   const [flaws, setFlaws] = useState<readonly Flaw[]>([]);
   const [pending, setPending] = useState<string>();
   const unreadable = useRef(new Map<string, string>());
-  const summary = useRef<HTMLDivElement>(null);
+  /** Each attempt that fails shows its flaws anew. */
+  const [attempt, setAttempt] = useState(0);
   const onUnreadable = useCallback((pointer: string, why: string | undefined) => {
     if (why === undefined) unreadable.current.delete(pointer);
     else unreadable.current.set(pointer, why);
@@ -43,11 +44,11 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
 
   const show = (found: readonly Flaw[]) => {
     setFlaws(found);
-    if (found.length > 0) requestAnimationFrame(() => summary.current?.focus());
+    setAttempt((before) => before + 1);
     return found.length > 0;
   };
   const decide = async (outcome: Outcome) => {
-    if (task.may.decide !== true) return onRefused(task.may.decide ?? 'You cannot decide this task.');
+    if (task.may.decide !== true) return onRefused(task.may.decide);
     const data = task.form === null ? {} : pruned(schema, typed.data, fits);
     const found = [
       ...[...unreadable.current].map(([pointer, detail]) => ({ pointer, detail })),
@@ -59,7 +60,11 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
     try {
       const decided = await act('decide', { outcome: outcome.id, data, ...(comment.trim() === '' ? {} : { comment }) });
       typed.sent();
-      const undo = decided.undoUntil === null ? {} : { undo: { until: decided.undoUntil, do: () => act('undo') } };
+      const takeBack = () => {
+        typed.set(data);
+        return act('undo');
+      };
+      const undo = decided.undoUntil === null ? {} : { undo: { until: decided.undoUntil, do: takeBack } };
       toast({ text: `${outcome.label}: ${task.title}.`, ...undo });
       onDecided();
     } catch (error) {
@@ -83,7 +88,7 @@ export function Decision({ task, act, onRefused, onDecided }: DecisionProps) {
       }}
     >
       <h3>Your decision</h3>
-      {flaws.length > 0 && <Summary flaws={flaws} place={summary} />}
+      {flaws.length > 0 && <Summary key={attempt} flaws={flaws} />}
       {task.form !== null && (
         <SchemaForm
           schema={schema}
@@ -133,7 +138,10 @@ function needed({ label, needs }: Outcome, data: Json, comment: string): readonl
   });
 }
 
-function Summary({ flaws, place }: { readonly flaws: readonly Flaw[]; readonly place: React.RefObject<HTMLDivElement | null> }) {
+/** Takes the focus, so that what is wrong is read first; its links lead to the fields. */
+function Summary({ flaws }: { readonly flaws: readonly Flaw[] }) {
+  const place = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => place.current?.focus(), []);
   return (
     <div className="banner problem" ref={place} tabIndex={-1} role="group" aria-labelledby="flaws">
       <span aria-hidden="true">▲</span>
@@ -242,7 +250,7 @@ function Outcomes({
       })}
       {!may && (
         <span id="why-not" className="soft">
-          {task.may.claim === true ? 'Claim the task to decide.' : (task.may.decide ?? '')}
+          {task.may.claim === true ? 'Claim the task to decide.' : task.may.decide}
         </span>
       )}
     </div>
@@ -254,16 +262,19 @@ export function Decided({ task, act, onRefused }: Pick<DecisionProps, 'task' | '
   const now = useNow();
   const { decision, undoUntil } = task;
   const label = task.outcomes.find(({ id }) => id === decision?.outcome)?.label ?? decision?.outcome ?? task.state;
+  const takeBack = async () => {
+    if (decision !== null && task.form !== null) keepTyped(task.id, decision.data);
+    await act('undo').catch((error: unknown) => onRefused(problemFrom(error).detail));
+  };
   return (
     <Banner kind={task.state === 'decided' ? 'good' : 'note'}>
       <strong>{label}</strong>
-      {decision?.by !== undefined && <> by {decision.by}</>}
-      {decision?.comment !== undefined && <p>{decision.comment}</p>}
+      {decision !== null && <> by {decision.by ?? 'nobody: its time was over'}</>}
+      {decision !== null && decision.forWhom.length > 0 && <> for {decision.forWhom.join(', ')}</>}
+      {decision?.comment != null && <p className="text">{decision.comment}</p>}
       {undoUntil !== null && undoUntil > now && (
         <p>
-          <button onClick={() => void act('undo').catch((error: unknown) => onRefused(problemFrom(error).detail))}>
-            Undo ({Math.ceil((undoUntil - now) / 1_000)} s)
-          </button>
+          <button onClick={() => void takeBack()}>Undo ({Math.floor((undoUntil - now) / 1_000)} s)</button>
         </p>
       )}
     </Banner>

@@ -235,11 +235,11 @@ function Row({ row, to, gone, isOpen, isChosen, onChoose, onChange }: RowProps) 
           {row.title}
         </a>
         <div id={`about-${row.id}`} className="about">
-          {row.summary !== null && <p>{row.summary}</p>}
+          {row.summary !== '' && <p>{row.summary}</p>}
           <p className="meta">
             {over === undefined ? row.dueAt !== null && <Due at={row.dueAt} /> : <Chip state={row.state}>{over}</Chip>}
             {over === undefined && row.assignee !== null && <Chip state={row.state}>{mine ? 'yours' : row.assignee}</Chip>}
-            {row.votes !== null && row.votes.needed > 1 && (
+            {row.votes.needed > 1 && (
               <span className="soft">
                 {row.votes.given} of {row.votes.needed} votes
               </span>

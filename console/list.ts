@@ -42,7 +42,7 @@ const isOpen = ({ state }: Summary): boolean => !['decided', 'withdrawn', 'expir
 
 /** Whether a task that comes in would be shown in a view. Of the finished ones nothing new is announced. */
 export function belongs(task: Summary, view: View, user: User): boolean {
-  const mine = task.assignee === user.name || task.owner === user.name;
+  const mine = [user.name, ...user.standsInFor].some((name) => name === task.assignee || name === task.owner);
   const groups = task.candidates.users.includes(user.name) || task.candidates.groups.some((group) => user.groups.includes(group));
   if (!isOpen(task) || view === 'done') return false;
   if (view === 'mine') return mine;

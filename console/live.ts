@@ -1,13 +1,18 @@
 /** The event stream as a tab sees it. */
-import { useEffect, useState } from 'react';
+import { useEffect, useSyncExternalStore } from 'react';
 import { channelName, readStream, type News, type Wish } from './stream.js';
 
 const listeners = new Set<(news: News) => void>();
 let ask: ((wish: Wish) => void) | undefined;
-let state: 'up' | 'down' = 'down';
+/** Whether the stream is open, and since when it is as it is (ms). */
+interface Known {
+  readonly state: 'up' | 'down';
+  readonly since: number;
+}
+let known: Known = { state: 'down', since: Date.now() };
 
 const hear = (news: News): void => {
-  if (news.is === 'up' || news.is === 'down') state = news.is;
+  if ((news.is === 'up' || news.is === 'down') && news.is !== known.state) known = { state: news.is, since: Date.now() };
   for (const listener of listeners) listener(news);
 };
 
@@ -43,15 +48,9 @@ export function useNews(on: (news: News) => void): void {
   }, [on]);
 }
 
-/** Whether the stream is open, and since when it is as it is (ms). */
-export function useStream(): { readonly state: 'up' | 'down'; readonly since: number } {
-  const [known, setKnown] = useState(() => ({ state, since: Date.now() }));
-  useEffect(() => {
-    const listener = ({ is }: News) => {
-      if (is === 'up' || is === 'down') setKnown((before) => (before.state === is ? before : { state: is, since: Date.now() }));
-    };
-    listeners.add(listener);
-    return () => void listeners.delete(listener);
-  }, []);
-  return known;
-}
+const watch = (tell: () => void): (() => void) => {
+  listeners.add(tell);
+  return () => void listeners.delete(tell);
+};
+
+export const useStream = (): Known => useSyncExternalStore(watch, () => known);

@@ -211,7 +211,7 @@ function ToastLine({
   onOver,
   onFailed,
 }: Toast & { until: number; onOver: () => void; onFailed: (toast: Toast) => void }) {
-  const left = Math.ceil((until - useNow()) / 1_000);
+  const left = Math.floor((until - useNow()) / 1_000);
   const over = left <= 0;
   useEffect(() => {
     if (over) onOver();

@@ -35,7 +35,11 @@ export function SignedIn({ children }: { readonly children: ReactNode }) {
   const look = useCallback(() => {
     call<Session>('GET', '/session').then(
       (next) => take(next, 'hello'),
-      (error: unknown) => setFailed(problemFrom(error).detail),
+      (error: unknown) => {
+        const { status, detail } = problemFrom(error);
+        if (status === 404) take({ user: null, signIn: { local: false, oidc: null, demoUsers: [] } }, 'hello');
+        else setFailed(detail);
+      },
     );
   }, [take]);
 

@@ -57,7 +57,7 @@ function Shown({ task, act, reload }: OneTask & { readonly task: Task }) {
         {task.owner !== null && task.owner !== task.assignee && <span>for {task.owner}</span>}
         {task.assignee === null && task.candidates.groups.length > 0 && <span className="soft">{task.candidates.groups.join(', ')}</span>}
         {!over && task.dueAt !== null && <Due at={task.dueAt} />}
-        {task.votes !== null && task.votes.needed > 1 && (
+        {task.votes.needed > 1 && (
           <span>
             {task.votes.given} of {task.votes.needed} votes given
           </span>
@@ -73,7 +73,7 @@ function Shown({ task, act, reload }: OneTask & { readonly task: Task }) {
       {task.state === 'withdrawn' && (
         <Banner kind="note">The request was cancelled or ended otherwise: nothing is to be decided any more.</Banner>
       )}
-      {task.summary !== null && <p>{task.summary}</p>}
+      {task.summary !== '' && <p>{task.summary}</p>}
       <section aria-label="What it is about">
         <Context data={task.context} schema={task.contextSchema} />
       </section>
@@ -106,7 +106,7 @@ function Possession({ task, act, onRefused, onAsk }: PossessionProps) {
   const toast = useToast();
   const [pending, setPending] = useState(false);
   const isMine = task.assignee === user.name;
-  const delegatedToMe = isMine && task.owner !== null && task.owner !== user.name;
+  const delegatedToMe = isMine && task.state === 'delegated';
   const press = async (action: string, done: string) => {
     setPending(true);
     try {
@@ -150,7 +150,7 @@ function Possession({ task, act, onRefused, onAsk }: PossessionProps) {
 
 /** Who lost the race to a task still has every word. */
 function lost(now: Task): string {
-  const claimed = now.history.findLast(({ action }) => action === 'claim' || action === 'claimed');
+  const claimed = now.history.findLast(({ action }) => action === 'claimed');
   const at = claimed === undefined ? '' : ` at ${new Date(claimed.at).toLocaleTimeString(undefined, { timeStyle: 'short' })}`;
   return `${now.assignee} claimed this${at}. Your text is kept here.`;
 }
@@ -262,6 +262,7 @@ function Attachments({ task, onChange }: { readonly task: Task; readonly onChang
     }
     setPending(false);
   };
+  if (task.attachable === null && task.attachments.length === 0) return null;
   return (
     <Section title="Attachments" count={task.attachments.length}>
       <ul className="plain">
@@ -277,10 +278,18 @@ function Attachments({ task, onChange }: { readonly task: Task; readonly onChang
         ))}
       </ul>
       {problem !== undefined && <Banner kind="problem">{problem}</Banner>}
-      {task.may.comment === true && (
+      {task.attachable !== null && task.may.comment === true && (
         <div className="field">
-          <label htmlFor="attach">Add a file</label>
-          <input id="attach" type="file" disabled={pending} onChange={(event) => void add(event.target.files?.[0])} />
+          <label htmlFor="attach">
+            Add a file <span className="soft">(at most {sizes.format(task.attachable.maxBytes)}B)</span>
+          </label>
+          <input
+            id="attach"
+            type="file"
+            accept={task.attachable.types.join(',')}
+            disabled={pending}
+            onChange={(event) => void add(event.target.files?.[0])}
+          />
         </div>
       )}
     </Section>
@@ -294,11 +303,9 @@ function History({ task }: { readonly task: Task }) {
         {task.history.map(({ at, by, forWhom, action, detail }, index) => (
           <li key={index}>
             <When at={at} /> <strong>{spoken(action)}</strong>
-            {by !== null && <> by {by}</>}
-            {forWhom != null && <> for {forWhom}</>}
-            {detail != null && detail !== '' && (
-              <span className="soft"> {typeof detail === 'string' ? detail : JSON.stringify(detail)}</span>
-            )}
+            {' by '}
+            {by}
+            {forWhom !== null && <> for {forWhom}</>} <span className="soft">{saying(detail)}</span>
           </li>
         ))}
       </ol>
@@ -310,6 +317,13 @@ function History({ task }: { readonly task: Task }) {
     </Section>
   );
 }
+
+/** `outcome: approve, comment: well done`. */
+const saying = (detail: Readonly<Record<string, unknown>>): string =>
+  Object.entries(detail)
+    .filter(([, value]) => value !== null && value !== undefined)
+    .map(([name, value]) => `${name}: ${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    .join(', ');
 
 function Section({ title, count, closed = false, children }: { title: string; count: number; closed?: boolean; children: ReactNode }) {
   return (

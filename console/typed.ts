@@ -24,10 +24,8 @@ export function useTyped(
   task: Task,
   { isMine, save: saveAtHub }: { readonly isMine: boolean; readonly save: (data: Json) => Promise<unknown> },
 ): Typed {
-  const place = `answerback.typed.${task.id}`;
-  const [data, setData] = useState<Json>(
-    () => kept(place) ?? task.draft ?? (task.form === null ? {} : (startOf(task.form, task.form) ?? {})),
-  );
+  const place = placeOf(task.id);
+  const [data, setData] = useState<Json>(() => kept(place) ?? task.draft ?? beginning(task));
   const [dirty, setDirty] = useState(() => kept(place) !== undefined);
   const [saved, setSaved] = useState<Typed['saved']>(task.draft === null ? 'none' : 'saved');
   const latest = useRef(data);
@@ -65,6 +63,20 @@ export function useTyped(
   }, [dirty, isMine, save]);
 
   return { data, set, dirty, saved, save: () => void save(), sent };
+}
+
+const placeOf = (id: string): string => `answerback.typed.${id}`;
+
+/** What a form begins with that is opened next: a decision that is taken back leaves what was filled in. */
+export const keepTyped = (id: string, data: Json): void => keep(placeOf(id), data);
+
+function beginning({ form }: Task): Json {
+  try {
+    return (form === null ? undefined : startOf(form, form)) ?? {};
+  } catch {
+    // A schema that cannot be read gets a box, which begins empty.
+    return {};
+  }
 }
 
 function kept(place: string): Json | undefined {

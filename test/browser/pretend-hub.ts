@@ -13,14 +13,18 @@ type Open<T> = { -readonly [K in keyof T]: T[K] };
 export type PretendTask = Open<Task>;
 
 const people: Readonly<Record<string, User>> = {
-  ana: { name: 'ana', displayName: 'Ana Weber', groups: ['credit-team'], roles: ['task-user', 'operator'] },
-  bo: { name: 'bo', displayName: 'Bo Klein', groups: ['credit-team'], roles: ['task-user'] },
+  ana: { name: 'ana', displayName: 'Ana Weber', groups: ['credit-team'], roles: ['task-user', 'operator'], standsInFor: [] },
+  bo: { name: 'bo', displayName: 'Bo Klein', groups: ['credit-team'], roles: ['task-user'], standsInFor: [] },
 };
 
 export const approveOrReject: readonly Outcome[] = [
   { id: 'approve', label: 'Approve', style: 'primary', needs: [] },
   { id: 'reject', label: 'Reject', style: 'danger', needs: ['comment'] },
 ];
+
+const past: Readonly<Record<string, string>> = { claim: 'claimed', decide: 'decided', return: 'returned' };
+const over = 'the task is over';
+const nothing: Task['may'] = { claim: over, return: over, decide: over, delegate: over, assign: over, comment: over };
 
 let made = 0;
 export function aTask(more: Partial<Task> = {}): PretendTask {
@@ -45,7 +49,7 @@ export function aTask(more: Partial<Task> = {}): PretendTask {
     hasDraft: false,
     hasForm: true,
     outcomes: approveOrReject,
-    votes: null,
+    votes: { needed: 1, of: 1, given: 0 },
     version: 1,
     form: {
       type: 'object',
@@ -57,11 +61,13 @@ export function aTask(more: Partial<Task> = {}): PretendTask {
     },
     ui: null,
     context: { customer: 'Ada Lovelace', amount: 24_000 },
+    contextSchema: null,
     draft: null,
     comments: [],
+    attachable: { maxBytes: 1_000_000, types: ['application/pdf'] },
     attachments: [],
     history: [],
-    may: {},
+    may: nothing,
     decision: null,
     undoUntil: null,
     ...more,
@@ -103,12 +109,13 @@ export async function pretendHub({ undoMs = 0 }: { readonly undoMs?: number } = 
     return {
       ...task,
       may: isOver(task)
-        ? {}
+        ? nothing
         : {
             claim: bar ?? (task.assignee === null ? true : 'somebody has it'),
             return: mine || 'it is not yours',
             decide: bar ?? (mine || 'claim it first'),
             delegate: mine || 'it is not yours',
+            assign: 'only operators may',
             comment: true,
           },
     };
@@ -118,7 +125,7 @@ export async function pretendHub({ undoMs = 0 }: { readonly undoMs?: number } = 
   };
   const changed = (task: PretendTask, by: string, action: string) => {
     task.version++;
-    task.history = [...task.history, { at: new Date().toISOString(), by, action, detail: null }];
+    task.history = [...task.history, { at: new Date().toISOString(), by, forWhom: null, action: past[action] ?? action, detail: {} }];
     tell(task);
   };
 
@@ -173,7 +180,10 @@ export async function pretendHub({ undoMs = 0 }: { readonly undoMs?: number } = 
         const task = tasks.get(id)!;
         const why = forbidden.get(`${id}/${who(request)!.name}`);
         if (why !== undefined) return { id, ok: false, problem: { status: 403, code: 'not-permitted', detail: why } };
-        Object.assign(task, { state: 'decided', decision: { outcome, by: who(request)!.name } });
+        Object.assign(task, {
+          state: 'decided',
+          decision: { outcome, data: {}, at: new Date().toISOString(), by: who(request)!.name, forWhom: [], comment: null },
+        });
         changed(task, who(request)!.name, 'decide');
         return { id, ok: true };
       }),
@@ -199,7 +209,14 @@ export async function pretendHub({ undoMs = 0 }: { readonly undoMs?: number } = 
       if (may['decide'] !== true) return refuse(reply, 403, 'not-permitted', may['decide']!);
       const errors = task.form === null ? [] : checkerOf(task.form)(body.data);
       if (errors.length > 0) return refuse(reply, 422, 'invalid', 'the data does not fit the form', { errors });
-      const decision = { outcome: body.outcome, data: body.data, by: user.name, at: new Date().toISOString(), comment: body.comment };
+      const decision = {
+        outcome: body.outcome,
+        data: body.data,
+        by: user.name,
+        at: new Date().toISOString(),
+        comment: body.comment ?? null,
+        forWhom: [],
+      };
       Object.assign(task, { state: 'decided', decision, undoUntil: undoMs > 0 ? Date.now() + undoMs : null });
     }
     changed(task, user.name, action);

@@ -3,6 +3,7 @@
  * operation (or, for a request that has no record, in the memory of the hub that alone waits for it). Nobody sees an outcome before
  * the journal has it.
  */
+import { callbackEnvelope, callbackStep } from './callback.js';
 import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Correlator, Wait } from './correlator.js';
@@ -11,9 +12,10 @@ import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
+import { workAddress, type Names } from './topology.js';
 import { PublishError, type Transport } from './transport.js';
 import { stateOf, type Outcome, type RequestRecord, type Settled, type Store } from './store.js';
-import { faultMessage } from './wire.js';
+import { encode, faultMessage } from './wire.js';
 import { version } from './version.js';
 
 export interface Settler {
@@ -36,6 +38,7 @@ export interface SettlerOptions {
   /** Absent: no step parks anything. */
   readonly dossiers: Dossiers | undefined;
   readonly transport: Transport;
+  readonly names: Names;
   /** Names of the flows that leave the journal out. */
   readonly leftOut: ReadonlySet<string>;
   readonly clock: Clock;
@@ -60,7 +63,7 @@ const endOf = {
 } as const satisfies Record<Outcome['kind'], string>;
 
 export function openSettler(options: SettlerOptions): Settler {
-  const { store, journal, correlator, control, dossiers, transport, leftOut, clock, emit, stopping } = options;
+  const { store, journal, correlator, control, dossiers, transport, names, leftOut, clock, emit, stopping } = options;
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
   /** Requests with record whose outcome the store is being told. */
@@ -161,7 +164,18 @@ export function openSettler(options: SettlerOptions): Settler {
     }
     correlator.deliver(requestId, outcome);
     if (outcome.kind === 'cancelled' || outcome.kind === 'timeout') await control.drop(requestId);
-    if (record.forward !== undefined && record.forwarded !== true) await forward(record, outcome);
+    if (record.forward === undefined || record.forwarded === true) return;
+    await (record.forward.callback === undefined ? forward(record, outcome) : callBack(record, outcome));
+  }
+
+  /** To the step that calls back, which keeps it until it is delivered. */
+  async function callBack(record: RequestRecord, outcome: Outcome): Promise<void> {
+    const envelope = callbackEnvelope(record, outcome);
+    failpoint('settle.before-forward');
+    await transport.publish(workAddress(names, callbackStep, envelope), encode(envelope));
+    failpoint('settle.after-forward');
+    await journal.note('forwarded', record.id, {}, { 'hub-callback': record.forward?.callback ?? '' });
+    await store.forwarded(record.id);
   }
 
   /** To the foreign requestor's own queue, under its own correlation id. */

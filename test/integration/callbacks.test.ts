@@ -1,9 +1,9 @@
 /** Requestors that are called back. The signature is checked by the reference implementation of Standard Webhooks. */
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Webhook } from 'standardwebhooks';
-import { outcomeProblem } from '../../adapters/http/index.js';
-import { http } from '../../adapters/http/index.js';
+import { http, outcomeProblem } from '../../adapters/http/index.js';
 import { anonymous, type KeyedPrincipal } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import { replay } from '../../cli/dead.js';
@@ -249,6 +249,27 @@ describe.each([
     const { id } = await hub.ask('odd', 1, { callback: 'crm', waitMs: 0 });
     await eventually(async () => expect(await hub.gateway.callback(id, principals[0]!)).toMatchObject({ state: 'delivered' }));
     expect(await hub.gateway.callback(id, principals[1]!)).toBeUndefined();
+  });
+});
+
+describe('a callback to a program in Python that knows nothing of the hub', () => {
+  it('is taken as genuine, once, and nothing else is', async () => {
+    const receiver = spawn('/usr/bin/python3', ['docs/foreign/receive.py'], {
+      env: { CALLBACK_SECRET: secret, PORT: '0' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let out = '';
+    receiver.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));
+    const url = await eventually(() => /^http\S+/.exec(out)![0]);
+    const callbacks = targetsOf([target('crm', { url: `${url}/` }), target('wrong', { url: `${url}/`, keys: () => [keyOf(oldSecret)] })]);
+    const hub = await memoryHub({ flows, steps: [...steps, webhook({ targets: callbacks, problemOf: outcomeProblem })], callbacks });
+    const [genuine, wrong] = [await hub.ask('refuse', 1, { callback: 'crm' }), await hub.ask('refuse', 1, { callback: 'wrong' })];
+    const stateOf = async (id: string) => await hub.gateway.callback(id, anonymous);
+    await eventually(async () => expect(await stateOf(genuine.id)).toMatchObject({ state: 'delivered' }));
+    await eventually(async () => expect(await stateOf(wrong.id)).toMatchObject({ state: 'waiting', attempts: [{ status: 401 }] }));
+    expect(out.split('\n').slice(1)).toEqual([expect.stringMatching(`^${genuine.id} faulted .*"code":"rejected"`), '']);
+    receiver.kill();
+    await hub.close();
   });
 });
 

@@ -3,20 +3,19 @@
  * operation (or, for a request that has no record, in the memory of the hub that alone waits for it). Nobody sees an outcome before
  * the journal has it.
  */
-import { callbackEnvelope, callbackStep } from './callback.js';
 import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Correlator, Wait } from './correlator.js';
 import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
+import { openForward } from './forward.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
-import { workAddress, type Names } from './topology.js';
-import { PublishError, type Transport } from './transport.js';
-import { stateOf, type Outcome, type RequestRecord, type Settled, type Store } from './store.js';
-import { encode, faultMessage } from './wire.js';
-import { version } from './version.js';
+import type { Outcome, Settled, Store } from './store.js';
+import type { Names } from './topology.js';
+import type { Transport } from './transport.js';
+import { faultMessage } from './wire.js';
 
 export interface Settler {
   /**
@@ -63,7 +62,8 @@ const endOf = {
 } as const satisfies Record<Outcome['kind'], string>;
 
 export function openSettler(options: SettlerOptions): Settler {
-  const { store, journal, correlator, control, dossiers, transport, names, leftOut, clock, emit, stopping } = options;
+  const { store, journal, correlator, control, dossiers, leftOut, clock, emit, stopping } = options;
+  const forward = openForward(options);
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
   /** Requests with record whose outcome the store is being told. */
@@ -164,49 +164,7 @@ export function openSettler(options: SettlerOptions): Settler {
     }
     correlator.deliver(requestId, outcome);
     if (outcome.kind === 'cancelled' || outcome.kind === 'timeout') await control.drop(requestId);
-    if (record.forward === undefined || record.forwarded === true) return;
-    await (record.forward.callback === undefined ? forward(record, outcome) : callBack(record, outcome));
-  }
-
-  /** To the step that calls back, which keeps it until it is delivered. */
-  async function callBack(record: RequestRecord, outcome: Outcome): Promise<void> {
-    const envelope = callbackEnvelope(record, outcome);
-    failpoint('settle.before-forward');
-    await transport.publish(workAddress(names, callbackStep, envelope), encode(envelope));
-    failpoint('settle.after-forward');
-    await journal.note('forwarded', record.id, {}, { 'hub-callback': record.forward?.callback ?? '' });
-    await store.forwarded(record.id);
-  }
-
-  /** To the foreign requestor's own queue, under its own correlation id. */
-  async function forward({ id, flow, forward: address }: RequestRecord, outcome: Outcome): Promise<void> {
-    if (address === undefined) return;
-    const direct = address.queue.startsWith('amq.rabbitmq.reply-to');
-    const message = {
-      body: outcome.body,
-      contentType: outcome.contentType,
-      messageId: id,
-      correlationId: address.correlationId ?? id,
-      type: outcome.kind === 'reply' ? 'reply' : 'fault',
-      appId: `answerback/${version}`,
-      timestamp: Math.floor(outcome.at / 1_000),
-      headers: { 'hub-request-id': id, 'hub-state': stateOf[outcome.kind] },
-      ...(outcome.contentEncoding === undefined ? {} : { contentEncoding: outcome.contentEncoding }),
-    };
-    let how: 'forwarded' | 'undeliverable' = 'forwarded';
-    try {
-      failpoint('settle.before-forward');
-      // A mandatory message to direct reply-to is returned even when it arrives (RabbitMQ 3.10, 4.0).
-      await transport.publish({ exchange: '', routingKey: address.queue }, message, { mandatory: !direct });
-    } catch (error) {
-      if (!(error instanceof PublishError) || error.failure !== 'unroutable') throw error;
-      emit('request.undeliverable', { requestId: id, queue: address.queue });
-      how = 'undeliverable';
-    }
-    failpoint('settle.after-forward');
-    // So that a rebuild does not send it again.
-    if (!leftOut.has(flow)) await journal.note(how, id);
-    await store.forwarded(id);
+    await forward(record, outcome);
   }
 
   return {

@@ -21,7 +21,8 @@ export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' 
 
 export function statusDocument(status: Status): StatusDocument {
   const self = `/requests/${status.id}`;
-  const { id, flow, state, key, step, attempt, waitingOn, questions, progress, callback, deadline, acceptedAt, updatedAt, endedAt } = status;
+  const { id, flow, state, key, step, attempt, waitingOn, questions, progress, callback, deadline, acceptedAt, updatedAt, endedAt } =
+    status;
   return {
     id,
     flow,

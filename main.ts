@@ -3,6 +3,7 @@
  * reverse one: adapters first, holds into 202, consumers, connections.
  */
 import { hostname } from 'node:os';
+import { outcomeProblem } from './adapters/http/index.js';
 import { adapters } from './adapters/index.js';
 import { access } from './broker/access.js';
 import type { Adapter, Callee, Open } from './broker/adapter.js';
@@ -26,8 +27,9 @@ import { amqpTransport } from './broker/transport-amqp.js';
 import { memoryBroker } from './broker/transport-memory.js';
 import type { Topology, Transport } from './broker/transport.js';
 import { version } from './broker/version.js';
-import { checkCallSettings, ConfigError, loadProject, type Project } from './config/project.js';
+import { checkCallSettings, ConfigError, loadProject, secretOf, type Project } from './config/project.js';
 import { loadSteps } from './workers/index.js';
+import { keyOf, targetsOf, webhook, type Target, type Targets } from './workers/webhook/index.js';
 
 export { adapters };
 
@@ -41,15 +43,50 @@ export interface StartOptions {
 export interface LoadedProject {
   readonly project: Project;
   readonly steps: readonly Step[];
+  /** Where requestors may be called back; absent: nowhere. */
+  readonly targets?: Targets;
 }
 
 /** Reads and checks everything of a project. Rejects with a ConfigError that lists all that is wrong, with file and line. */
 export async function load({ folder, env = process.env, overrides }: StartOptions): Promise<LoadedProject> {
   const project = loadProject(folder, { env, adapters, ...(overrides === undefined ? {} : { overrides }) });
-  const steps = [...(await loadSteps(project.folder)), ...(await configuredSteps(project))];
+  const targets = project.callbacks.length === 0 ? undefined : targetsOf(targetsIn(project, env));
+  const steps = [
+    ...(await loadSteps(project.folder)),
+    ...(await configuredSteps(project)),
+    ...(targets === undefined ? [] : [webhook({ targets, problemOf: outcomeProblem })]),
+  ];
   const flaws = checkFlows(project.flows, new Map(steps.map((step) => [step.name, step])));
   if (flaws.length > 0) throw new ConfigError(flaws.map(({ path, message }) => `${project.locate(path)}: ${message}`));
-  return { project, steps };
+  return { project, steps, ...(targets === undefined ? {} : { targets }) };
+}
+
+/** The callbacks of a project, with secrets that are read when they are needed: a file may change meanwhile, and only who posts must have them. */
+const targetsIn = ({ callbacks, folder }: Project, env: NodeJS.ProcessEnv): readonly Target[] =>
+  callbacks.map(({ secrets, headers, ...target }) => ({
+    ...target,
+    keys: () => secrets.map((source) => keyOf(secretOf(source, folder, env))),
+    headers: () =>
+      Object.fromEntries(
+        Object.entries(headers).map(([name, value]) => [name, typeof value === 'string' ? value : secretOf(value, folder, env)]),
+      ),
+  }));
+
+/** Whoever posts callbacks must be able to sign. */
+function checkSecrets({ callbacks, folder, locate }: Project, env: NodeJS.ProcessEnv): void {
+  const flaws = callbacks.flatMap(({ name, secrets, headers }) => {
+    const sources = [...secrets, ...Object.values(headers).filter((value) => typeof value !== 'string')];
+    return sources.flatMap((source, index) => {
+      try {
+        const secret = secretOf(source, folder, env);
+        if (index < secrets.length) keyOf(secret);
+        return [];
+      } catch (error) {
+        return [`${locate(['callbacks', name, 'secrets'])}: callback ${name}: secret ${index + 1} ${messageOf(error)}`];
+      }
+    });
+  });
+  if (flaws.length > 0) throw new ConfigError(flaws);
 }
 
 /** The steps that `hub.yaml` defines: foreign ones, and calls of legacy systems through an adapter. */
@@ -166,8 +203,9 @@ export async function start(
   options: StartOptions & { readonly role: Role; readonly memory?: boolean; readonly only?: readonly string[] },
 ): Promise<Running> {
   const loaded = await load(options);
-  const { project, steps } = loaded;
+  const { project, steps, targets } = loaded;
   const { settings } = project;
+  if (options.role !== 'hub') checkSecrets(project, options.env ?? process.env);
   const metrics = openMetrics();
   const log = openLog(settings.log.level, { hub: settings.name, role: options.role, pid: process.pid });
   const emit: Emit = (event, fields) => {
@@ -204,6 +242,7 @@ export async function start(
         name: settings.name,
         access: access(project.principals),
         users: project.users,
+        ...(targets === undefined ? {} : { callbacks: targets }),
         maxInFlight: settings.limits.inFlight,
         maxDelayMs: settings.limits.delay,
       });

@@ -11,14 +11,14 @@ import type { Clock } from './clock.js';
 import type { Emit } from './emit.js';
 import { deriveId, ringFor, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
-import { messageOf } from './fault.js';
+import { Fault, messageOf } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Verdict } from './step.js';
 import type { Dossier, Store } from './store.js';
 import { taskKind, withdrawn as withdrawnTask } from './tasks/parked.js';
 import { deadAddress, workAddress, type Names } from './topology.js';
 import type { Delivery, Message, Transport } from './transport.js';
-import { decode, encode, isUndecodable } from './wire.js';
+import { decode, encode, errorHeaders, isUndecodable } from './wire.js';
 
 /** What becomes of a dossier. */
 export interface Next {
@@ -48,6 +48,8 @@ export interface Dossiers {
   change<T>(kind: string, id: string, decide: (current: Dossier, now: number) => Decided<T>): Promise<T | undefined>;
   /** Its work is done: for `onwardsFrom`, or with other data. */
   close(dossier: Pick<Dossier, 'kind' | 'id'>, data?: (data: never) => unknown): Promise<void>;
+  /** What was parked becomes a dead letter, for a person, with this reason. */
+  bury(dossier: Dossier, why: Fault): Promise<void>;
   /** Closes what is open of this request or group, since (`why`) nobody wants its work any more. */
   withdraw(requestOrGroup: string, why: string): Promise<void>;
   /** One round of looking after them: rings, tells, closes what is over. */
@@ -119,7 +121,9 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
   }
 
   async function tell(dossier: Dossier): Promise<void> {
-    await journal.note('dossier', dossier.requestId, { body: Buffer.from(textOf(dossier)) }, { 'hub-dossier': nameOf(dossier) });
+    const of = dossier.message.headers?.['hub-callback-of'];
+    const about = { 'hub-dossier': nameOf(dossier), ...(of === undefined ? {} : { 'hub-callback-of': of }) };
+    await journal.note('dossier', dossier.requestId, { body: Buffer.from(textOf(dossier)) }, about);
     const { deadline = Infinity } = envelopeOf(dossier) ?? {};
     await store.told(dossier, Math.min(carryAfterMs, Math.max(0, deadline - clock.now()) + 1_000));
   }
@@ -170,7 +174,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     if (!dossier.isOpen || !(await isOver(dossier))) return tell(dossier);
     const { replyTo, messageId } = dossier.message;
     // For a one-way message nobody waits: it must not vanish.
-    if (replyTo === undefined) await bury(dossier);
+    if (replyTo === undefined) await bury(dossier, new Fault('timeout', 'not done before its deadline'));
     emit('dossier.over', { kind: dossier.kind, id: dossier.id, messageId });
     await withdrawOne(dossier, 'its request is over');
   }
@@ -183,10 +187,10 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     return record === undefined ? isLate : record.outcome !== undefined;
   }
 
-  const bury = ({ step, message }: Dossier): Promise<void> =>
+  const bury: Dossiers['bury'] = ({ step, message }, why) =>
     transport.publish(deadAddress(names, step, { journal: true }), {
       ...message,
-      headers: { ...message.headers, 'hub-error-code': 'timeout', 'hub-error': 'not done before its deadline', 'hub-error-step': step },
+      headers: { ...message.headers, ...errorHeaders(why, step, clock.now()), 'hub-origin-queue': names.workQueue(step) },
     });
 
   /** The envelope that was parked. */
@@ -222,6 +226,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     park,
     change,
     close,
+    bury,
     withdraw,
     lookAfter,
     get: (kind, id) => store.dossier(kind, id),

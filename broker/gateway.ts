@@ -3,6 +3,7 @@
  * the outcome, or "accepted, answer later". What those look like on the adapter's protocol is the adapter's business.
  */
 import { theRequestor, type Question } from './ask.js';
+import { callbackStatus, type Callbacks, type CallbackStatus } from './callback.js';
 import { pause, type Clock } from './clock.js';
 import type { Principal } from './access.js';
 import type { Admission, Refusal } from './admission.js';
@@ -42,6 +43,8 @@ export interface Ask {
   readonly key?: string;
   /** The outcome is sent there as well, whenever it comes (foreign AMQP requestors). */
   readonly forward?: ForwardAddress;
+  /** The requestor is called back there with the outcome, whenever it comes: a registered name or an address, as hub.yaml allows. Not with `forward`. */
+  readonly callback?: string;
   /** Ask for this id (adapters that can derive it from the foreign message, so that a redelivery is the same request). */
   readonly requestId?: string;
   /** The adapter knows that it asked this before and may have died before the broker had it: publish again if that is not known. */
@@ -75,6 +78,8 @@ export interface Status {
   /** What the requestor is asked, oldest first. */
   readonly questions?: readonly Question[];
   readonly progress?: Progress;
+  /** Where its requestor is called back. */
+  readonly callback?: string;
   readonly acceptedAt: number;
   readonly updatedAt: number;
   readonly deadline: number;
@@ -131,6 +136,8 @@ export interface Gateway {
    * `status`. Throws a Fault `invalid` when it does not fit the question.
    */
   answer(id: string, principal: Principal, answer: unknown, questionId?: string): Promise<'answered' | 'none' | undefined>;
+  /** How far calling back is; undefined when the request has no callback, and as with `status`. */
+  callback(id: string, principal: Principal): Promise<CallbackStatus | undefined>;
   /** `cancelled`; `ended` when it has an outcome already; undefined as with `status`. */
   cancel(id: string, principal: Principal): Promise<'cancelled' | 'ended' | undefined>;
   /** Publishes an event; resolves once the broker has confirmed it. Listeners or not. */
@@ -162,6 +169,7 @@ export interface GatewayOptions {
   readonly questions: Questions;
   readonly admission: Admission;
   readonly line: Line;
+  readonly callbacks: Callbacks | undefined;
   readonly clock: Clock;
   /** Makes the ids of requests and events. */
   readonly newId: () => string;
@@ -271,6 +279,7 @@ export function openGateway(options: GatewayOptions): Gateway {
       if ((await owned(id, principal)) === undefined) return undefined;
       return reachable(options.questions.answer(id, answer, questionId));
     },
+    callback: (id, principal) => reachable(callbackStatus(store, id, principal)),
     async cancel(id, principal) {
       const record = await owned(id, principal);
       if (record === undefined) return undefined;

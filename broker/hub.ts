@@ -6,6 +6,7 @@
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
 import { openAdmission } from './admission.js';
+import type { Callbacks } from './callback.js';
 import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
 import { openDossiers } from './dossiers.js';
@@ -69,6 +70,8 @@ export interface HubOptions extends Common {
   readonly access: Access;
   /** Who answers tasks. */
   readonly users?: readonly User[];
+  /** Absent: nobody is called back. */
+  readonly callbacks?: Callbacks;
   readonly maxInFlight?: number;
   /** How long requests may wait on this hub before some of the new ones are refused (ms). */
   readonly maxDelayMs?: number;
@@ -119,6 +122,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     control,
     dossiers: parking,
     transport,
+    names,
     leftOut,
     clock,
     emit,
@@ -140,6 +144,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     questions: openQuestions({ store, dossiers }),
     admission,
     line,
+    callbacks: options.callbacks,
     clock,
     newId,
     names,

@@ -69,7 +69,8 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
       const began = timeOfId(requestId);
       // The broker's offset by time is that of a chunk, and its clock may differ: begin a little before.
       await replay(began === undefined ? 'first' : began - 5_000, (delivery) => {
-        if (delivery.correlationId === requestId || delivery.headers['hub-request-id'] === requestId) found.push(delivery);
+        const { 'hub-request-id': carried, 'hub-callback-of': calledBack } = delivery.headers;
+        if ([delivery.correlationId, carried, calledBack].includes(requestId)) found.push(delivery);
       });
       return found;
     },

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { mayUse } from './access.js';
+import { callbackAddress, callbackStep } from './callback.js';
 import { endsBy, pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
@@ -14,7 +15,7 @@ import { didYouMean, isJournalled, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
-import { StoreError, type Claim, type NewRecord, type Outcome, type RequestRecord } from './store.js';
+import { StoreError, type Claim, type ForwardAddress, type NewRecord, type Outcome, type RequestRecord } from './store.js';
 import { workAddress } from './topology.js';
 import { PublishError } from './transport.js';
 import { openWaiting, reachable, unwritten } from './waiting.js';
@@ -38,8 +39,9 @@ export function openRequests(options: GatewayOptions): Requests {
   /** Flows whose requests may wait for longer than anybody holds the line. */
   const parking = new Set(flows.filter((flow) => flow.steps.some((name) => options.steps.get(name)?.parks)).map(({ name }) => name));
 
-  async function request(ask: Ask): Promise<Answer> {
-    const flow = checked(ask);
+  async function request(asked: Ask): Promise<Answer> {
+    const flow = checked(asked);
+    const ask = asked.callback === undefined ? asked : { ...asked, forward: calledBackAt(asked.callback, asked, flow) };
     const waitMs = Math.max(0, Math.min(ask.waitMs ?? flow.waitMs, flow.maxWaitMs));
     if (!flow.durable && (waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined))
       throw new Fault('invalid', `flow ${flow.name} is volatile: it is answered at once on the line, or not at all`, {
@@ -337,6 +339,12 @@ export function openRequests(options: GatewayOptions): Requests {
     if (!mayUse(ask.principal, 'flows', flow.name)) throw new Fault('forbidden', `${ask.principal.name} may not use flow ${flow.name}`);
     validate(flow, ask);
     return flow;
+  }
+
+  function calledBackAt(callback: string, { principal, forward }: Ask, flow: Flow): ForwardAddress {
+    if (forward !== undefined)
+      throw new Fault('invalid', 'an answer goes to a queue or to a callback, not to both', { reason: 'callback' });
+    return callbackAddress(options.callbacks, names.workQueue(callbackStep), callback, principal, flow);
   }
 
   function envelopeOf(

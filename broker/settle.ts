@@ -9,12 +9,13 @@ import type { Correlator, Wait } from './correlator.js';
 import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
+import { openForward } from './forward.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
-import { PublishError, type Transport } from './transport.js';
-import { stateOf, type Outcome, type RequestRecord, type Settled, type Store } from './store.js';
+import type { Outcome, Settled, Store } from './store.js';
+import type { Names } from './topology.js';
+import type { Transport } from './transport.js';
 import { faultMessage } from './wire.js';
-import { version } from './version.js';
 
 export interface Settler {
   /**
@@ -36,6 +37,7 @@ export interface SettlerOptions {
   /** Absent: no step parks anything. */
   readonly dossiers: Dossiers | undefined;
   readonly transport: Transport;
+  readonly names: Names;
   /** Names of the flows that leave the journal out. */
   readonly leftOut: ReadonlySet<string>;
   readonly clock: Clock;
@@ -60,7 +62,8 @@ const endOf = {
 } as const satisfies Record<Outcome['kind'], string>;
 
 export function openSettler(options: SettlerOptions): Settler {
-  const { store, journal, correlator, control, dossiers, transport, leftOut, clock, emit, stopping } = options;
+  const { store, journal, correlator, control, dossiers, leftOut, clock, emit, stopping } = options;
+  const forward = openForward(options);
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
   /** Requests with record whose outcome the store is being told. */
@@ -161,38 +164,7 @@ export function openSettler(options: SettlerOptions): Settler {
     }
     correlator.deliver(requestId, outcome);
     if (outcome.kind === 'cancelled' || outcome.kind === 'timeout') await control.drop(requestId);
-    if (record.forward !== undefined && record.forwarded !== true) await forward(record, outcome);
-  }
-
-  /** To the foreign requestor's own queue, under its own correlation id. */
-  async function forward({ id, flow, forward: address }: RequestRecord, outcome: Outcome): Promise<void> {
-    if (address === undefined) return;
-    const direct = address.queue.startsWith('amq.rabbitmq.reply-to');
-    const message = {
-      body: outcome.body,
-      contentType: outcome.contentType,
-      messageId: id,
-      correlationId: address.correlationId ?? id,
-      type: outcome.kind === 'reply' ? 'reply' : 'fault',
-      appId: `answerback/${version}`,
-      timestamp: Math.floor(outcome.at / 1_000),
-      headers: { 'hub-request-id': id, 'hub-state': stateOf[outcome.kind] },
-      ...(outcome.contentEncoding === undefined ? {} : { contentEncoding: outcome.contentEncoding }),
-    };
-    let how: 'forwarded' | 'undeliverable' = 'forwarded';
-    try {
-      failpoint('settle.before-forward');
-      // A mandatory message to direct reply-to is returned even when it arrives (RabbitMQ 3.10, 4.0).
-      await transport.publish({ exchange: '', routingKey: address.queue }, message, { mandatory: !direct });
-    } catch (error) {
-      if (!(error instanceof PublishError) || error.failure !== 'unroutable') throw error;
-      emit('request.undeliverable', { requestId: id, queue: address.queue });
-      how = 'undeliverable';
-    }
-    failpoint('settle.after-forward');
-    // So that a rebuild does not send it again.
-    if (!leftOut.has(flow)) await journal.note(how, id);
-    await store.forwarded(id);
+    await forward(record, outcome);
   }
 
   return {

@@ -50,7 +50,7 @@ export interface WorkerOptions<Body> {
 /** A pause with its unit: `200ms`, `5s`, `1m`, `2h`, `3d`. */
 export type Pause = `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
 
-const kinds = ['worker', 'aggregator', 'foreign', 'job', 'task', 'timer'] as const;
+const kinds = ['worker', 'aggregator', 'foreign', 'job', 'task', 'timer', 'webhook'] as const;
 
 /** What every kind of step is to the runner. Kinds live in `workers/` and adapters; the runner knows only this. */
 export interface Step {

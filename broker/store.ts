@@ -43,10 +43,12 @@ export interface Outcome {
   readonly at: number;
 }
 
-/** A foreign requestor's return address, to which the hub forwards the outcome. */
+/** A foreign requestor's return address, to which the hub forwards the outcome; or the step that calls requestors back. */
 export interface ForwardAddress {
   readonly queue: string;
   readonly correlationId?: string;
+  /** Where the requestor is called back: a registered name or an address (`callback.ts`). */
+  readonly callback?: string;
 }
 
 export interface RequestRecord {

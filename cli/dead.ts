@@ -1,5 +1,5 @@
 /** Dead letters: what is in `hub.dead.*`, and how to send it on its way again once the reason is mended. */
-import { deriveId } from '../broker/envelope.js';
+import { deriveId, type Envelope } from '../broker/envelope.js';
 import type { Step } from '../broker/step.js';
 import { workAddress, type Names } from '../broker/topology.js';
 import type { Delivery, Transport } from '../broker/transport.js';
@@ -42,6 +42,12 @@ async function first(transport: Transport, queue: string): Promise<Delivery> {
   return delivery;
 }
 
+/** Why it died is told no more; what it is about goes along. */
+function withoutErrors(extra: Envelope['extra'] = {}): Envelope['extra'] {
+  const kept = Object.entries(extra).filter(([name]) => name.startsWith('hub-callback'));
+  return kept.length === 0 ? undefined : Object.fromEntries(kept);
+}
+
 /** An expired letter gets this long for its second life. */
 const secondLifeMs = 3_600_000;
 
@@ -61,10 +67,10 @@ export async function replay(transport: Transport, names: Names, step: string): 
     if (sent >= letters) throw new Error('not part of this replay');
     const envelope = decode(delivery);
     if (isUndecodable(envelope)) throw new Error(`cannot be sent again: ${envelope.undecodable}`);
-    const { extra: _errors, ...kept } = envelope;
     const now = Date.now();
     const again = {
-      ...kept,
+      ...envelope,
+      extra: withoutErrors(envelope.extra),
       id: deriveId(envelope.id, 'replay', now),
       attempt: 1,
       at: now,

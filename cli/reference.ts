@@ -1,6 +1,7 @@
 /** docs/reference.md, made from the code: settings, adapters, fault codes, names in RabbitMQ. */
 import type { Adapter, SettingsSchema } from '../broker/adapter.js';
 import { faultCodes } from '../broker/fault.js';
+import { callbackKeys } from '../config/callbacks.js';
 import { flowKeys } from '../config/flows.js';
 import { coreSettings } from '../config/schema.js';
 
@@ -78,6 +79,14 @@ export function reference(adapters: readonly Adapter<never>[]): string {
     row('Key', 'What it is'),
     row('---', '---'),
     ...Object.entries(flowKeys).map(([name, doc]) => row(`\`${name}\``, doc)),
+    '',
+    '## Callbacks',
+    '',
+    'Each under its name in `callbacks:` ([how they are received](callbacks.md)):',
+    '',
+    row('Key', 'What it is'),
+    row('---', '---'),
+    ...Object.entries(callbackKeys).map(([name, doc]) => row(`\`${name}\``, doc)),
     '',
     '## Adapters',
     '',

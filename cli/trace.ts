@@ -1,4 +1,7 @@
 /** Tells the story of one request from the journal: accepted, each step with attempt and duration, parts, outcome. */
+import { calledBack, callbackKind, type CallbackData } from '../broker/callback.js';
+import { dossierIn } from '../broker/dossiers.js';
+import type { Dossier } from '../broker/store.js';
 import type { Delivery } from '../broker/transport.js';
 import type { Names } from '../broker/topology.js';
 import { decode, isUndecodable } from '../broker/wire.js';
@@ -46,6 +49,7 @@ function lineOf(entry: Delivery, names: Names): TraceLine | undefined {
     };
   if (entry.exchange !== names.work) return undefined;
   if (envelope.from === entry.routingKey && envelope.attempt > 1) return { at, what: `${entry.routingKey}, attempt ${envelope.attempt}` };
+  if (calledBack(envelope) !== undefined) return undefined;
   if (envelope.step === 1)
     return { at, what: `accepted for ${envelope.flow} by ${envelope.principal ?? 'nobody known'}, ${size(entry)} → ${entry.routingKey}` };
   const [group] = envelope.groups;
@@ -57,20 +61,39 @@ function lineOf(entry: Delivery, names: Names): TraceLine | undefined {
   };
 }
 
-function noted(entry: Delivery, note: string): TraceLine {
+function noted(entry: Delivery, note: string): TraceLine | undefined {
   const at = Number(entry.headers['hub-note-at'] ?? 0);
+  const dossier = dossierIn(entry);
+  if (dossier?.kind === callbackKind) {
+    const what = callbackText(dossier);
+    return what === undefined ? undefined : { at, what };
+  }
   const texts: Readonly<Record<string, string>> = {
     recorded: 'the hold is over: 202, from here on there is a record',
     outcome: `the outcome is on record: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
     done: 'one-way: the slip is done',
     carried: 'still pending: its record is told to the journal again',
-    forwarded: "the answer is in the requestor's own queue",
+    forwarded:
+      entry.headers['hub-callback'] === undefined
+        ? "the answer is in the requestor's own queue"
+        : `the answer is on its way to callback ${String(entry.headers['hub-callback'])}`,
     refused: 'RabbitMQ refused it: it was never accepted',
     duplicate: `this very outcome came once more: ${String(entry.headers['hub-outcome'])}`,
     late: `too late to count${entry.headers['hub-late-from'] === undefined ? '' : `: ${String(entry.headers['hub-late-from'])}`}${entry.headers['hub-outcome'] === undefined ? '' : `: ${String(entry.headers['hub-outcome'])} (${String(entry.headers['hub-late-because'])})`}`,
     undeliverable: "the requestor's queue is gone: the answer is kept, not delivered",
   };
   return { at, what: texts[note] ?? note };
+}
+
+/** What came of an attempt; nothing of one that begins. */
+function callbackText({ data, wakeAt }: Dossier): string | undefined {
+  const { callback, state, attempts } = data as CallbackData;
+  const last = attempts.at(-1);
+  if (last === undefined || state === 'posting') return undefined;
+  const said = last.status === undefined ? (last.error ?? 'not known') : `answered ${last.status}`;
+  if (state === 'delivered') return `callback ${callback}: delivered, ${said}`;
+  if (state === 'failed') return `callback ${callback}: given up, ${said}`;
+  return `callback ${callback}: ${said}, again at ${new Date(wakeAt ?? 0).toISOString()}`;
 }
 
 const done = ({ from, took }: Envelope): string => (from === undefined ? '' : `${from} done in ${took ?? 0} ms `);

@@ -3,6 +3,7 @@
  * that is possible without knowing the workers. Everything that is wrong is told at once.
  */
 import { basename, resolve as absolute } from 'node:path';
+import { readCallbacks, type ConfiguredCallback } from './callbacks.js';
 import { formats, isMapping, maskUrls } from './formats.js';
 import { readFlows, type Flow } from './flows.js';
 import { readHubFile, type HubFile, type Path } from './hubfile.js';
@@ -16,6 +17,7 @@ import { readUsers, type User } from './users.js';
 export { ConfigError } from './problems.js';
 export { checkCallSettings, type SettingsSchemaLike } from './settings.js';
 export type { Flow, JsonSchema } from './flows.js';
+export { secretOf, type ConfiguredCallback, type SecretSource } from './callbacks.js';
 export type { KeyedPrincipal } from './principals.js';
 export type { Settings } from './schema.js';
 export type { ConfiguredStep } from './steps.js';
@@ -52,6 +54,7 @@ export interface Project {
   readonly adapters: ReadonlyMap<string, Readonly<Record<string, unknown>>>;
   readonly principals: readonly KeyedPrincipal[];
   readonly users: readonly User[];
+  readonly callbacks: readonly ConfiguredCallback[];
   /** Warnings: HUB_ variables that mean nothing, probably misspelt. */
   readonly unknownEnv: readonly string[];
   /** `hub.yaml:12:5` of the node at the path, or of the nearest one above it. */
@@ -70,7 +73,7 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
   const file = readHubFile(folder);
   const loading: Loading = { file, env: options.env ?? process.env, overrides: options.overrides ?? {} };
   const names = options.adapters.map(({ name }) => name);
-  file.knows([], ['name', 'settings', 'flows', 'steps', 'adapters', 'principals', 'users'], '');
+  file.knows([], ['name', 'settings', 'flows', 'steps', 'adapters', 'principals', 'users', 'callbacks'], '');
   const resolvedCore = readSettings(loading);
   const settings = nest(new Map(resolvedCore.map(({ name, value }) => [name, value])));
   checkDefaults(loading, settings.defaults);
@@ -83,6 +86,10 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
     flows.map(({ name }) => name),
   );
   const users = readUsers(file);
+  const callbacks = readCallbacks(
+    file,
+    principals.map(({ name }) => name),
+  );
   const title = readTitle(file, folder);
   checkOverrides(loading, options.adapters);
   file.settle();
@@ -96,6 +103,7 @@ export function loadProject(folder: string, options: ProjectOptions): Project {
     adapters: new Map([...resolvedAdapters].map(([name, settings]) => [name, recordOf(settings)])),
     principals,
     users,
+    callbacks,
     unknownEnv: unknownEnv(loading.env, options),
     locate: (path) => file.locate(path),
     effective: () => effective.map(({ name, shown, source }) => ({ name, value: shown, source })),

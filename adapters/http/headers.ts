@@ -80,6 +80,14 @@ function businessKey(text: string | undefined): string | undefined {
   return text;
 }
 
+/** `Hub-Callback`: a registered name or an address. */
+export function callback(headers: IncomingHttpHeaders): string | undefined {
+  const text = one(headers['hub-callback']);
+  if (text !== undefined && !/^[\x21-\x7e]{1,2000}$/.test(text))
+    throw new Fault('invalid', 'Hub-Callback must be the name of a callback or an https address');
+  return text;
+}
+
 function deadline(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   const ms = /^\d{1,9}(?:\.\d{1,6})?$/.test(text) ? Math.round(Number(text) * 1_000) : 0;

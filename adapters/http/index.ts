@@ -7,13 +7,14 @@ import { consoleHandlers, pageOfRequest } from './console.js';
 import { documentHandlers } from './documents.js';
 import { drainable } from './drain.js';
 import { openApi } from './openapi.js';
+import { outcomeProblem } from './problem.js';
 import { requestHandlers } from './requests.js';
 import { httpServer, type Limits, type Route } from './server.js';
 import type { EventStream } from './stream.js';
 import { inboxRoutes } from './tasks.js';
 import { topicHandlers } from './topics.js';
 
-export { asyncApi, openApi };
+export { asyncApi, openApi, outcomeProblem };
 
 /**
  * Connections that the system completes before we take them. With Node's 511 a burst of clients overflows it, and each that is
@@ -122,6 +123,7 @@ export const http = adapter<HttpSettings>({
       ['GET', '/requests/:id/reply', requests.reply, 'held'],
       ['GET', '/requests/:id/events', requests.events, 'stream'],
       ['POST', '/requests/:id/answers', requests.answer, 'held'],
+      ['GET', '/requests/:id/callback', requests.callback, 'quick'],
       ['DELETE', '/requests/:id', requests.cancel, 'held'],
       ['POST', '/messages/:flow', requests.send, 'new'],
       ['POST', '/events/:topic', topics.publish, 'new'],

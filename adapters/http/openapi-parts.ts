@@ -34,6 +34,12 @@ export const parameters = {
   ),
   HubDeadline: header('Hub-Deadline', 'How long the request may live, in seconds.', { type: 'number', exclusiveMinimum: 0 }, 60),
   HubKey: header('Hub-Key', 'Business key to find the request by.', { type: 'string', maxLength: 255 }, 'C-1042'),
+  HubCallback: header(
+    'Hub-Callback',
+    'The outcome is posted there, signed (Standard Webhooks), and again until it is taken: the name of a callback of hub.yaml, or an address that it allows. Without `Prefer` the request is answered 202.',
+    { type: 'string', maxLength: 2_000 },
+    'crm',
+  ),
   traceparent: header('traceparent', 'W3C trace context.', string, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'),
   LastEventId: header('Last-Event-ID', 'Resumes after this event.', string, '7'),
   HubQuestion: header(
@@ -98,6 +104,7 @@ export const sharedSchemas = {
           leftMs: { type: 'integer', description: 'How long it takes still at the pace so far.' },
         },
       },
+      callback: { type: 'string', description: 'Where its requestor is called back.' },
       deadline: time,
       acceptedAt: time,
       updatedAt: time,
@@ -105,8 +112,30 @@ export const sharedSchemas = {
       links: {
         type: 'object',
         required: ['self', 'reply', 'events', 'cancel'],
-        properties: { self: string, reply: string, events: string, cancel: string, answers: string },
+        properties: { self: string, reply: string, events: string, cancel: string, answers: string, callback: string },
       },
+    },
+  },
+  Callback: {
+    type: 'object',
+    required: ['requestId', 'callback', 'webhookId', 'state', 'attempts'],
+    properties: {
+      requestId: string,
+      callback: { type: 'string', description: 'The name or address.' },
+      webhookId: { type: 'string', description: 'The `webhook-id` of each attempt.' },
+      state: {
+        enum: ['pending', 'waiting', 'posting', 'delivered', 'failed'],
+        description: '`pending`: no outcome yet. `failed`: for good; the answer can still be collected.',
+      },
+      attempts: {
+        type: 'array',
+        items: {
+          type: 'object',
+          required: ['at'],
+          properties: { at: time, tookMs: { type: 'integer' }, status: { type: 'integer' }, error: string },
+        },
+      },
+      nextAt: time,
     },
   },
   Problem: {

@@ -88,6 +88,15 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
         },
       }),
     },
+    '/requests/{id}/callback': {
+      parameters: id,
+      get: operation('callback', 'requests', 'How far calling back is, attempt by attempt', {
+        responses: {
+          '200': { description: 'State and attempts.', headers: sent('Hub-Request-Id'), content: json(ref('schemas', 'Callback')) },
+          ...problems(401, 404, 410, 503),
+        },
+      }),
+    },
     '/messages/{flow}': {
       parameters: [flow],
       post: operation('send', 'messages', 'Send a one-way message', {

@@ -4,11 +4,11 @@ import { timeOfId } from '../../broker/envelope.js';
 import { Fault, messageOf } from '../../broker/fault.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
 import type { Outcome } from '../../broker/store.js';
-import { headerValue, matches, readHeaders, unformed } from './headers.js';
+import { callback, headerValue, matches, readHeaders, unformed } from './headers.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler } from './server.js';
-import { etagOf, iso, retryAfterSeconds, statusDocument } from './status.js';
+import { callbackDocument, etagOf, iso, retryAfterSeconds, statusDocument } from './status.js';
 import { eventStream, type EventStream } from './stream.js';
 
 interface Needs {
@@ -26,6 +26,7 @@ export interface RequestHandlers {
   readonly status: Handler;
   readonly reply: Handler;
   readonly events: Handler;
+  readonly callback: Handler;
   readonly cancel: Handler;
   readonly answer: Handler;
 }
@@ -53,7 +54,9 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       const wished = readPrefer(request.headers['prefer']);
       // A volatile flow cannot answer later: a preference may be ignored (RFC 7240 §2).
       const prefer = durable || holdMs(wished, maxWaitMs) !== 0 ? wished : none;
-      const hold = holdMs(prefer, maxWaitMs);
+      const callBack = callback(request.headers);
+      // Who wants to be called back need not stay on the line.
+      const hold = holdMs(prefer, maxWaitMs) ?? (callBack === undefined ? undefined : 0);
       const visit = visitOf(request);
       visit.take();
       const answer = await gateway.request({
@@ -63,6 +66,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
         ...said,
         contentType: unformed(said.contentType, bodyOf(request)),
         ...(hold === undefined ? {} : { waitMs: hold }),
+        ...(callBack === undefined ? {} : { callback: callBack }),
         signal: visit,
       });
       if (answer.replayed) reply.header('idempotency-replayed', 'true');
@@ -149,6 +153,17 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       const hold = status === undefined ? 0 : (holdMs(prefer, flowNamed(status.flow)?.maxWaitMs ?? 0) ?? 0);
       const answer = await gateway.collect(id, principal, hold, visitOf(request).signal);
       return answer === undefined ? missing(reply, id) : sendAnswer(reply, answer, prefer, hold);
+    },
+
+    async callback(request, reply) {
+      const id = parameter(request, 'id');
+      const status = await gateway.callback(id, request.principal);
+      if (status === undefined)
+        return (await gateway.status(id, request.principal)) === undefined
+          ? missing(reply, id)
+          : sendProblem(reply, httpProblem('not-found', `request ${id} was sent without Hub-Callback`, { requestId: id }));
+      reply.header('hub-request-id', id).header('cache-control', 'no-store').header('content-type', 'application/json');
+      return reply.send(Buffer.from(JSON.stringify(callbackDocument(id, status))));
     },
 
     async cancel(request, reply) {

@@ -1,5 +1,6 @@
 /** The status document of a request, and when to look again. */
 import { createHash } from 'node:crypto';
+import type { CallbackStatus } from '../../broker/callback.js';
 import type { Status } from '../../broker/gateway.js';
 
 export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt' | 'questions'> {
@@ -14,12 +15,14 @@ export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' 
     readonly events: string;
     readonly cancel: string;
     readonly answers?: string;
+    readonly callback?: string;
   };
 }
 
 export function statusDocument(status: Status): StatusDocument {
   const self = `/requests/${status.id}`;
-  const { id, flow, state, key, step, attempt, waitingOn, questions, progress, deadline, acceptedAt, updatedAt, endedAt } = status;
+  const { id, flow, state, key, step, attempt, waitingOn, questions, progress, callback, deadline, acceptedAt, updatedAt, endedAt } =
+    status;
   return {
     id,
     flow,
@@ -30,6 +33,7 @@ export function statusDocument(status: Status): StatusDocument {
     ...(waitingOn === undefined ? {} : { waitingOn }),
     ...(questions === undefined ? {} : { questions: questions.map((one) => ({ ...one, askedAt: iso(one.askedAt) })) }),
     ...(progress === undefined ? {} : { progress }),
+    ...(callback === undefined ? {} : { callback }),
     deadline: iso(deadline),
     acceptedAt: iso(acceptedAt),
     updatedAt: iso(updatedAt),
@@ -40,7 +44,20 @@ export function statusDocument(status: Status): StatusDocument {
       events: `${self}/events`,
       cancel: self,
       ...(questions === undefined ? {} : { answers: `${self}/answers` }),
+      ...(callback === undefined ? {} : { callback: `${self}/callback` }),
     },
+  };
+}
+
+/** How far calling back is, attempt by attempt. */
+export function callbackDocument(requestId: string, { callback, webhookId, state, attempts, nextAt }: CallbackStatus): object {
+  return {
+    requestId,
+    callback,
+    webhookId,
+    state,
+    attempts: attempts.map(({ at, ...attempt }) => ({ at: iso(at), ...attempt })),
+    ...(nextAt === undefined ? {} : { nextAt: iso(nextAt) }),
   };
 }
 

@@ -11,8 +11,9 @@ const response = await fetch(`${hub}/events/tasks.*`, { headers: { accept: 'text
 if (!response.ok || response.body === null) throw new Error(`${hub} answers ${response.status}`);
 console.log(`Mails go to ${outbox}`);
 let text = '';
-for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
-  text += chunk;
+const decoder = new TextDecoder();
+for await (const chunk of response.body) {
+  text += decoder.decode(chunk, { stream: true });
   for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n')) {
     const data = /^data: (.*)$/m.exec(text.slice(0, end))?.[1];
     text = text.slice(end + 2);

@@ -18,11 +18,7 @@ import { judge, openHistory, readEffects, type Bounds, type Effect, type History
 import { openLegacy, openRequestors, type Requestors } from './systems.js';
 
 const command = resolve('dist/cli/answerback.js');
-const folderOfProject = resolve('test/fault/project');
-const {
-  project: { flows },
-  steps,
-} = await load({ folder: folderOfProject });
+export const folderOfProject = resolve('test/fault/project');
 
 export interface Process {
   readonly name: string;
@@ -90,6 +86,8 @@ export interface ScenarioOptions {
   readonly via?: string;
   /** How long clients come back for their answer before they give up. */
   readonly patienceMs?: number;
+  /** What they start. Default: `test/fault/project`. */
+  readonly project?: string;
   /** Written into the folder of a run that fails, so that it can be had again. */
   readonly about?: Readonly<Record<string, unknown>>;
 }
@@ -114,9 +112,14 @@ export async function openScenario({
   redis = redisUrl(),
   via = String(rabbitmq),
   patienceMs = 90_000,
+  project: projectFolder = folderOfProject,
   about = {},
 }: ScenarioOptions = {}): Promise<Scenario> {
   if (!existsSync(command)) throw new Error(`${command} is missing: npm run build`);
+  const {
+    project: { flows },
+    steps,
+  } = await load({ folder: projectFolder });
   const namespace = `f${randomBytes(4).toString('hex')}`;
   const folder = mkdtempSync(join(tmpdir(), 'hub-fault-'));
   const file = join(folder, 'effects.ndjson');
@@ -133,7 +136,7 @@ export async function openScenario({
   function begin(role: Role, name: string, env: NodeJS.ProcessEnv = {}): Process {
     if (role === 'hub') hubs.add(name);
     const log = join(folder, `${name}-${processes.length}.log`);
-    const started = startProcess([role, folderOfProject], {
+    const started = startProcess([role, projectFolder], {
       log,
       name,
       env: {

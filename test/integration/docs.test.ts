@@ -9,7 +9,7 @@ import { ownNamespace, rabbitmqUrl, redisUrl, removeQueues } from '../support/hu
 import { patternOf, readDocument, runInShell } from '../support/console.js';
 import { freePort } from '../support/ports.js';
 
-const documents = ['README.md', 'examples/loan-broker/README.md', 'docs/foreign-programs.md'].map((path) => ({
+const documents = ['README.md', 'examples/loan-broker/README.md', 'docs/foreign-programs.md', 'docs/callbacks.md'].map((path) => ({
   path,
   ...readDocument(path, 'examples/loan-broker'),
 }));

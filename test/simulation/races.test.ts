@@ -75,6 +75,7 @@ async function openSides(): Promise<{ readonly store: Store; readonly sides: rea
       control,
       dossiers: undefined,
       transport,
+      names,
       leftOut: new Set(),
       clock,
       emit: () => undefined,

@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { access as accessOf, anonymous, type KeyedPrincipal, type Principal } from '../../broker/access.js';
 import type { Adapter, AdapterContext, Open } from '../../broker/adapter.js';
+import type { Callbacks } from '../../broker/callback.js';
 import { systemClock, type Clock } from '../../broker/clock.js';
 import type { Emit, Fields } from '../../broker/emit.js';
 import type { Flow } from '../../broker/flow.js';
@@ -29,6 +30,7 @@ export interface TestHubOptions {
   readonly steps: readonly Step[];
   readonly principals?: readonly KeyedPrincipal[];
   readonly users?: readonly User[];
+  readonly callbacks?: Callbacks;
   readonly clock?: Clock;
   readonly name?: string;
   readonly maxInFlight?: number;
@@ -171,6 +173,7 @@ async function assemble(
     name: options.name ?? 'h1',
     access,
     ...(options.users === undefined ? {} : { users: options.users }),
+    ...(options.callbacks === undefined ? {} : { callbacks: options.callbacks }),
     ...(options.maxInFlight === undefined ? {} : { maxInFlight: options.maxInFlight }),
     ...(options.maxDelayMs === undefined ? {} : { maxDelayMs: options.maxDelayMs }),
   });

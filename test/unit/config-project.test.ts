@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { KeyedPrincipal as BrokerPrincipal } from '../../broker/access.js';
 import type { Adapter } from '../../broker/adapter.js';
 import type { Flow as BrokerFlow } from '../../broker/flow.js';
-import { ConfigError, loadProject, type Project, type ProjectOptions } from '../../config/project.js';
+import { ConfigError, loadProject, secretOf, type Project, type ProjectOptions } from '../../config/project.js';
 
 const root = mkdtempSync(join(tmpdir(), 'answerback-config-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -658,5 +658,58 @@ describe('whatever is in hub.yaml', () => {
   ])('%s does too', (_what, yaml) => {
     survive(yaml);
     expect(({} as Record<string, unknown>)['x']).toBeUndefined();
+  });
+});
+
+describe('callbacks', () => {
+  const flow = 'flows:\n  hello: [hello]\n';
+  const principals = `principals:\n  crm: { keys: ["a:${'0'.repeat(64)}"], flows: [hello] }\n`;
+
+  it('are addresses with names of secrets, never secrets', () => {
+    const { callbacks, folder } = load(
+      `${flow}${principals}callbacks:
+  crm: { url: "https://crm.example.com/answers?x=1", secrets: [{ env: CRM }, { file: old }], principals: [crm], headers: { X-Tenant: acme, authorization: { env: TOKEN } } }
+  partners: { prefix: "https://Hooks.example.com:443/acme/", secrets: [{ env: P }] }
+  intern: { url: "http://warehouse:8080/", secrets: [{ env: P }], networks: [10.20.0.0/16] }
+`,
+      { files: { old: ' from the file\n' } },
+    );
+    expect(callbacks).toEqual([
+      {
+        name: 'crm',
+        url: 'https://crm.example.com/answers?x=1',
+        secrets: [{ env: 'CRM' }, { file: 'old' }],
+        principals: ['crm'],
+        headers: { 'x-tenant': 'acme', authorization: { env: 'TOKEN' } },
+        networks: [],
+      },
+      { name: 'partners', prefix: 'https://hooks.example.com/acme/', secrets: [{ env: 'P' }], headers: {}, networks: [] },
+      { name: 'intern', url: 'http://warehouse:8080/', secrets: [{ env: 'P' }], headers: {}, networks: ['10.20.0.0/16'] },
+    ]);
+    expect(secretOf({ env: 'CRM' }, folder, { CRM: 'from the environment' })).toBe('from the environment');
+    expect(secretOf({ file: 'old' }, folder, {})).toBe('from the file');
+    expect(() => secretOf({ env: 'CRM' }, folder, {})).toThrow('the environment variable CRM is not set');
+    expect(() => secretOf({ file: 'gone' }, folder, {})).toThrow('the file gone cannot be read (ENOENT)');
+  });
+
+  it.each([
+    ['a: https://a.example/', 'must be a mapping'],
+    ['a: { secrets: [{ env: A }] }', 'either url or prefix'],
+    ['a: { url: "https://a/", prefix: "https://b/", secrets: [{ env: A }] }', 'either url or prefix'],
+    ['a: { url: "http://a/", secrets: [{ env: A }] }', 'must begin with https://'],
+    ['a: { url: "ftp://a/", secrets: [{ env: A }] }', 'must be a URL'],
+    ['a: { url: "https://u:geheim@a/", secrets: [{ env: A }] }', 'no user, no password'],
+    ['a: { prefix: "https://a.example/hooks", secrets: [{ env: A }] }', 'must end with /'],
+    ['a: { url: "https://a/" }', 'secrets must be a list'],
+    ['a: { url: "https://a/", secrets: [whsec_geheim] }', 'never the secret itself'],
+    ['a: { url: "https://a/", secrets: [{ env: A }], headers: { webhook-id: x } }', 'cannot be set'],
+    ['a: { url: "https://a/", secrets: [{ env: A }], networks: [10.0.0.0] }', 'is not a network'],
+    ['a: { url: "https://a/", secrets: [{ env: A }], principals: [cmr] }', 'there is no principal "cmr"; did you mean "crm"?'],
+    ['a: { url: "https://a/", secrets: [{ env: A }], secret: x }', 'unknown key "secret"'],
+  ])('%s is refused', (line, because) => {
+    const problems = problemsOf(`${flow}${principals}callbacks:\n  ${line}\n`);
+    expect(problems).toEqual([expect.stringContaining(because)]);
+    expect(problems[0]).toMatch(/^hub\.yaml:\d+:\d+: callback a: /);
+    expect(problems[0]).not.toContain('geheim');
   });
 });

@@ -198,6 +198,7 @@ async function racer(namespace: string, journalled: Map<string, Outcome[]>): Pro
     control,
     dossiers: undefined,
     transport,
+    names,
     leftOut: new Set(),
     clock: systemClock,
     emit: () => undefined,

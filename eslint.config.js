@@ -52,6 +52,7 @@ export default tseslint.config(
         clearInterval: 'readonly',
         setImmediate: 'readonly',
         fetch: 'readonly',
+        TextDecoder: 'readonly',
         AbortController: 'readonly',
         AbortSignal: 'readonly',
         performance: 'readonly',

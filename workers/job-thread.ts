@@ -7,7 +7,7 @@ import type { JobContext, JobStep } from './job.js';
 import { outcomeOf } from './job-rules.js';
 import { errorOf, reasonFor, type FromThread, type ThreadEnd, type ThreadTask, type ToThread } from './job-threads.js';
 
-export default async function perform({ file, name, message, attempt, state, endsAt, port }: ThreadTask): Promise<ThreadEnd> {
+export async function perform({ file, name, message, attempt, state, endsAt, port }: ThreadTask): Promise<ThreadEnd> {
   const controller = new AbortController();
   const { signal } = controller;
   const waiting = new Map<number, { resolve(): void; reject(error: Error): void }>();
@@ -54,7 +54,7 @@ export default async function perform({ file, name, message, attempt, state, end
     const envelope = decode({ ...message, body: Buffer.from(message.body) });
     if (isUndecodable(envelope)) throw new Error(envelope.undecodable);
     const step = (await load(file))[name] as JobStep;
-    const value = await step.handle(bodyOf(envelope), { ...envelope, attempt } as never, context as never);
+    const value = await step.handle(bodyOf(envelope), { ...envelope, attempt }, context as never);
     return { outcome: outcomeOf(await verdictOn(value, context.progress)) };
   } catch (error) {
     return { reason: reasonFor(error) };

@@ -4,9 +4,9 @@
  */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { MessageChannel } from 'node:worker_threads';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import type { Piscina } from 'piscina';
-import { Fault, isFault, messageOf, readFault, type FaultBody } from '../broker/fault.js';
+import { isFault, messageOf, readFault, type FaultBody } from '../broker/fault.js';
 import type { Progress } from '../broker/store.js';
 import type { Message } from '../broker/transport.js';
 import { encode } from '../broker/wire.js';
@@ -23,7 +23,7 @@ export interface ThreadTask {
   readonly state: unknown;
   /** When the request ends, by the clock of this machine. */
   readonly endsAt: number;
-  readonly port: import('node:worker_threads').MessagePort;
+  readonly port: MessagePort;
 }
 
 export type FromThread =
@@ -53,7 +53,7 @@ export function reasonFor(error: unknown): Reason {
   };
 }
 
-export const errorOf = (reason: Reason): Error | Fault =>
+export const errorOf = (reason: Reason): Error =>
   'fault' in reason ? readFault(Buffer.from(JSON.stringify(reason.fault))) : new Error(reason.error);
 
 export interface Threads {
@@ -120,6 +120,7 @@ async function openPool(maxThreads: number): Promise<Piscina<ThreadTask, ThreadE
   const isBuilt = existsSync(built);
   return new Piscina<ThreadTask, ThreadEnd>({
     filename: isBuilt ? built : built.replace(/\.js$/, '.ts'),
+    name: 'perform',
     minThreads: 0,
     maxThreads,
     idleTimeout: idleMs,

@@ -80,7 +80,7 @@ export interface JobStep extends Step {
 }
 
 export function job<Body, State = unknown>(options: JobOptions<Body, State>): JobStep {
-  return located(options as unknown as JobOptions<never, never>, undefined);
+  return located(options, undefined);
 }
 
 /** The step, with where a thread finds it. */

@@ -18,22 +18,15 @@ describe('jobs', () => {
 
   const ask = (count: number, more: object = {}) =>
     Array.from({ length: count }, (_, n) => scenario.clients.ask({ flow: 'job.gated', token: `job-${n}`, waitSeconds: 0, ...more }));
-  const starts = (pid: number) => scenario.effects().filter((one) => one.what === 'start' && one.pid === pid);
+  const starts = (pid: number) =>
+    scenario.effects().filter((one) => one.what === 'start' && one.step === 'compute.gated' && one.pid === pid);
   const ends = () => scenario.effects().filter(({ what }) => what === 'end');
-  /** Everybody waits for the gate, with two of three pieces done. */
-  const allAtTheGate = (count: number) =>
-    eventually(async () => {
-      const [found] = await Promise.all([scenario.transport.inspect(scenario.names.workQueue('compute.gated'))]);
-      expect(found?.ready).toBe(0);
-      expect(starts(worker.pid)).toHaveLength(count);
-    });
+  /** They wait for the gate, with two of three pieces done. */
+  const atTheGate = (count: number) => eventually(() => expect(scenario.begun('compute.gated.gate')).toBe(count));
 
   it('of a worker that dies are taken over by another one, from their checkpoints', async () => {
     const told = Promise.all(ask(8));
-    await allAtTheGate(8);
-    // Their second checkpoint is written before they come to the gate.
-    await eventually(() => expect(worker.log().match(/"event":"job.began"/g)).toHaveLength(8));
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    await atTheGate(8);
     const other = await scenario.worker('second');
     const killedAt = Date.now();
     await worker.kill();
@@ -50,7 +43,7 @@ describe('jobs', () => {
 
   it('of a worker that stood still for longer than its lock lasts are finished once, by the one who took over', async () => {
     const told = Promise.all(ask(4));
-    await allAtTheGate(4);
+    await atTheGate(4);
     worker.freeze();
     const other = await scenario.worker('second');
     await eventually(() => expect(starts(other.pid)).toHaveLength(4), { withinMs: 20_000 });
@@ -67,7 +60,7 @@ describe('jobs', () => {
 
   it('of a worker that stops are another one’s at once', async () => {
     const told = Promise.all(ask(4));
-    await allAtTheGate(4);
+    await atTheGate(4);
     const other = await scenario.worker('second');
     const stoppedAt = Date.now();
     expect(await worker.stop()).toMatchObject({ code: 0 });

@@ -138,14 +138,14 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
 
   it('that fails is tried again after a pause, from its checkpoint', async () => {
     const seen: [number, unknown][] = [];
-    await openFor((async (_body: unknown, { attempt }: { attempt: number }, { state, checkpoint }: JobContext<number>) => {
+    await openFor(async (_body: unknown, { attempt }: { attempt: number }, { state, checkpoint }: JobContext<number>) => {
       seen.push([attempt, state]);
       if (attempt < 3) {
         await checkpoint(attempt * 10);
         throw new Error('not yet');
       }
       return state;
-    }) as never);
+    });
     const id = await ask(1);
     expect(await textOf(id)).toBe('20');
     expect(seen).toEqual([
@@ -181,12 +181,12 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
   it('that takes longer than it may is told to end, and tried again', async () => {
     const reasons: string[] = [];
     await openFor(
-      ((_body: unknown, { attempt }: { attempt: number }, { signal }: JobContext) =>
+      (_body: unknown, { attempt }: { attempt: number }, { signal }: JobContext) =>
         attempt === 2
           ? 'in time'
           : new Promise((_, reject) =>
               signal.addEventListener('abort', () => (reasons.push(String(signal.reason)), reject(new Error('ended')))),
-            )) as never,
+            ),
       { timeout: '200ms' },
     );
     expect(await textOf(await ask(1))).toBe('in time');
@@ -196,10 +196,10 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
   it('is told of a cancel at any process, and what it came to is dropped', async () => {
     const { open: finish, opened } = gate();
     let aborted: unknown;
-    await openFor(((_body: unknown, _envelope: unknown, { signal }: JobContext) => {
-      signal.addEventListener('abort', () => (aborted = signal.reason));
+    await openFor((_body: unknown, _envelope: unknown, { signal }: JobContext) => {
+      signal.addEventListener('abort', () => void (aborted = signal.reason));
       return opened;
-    }) as never);
+    });
     const other = await hub.another({ idle: true });
     const id = await ask(1);
     await eventually(() => expect(happened('job.began')).toHaveLength(1));
@@ -216,8 +216,8 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
   it('is told of the end of its request’s time', async () => {
     let aborted: unknown;
     await openFor(
-      ((_body: unknown, _envelope: unknown, { signal }: JobContext) =>
-        new Promise((done) => signal.addEventListener('abort', () => done((aborted = signal.reason))))) as never,
+      (_body: unknown, _envelope: unknown, { signal }: JobContext) =>
+        new Promise((done) => signal.addEventListener('abort', () => done((aborted = signal.reason)))),
     );
     const { id } = await hub.ask('report', 1, { waitMs: 0, deadlineMs: 1_000 });
     await eventually(async () => expect(await status(id)).toMatchObject({ state: 'timed-out' }));
@@ -228,7 +228,7 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
   it('that was cancelled before it began does not begin', async () => {
     const { open: finish, opened } = gate();
     const ran: unknown[] = [];
-    await openFor((async (body: unknown) => void (ran.push(body), await opened)) as never, { concurrency: 1 });
+    await openFor(async (body: unknown) => void (ran.push(body), await opened), { concurrency: 1 });
     const first = await ask('first');
     await eventually(() => expect(ran).toEqual(['first']));
     const second = await ask('second');
@@ -243,7 +243,7 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
 
   it('tells whoever watches how far it is, within a second, at most 4 times a second, and how long it takes still', async () => {
     const { open: finish, opened } = gate();
-    await openFor((async (_body: unknown, _envelope: unknown, { progress }: JobContext) => {
+    await openFor(async (_body: unknown, _envelope: unknown, { progress }: JobContext) => {
       for (let done = 0; done <= 50; done++) {
         progress({ done, total: 100, message: `part ${done}` });
         await new Promise((resolve) => setTimeout(resolve, 20));
@@ -251,7 +251,7 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
       await opened;
       progress({ percent: 99 });
       return 'done';
-    }) as never);
+    });
     const id = await ask(1);
     const events: (RequestEvent & { seenAt: number })[] = [];
     const watching = new AbortController();
@@ -304,12 +304,12 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
   it('that another one has begun since cannot be finished, nor write a checkpoint', async () => {
     const { open: finish, opened } = gate();
     let refused: unknown;
-    await openFor((async (_body: unknown, _envelope: unknown, { checkpoint, signal }: JobContext) => {
+    await openFor(async (_body: unknown, _envelope: unknown, { checkpoint, signal }: JobContext) => {
       await opened;
       refused = await checkpoint(1).catch((error: unknown) => error);
       expect(signal.aborted).toBe(true);
       return 'a result of before';
-    }) as never);
+    });
     const id = await ask(1);
     await eventually(() => expect(happened('job.began')).toHaveLength(1));
     const dossier = await dossierOf(id);
@@ -325,11 +325,11 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
   it('outlives the store', async () => {
     const { open: finish, opened } = gate();
     let ran = 0;
-    await openFor((async () => {
+    await openFor(async () => {
       ran++;
       await opened;
       return 'after all';
-    }) as never);
+    });
     const id = await ask(1);
     await eventually(() => expect(ran).toBe(1));
     await hub.lose();

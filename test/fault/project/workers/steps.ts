@@ -60,6 +60,7 @@ const pieces = (name: string, of: number, gated: boolean) =>
       note('start', name, body.token, envelope, state);
       for (let done = state; done < of; done++) {
         progress({ done, total: of });
+        if (gated && done === of - 1) note('start', `${name}.gate`, body.token, envelope);
         while (gated && done === of - 1 && !existsSync(`${file}.open`) && !signal.aborted)
           await new Promise((resolve) => setTimeout(resolve, 20));
         signal.throwIfAborted();

@@ -43,6 +43,8 @@ export interface Ask {
   readonly key?: string;
   /** The outcome is sent there as well, whenever it comes (foreign AMQP requestors). */
   readonly forward?: ForwardAddress;
+  /** It takes the place of the principal's older requests to this flow that came with the same text here and have no outcome: they are cancelled. */
+  readonly supersedes?: string;
   /** The requestor is called back there with the outcome, whenever it comes: a registered name or an address, as hub.yaml allows. Not with `forward`. */
   readonly callback?: string;
   /** Ask for this id (adapters that can derive it from the foreign message, so that a redelivery is the same request). */

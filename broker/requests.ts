@@ -16,6 +16,7 @@ import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
 import { StoreError, type Claim, type ForwardAddress, type NewRecord, type Outcome, type RequestRecord } from './store.js';
+import { supersede } from './supersede.js';
 import { workAddress } from './topology.js';
 import { PublishError } from './transport.js';
 import { openWaiting, reachable, unwritten } from './waiting.js';
@@ -43,7 +44,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const flow = checked(asked);
     const ask = asked.callback === undefined ? asked : { ...asked, forward: calledBackAt(asked.callback, asked, flow) };
     const waitMs = Math.max(0, Math.min(ask.waitMs ?? flow.waitMs, flow.maxWaitMs));
-    if (!flow.durable && (waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined))
+    if (!flow.durable && (waitMs === 0 || ask.idempotencyKey !== undefined || ask.forward !== undefined || ask.supersedes !== undefined))
       throw new Fault('invalid', `flow ${flow.name} is volatile: it is answered at once on the line, or not at all`, {
         reason: 'volatile',
       });
@@ -54,6 +55,7 @@ export function openRequests(options: GatewayOptions): Requests {
       parking.has(flow.name) ||
       ask.idempotencyKey !== undefined ||
       ask.forward !== undefined ||
+      ask.supersedes !== undefined ||
       ask.requestId !== undefined;
     const envelope = envelopeOf(ask, flow, id, deadline, recorded, names.reply(options.hub));
     if (recorded) {
@@ -90,8 +92,10 @@ export function openRequests(options: GatewayOptions): Requests {
       if (envelope.recorded && isFault(error) && error.reason !== 'unknown') await store.discard(envelope.requestId).catch(() => undefined);
       throw error;
     }
+    if (record === undefined) return;
+    await supersede(record, options);
     // Not awaited by the requestor: if it is lost, a repeat of the request publishes the same message again.
-    if (record !== undefined) void entered(record);
+    void entered(record);
   }
 
   /** The broker has the request. A store that was lost and rebuilt since it was recorded cannot know of it: then it is told again. */
@@ -420,6 +424,7 @@ function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, a
     ...(key === undefined ? {} : { key }),
     ...(forward === undefined ? {} : { forward }),
     ...(claim === undefined ? {} : { claim }),
+    ...('supersedes' in ask && ask.supersedes !== undefined ? { supersedes: sha256(ask.principal.name, ask.flow, ask.supersedes) } : {}),
   };
 }
 

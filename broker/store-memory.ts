@@ -389,6 +389,17 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
         due: (limit) => open(() => oldest(({ record }) => (record.outcome === undefined ? record.deadline : undefined), 0, limit)),
         owed: (olderThanMs, limit) => open(() => oldest((kept) => (isOwed(kept) ? kept.settledAt : undefined), olderThanMs, limit)),
         uncarried: (olderThanMs, cursor, limit) => open(() => uncarried(olderThanMs, cursor, limit)),
+        superseded: (id) =>
+          open(() => {
+            const { record } = live(requests, id) ?? {};
+            if (record?.supersedes === undefined || record.outcome !== undefined) return [];
+            const line = [...alive()].map((kept) => kept.record).filter((one) => one.supersedes === record.supersedes);
+            const before = line.slice(
+              0,
+              line.findIndex((one) => one.id === id),
+            );
+            return before.filter(({ outcome }) => outcome === undefined).map((one) => one.id);
+          }),
         carried: (id, at) =>
           open(() => {
             const kept = live(requests, id);

@@ -245,6 +245,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       const [looked, ids] = (await through('uncarried', [`${ns}:deadlines`], ns, olderThanMs, from, limit)) as [number, Buffer[]];
       return { ids: texts(ids), cursor: looked < limit ? '' : String(from + looked) };
     },
+    async superseded(id) {
+      return texts(await runOn(id, 'superseded'));
+    },
     async carried(id, at) {
       await runOn(id, 'carried', [at]);
     },

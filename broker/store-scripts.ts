@@ -4,6 +4,7 @@
  *   <ns>:request:<id>    hash, the record; short values, so that a pending one stays in Redis' compact encoding
  *   <ns>:events:<id>     list of `<at> <name> <json>`; the last one's sequence is `seq` of the record
  *   <ns>:claim:<digest>  id of the request that has the idempotency key
+ *   <ns>:supersede:<key> sorted set of the ids without outcome that supersede one another, in the order in which they came
  *   <ns>:deadlines       sorted set of the ids without outcome, by deadline
  *   <ns>:owed            sorted set of the ids whose outcome is not yet shown or forwarded, by when they were settled
  *   <ns>:group:<id>      hash, a group; part n is `m<n>` (json) and `b<n>` (body)
@@ -68,6 +69,17 @@ local function expire(at)
   if claim and redis.call('GET', ns .. ':claim:' .. claim) == id then redis.call('PEXPIREAT', ns .. ':claim:' .. claim, at) end
 end
 
+-- Those that a newer one of their key takes the place of.
+local function line()
+  local key = redis.call('HGET', record, 'sup')
+  return key and ns .. ':supersede:' .. key
+end
+
+local function leaveLine()
+  local key = line()
+  if key then redis.call('ZREM', key, id) end
+end
+
 local function paid()
   local left = redis.call('HMGET', record, 'shown', 'fwdq', 'fwdd')
   if left[1] and (not left[2] or left[3]) then redis.call('ZREM', owed, id) end
@@ -77,6 +89,7 @@ end
 local function decide(kind, digest, at, retention, first)
   redis.call('HSET', record, 'kind', kind, 'hash', digest, unpack(ARGV, first))
   redis.call('ZREM', deadlines, id)
+  leaveLine()
   redis.call('ZADD', owed, at, id)
   expire(at + retention)
 end
@@ -113,6 +126,12 @@ if claims then
   redis.call('PEXPIREAT', claim, expires)
 end
 redis.call('ZADD', deadlines, deadline, id)
+local key = line()
+if key then
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+  redis.call('ZADD', key, (tonumber(last[2]) or 0) + 1, id)
+  redis.call('PEXPIRE', key, math.max(redis.call('PTTL', key), expires - at))
+end
 append('state', ARGV[7])
 wake()
 return false
@@ -122,6 +141,7 @@ const discard = `${request}
 local has = redis.call('HMGET', record, 'kind', 'claim')
 if has[1] then return end
 redis.call('ZREM', deadlines, id)
+leaveLine()
 if has[2] and redis.call('GET', ns .. ':claim:' .. has[2]) == id then redis.call('DEL', ns .. ':claim:' .. has[2]) end
 if redis.call('DEL', record, events) > 0 then wake() end
 `;
@@ -186,6 +206,13 @@ const forwarded = `${request}
 if redis.call('HEXISTS', record, 'kind') == 0 then return end
 redis.call('HSET', record, 'fwdd', 1)
 paid()
+`;
+
+/** Ids of those that came before it. */
+const superseded = `${request}
+local key = line()
+local place = key and redis.call('ZSCORE', key, id)
+return place and redis.call('ZRANGEBYSCORE', key, '-inf', '(' .. place) or {}
 `;
 
 /** ARGV: at. */
@@ -315,6 +342,7 @@ export const scripts = {
   report,
   settle,
   restoreOutcome,
+  superseded,
   uncarried,
   carried,
   park,

@@ -73,6 +73,8 @@ export interface RequestRecord {
   readonly forwarded?: boolean;
   /** The idempotency key that is this request's. */
   readonly claim?: Claim;
+  /** It takes the place of older ones with the same text here (principal, flow and business key, hashed). */
+  readonly supersedes?: string;
   /** True when the record was made after the request: when its hold ran out. */
   readonly detached?: boolean;
   /** When the journal was last told the whole record; absent: when the request was accepted. */
@@ -96,7 +98,7 @@ export interface Progress {
 }
 
 export type NewRecord = Pick<RequestRecord, 'id' | 'flow' | 'state' | 'acceptedAt' | 'deadline' | 'published'> &
-  Partial<Pick<RequestRecord, 'principal' | 'key' | 'forward' | 'claim' | 'detached' | 'carriedAt'>>;
+  Partial<Pick<RequestRecord, 'principal' | 'key' | 'forward' | 'claim' | 'supersedes' | 'detached' | 'carriedAt'>>;
 
 /** An idempotency key: `scope` already holds principal, flow and key (hashed); `fingerprint` is the hash of the body. */
 export interface Claim {
@@ -264,6 +266,8 @@ export interface Store {
   settle(id: string, outcome: Outcome, shown: boolean): Promise<Settled>;
   /** The journal has the outcome now: makes it visible, appends the `outcome` event. */
   show(id: string): Promise<void>;
+  /** Ids of the requests without outcome whose place this one takes: same `supersedes`, created before it. None once it has an outcome itself. */
+  superseded(id: string): Promise<readonly string[]>;
   /** The outcome has been forwarded to its `forward` address (or cannot be). */
   forwarded(id: string): Promise<void>;
   /** Ids whose deadline has passed without outcome, oldest first. */

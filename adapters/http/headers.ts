@@ -30,7 +30,7 @@ export function readHeaders(headers: IncomingHttpHeaders): Said {
     contentType: contentType(headers['content-type']),
     ...present('contentEncoding', contentEncoding(headers['content-encoding'])),
     ...present('idempotencyKey', idempotencyKey(one(headers['idempotency-key']))),
-    ...present('key', businessKey(one(headers['hub-key']))),
+    ...present('key', businessKey(one(headers['hub-key']), 'Hub-Key')),
     ...present('deadlineMs', deadline(one(headers['hub-deadline']))),
     // A broken traceparent is ignored, and its tracestate with it (W3C Trace Context §4.3).
     ...(traced ? present('traceparent', traceparent) : {}),
@@ -74,11 +74,15 @@ function quoted(text: string): string | undefined {
   }
 }
 
-function businessKey(text: string | undefined): string | undefined {
+function businessKey(text: string | undefined, header: string): string | undefined {
   if (text !== undefined && !/^[\x20-\x7e]{1,255}$/.test(text))
-    throw new Fault('invalid', 'Hub-Key must be 1 to 255 printable ASCII characters');
+    throw new Fault('invalid', `${header} must be 1 to 255 printable ASCII characters`);
   return text;
 }
+
+/** `Hub-Supersedes`: a business key. */
+export const supersedes = (headers: IncomingHttpHeaders): string | undefined =>
+  businessKey(one(headers['hub-supersedes']), 'Hub-Supersedes');
 
 /** `Hub-Callback`: a registered name or an address. */
 export function callback(headers: IncomingHttpHeaders): string | undefined {

@@ -34,6 +34,12 @@ export const parameters = {
   ),
   HubDeadline: header('Hub-Deadline', 'How long the request may live, in seconds.', { type: 'number', exclusiveMinimum: 0 }, 60),
   HubKey: header('Hub-Key', 'Business key to find the request by.', { type: 'string', maxLength: 255 }, 'C-1042'),
+  HubSupersedes: header(
+    'Hub-Supersedes',
+    'Your older requests to this flow that came with the same text here, and have no outcome yet, are cancelled (reason `superseded`); this one takes their place.',
+    { type: 'string', maxLength: 255 },
+    'C-1042',
+  ),
   HubCallback: header(
     'Hub-Callback',
     'The outcome is posted there, signed (Standard Webhooks), and again until it is taken: the name of a callback of hub.yaml, or an address that it allows. Without `Prefer` the request is answered 202.',

@@ -4,7 +4,7 @@ import { timeOfId } from '../../broker/envelope.js';
 import { Fault, messageOf } from '../../broker/fault.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
 import type { Outcome } from '../../broker/store.js';
-import { callback, headerValue, matches, readHeaders, unformed } from './headers.js';
+import { callback, headerValue, matches, readHeaders, supersedes, unformed } from './headers.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler } from './server.js';
@@ -55,6 +55,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       // A volatile flow cannot answer later: a preference may be ignored (RFC 7240 §2).
       const prefer = durable || holdMs(wished, maxWaitMs) !== 0 ? wished : none;
       const callBack = callback(request.headers);
+      const takesPlace = supersedes(request.headers);
       // Who wants to be called back need not stay on the line.
       const hold = holdMs(prefer, maxWaitMs) ?? (callBack === undefined ? undefined : 0);
       const visit = visitOf(request);
@@ -67,6 +68,7 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
         contentType: unformed(said.contentType, bodyOf(request)),
         ...(hold === undefined ? {} : { waitMs: hold }),
         ...(callBack === undefined ? {} : { callback: callBack }),
+        ...(takesPlace === undefined ? {} : { supersedes: takesPlace }),
         signal: visit,
       });
       if (answer.replayed) reply.header('idempotency-replayed', 'true');

@@ -208,6 +208,46 @@ export function storeContract(name: string, open: (options: { readonly retention
       });
     });
 
+    describe('a request that supersedes', () => {
+      it('takes the place of those before it that have no outcome, by every connection', async () => {
+        const supersedes = randomUUID();
+        const [first, second] = [await accepted({ supersedes }), await accepted({ supersedes })];
+        await accepted({ supersedes: randomUUID() });
+        const third = await accepted({ supersedes });
+        expect(await store.get(third)).toMatchObject({ supersedes });
+        expect(await hub(1).superseded(third)).toEqual([first, second]);
+        expect(await store.superseded(second)).toEqual([first]);
+        expect(await store.superseded(first)).toEqual([]);
+        await store.settle(first, reply('x'), true);
+        expect(await store.superseded(third)).toEqual([second]);
+        await store.discard(second);
+        expect(await store.superseded(third)).toEqual([]);
+      });
+
+      it('takes no place any more once it has an outcome, and none without saying so', async () => {
+        const supersedes = randomUUID();
+        await accepted({ supersedes });
+        const second = await accepted({ supersedes });
+        await store.settle(second, reply('x'), false);
+        expect(await store.superseded(second)).toEqual([]);
+        expect(await store.superseded(await accepted())).toEqual([]);
+        expect(await store.superseded(randomUUID())).toEqual([]);
+      });
+
+      it('has one place among 100 that come at once', async () => {
+        const supersedes = randomUUID();
+        const ids = await many(100, async (at) => {
+          const record = aRequest({ supersedes });
+          await at.create(record);
+          return { id: record.id, before: (await at.superseded(record.id)).length };
+        });
+        const all = await Promise.all(ids.map(async ({ id }) => (await store.superseded(id)).length));
+        expect(all.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 100 }, (_, n) => n));
+        // Whoever came later saw all that came before.
+        ids.forEach(({ before }, n) => expect(before).toBe(all[n]));
+      });
+    });
+
     describe('a report', () => {
       it('says where the request is', async () => {
         const id = await accepted();

@@ -19,7 +19,12 @@ export function usePerson(): Known {
   return known;
 }
 
-export function SignedIn({ children }: { readonly children: ReactNode }) {
+/** Where nobody can sign in, everybody who reaches the hub is the same: what they may see needs no name. */
+const nobody: User = { name: '', displayName: '', groups: [], roles: [], standsInFor: [] };
+const canSignIn = ({ signIn: { local, oidc } }: Session): boolean => local || oidc !== null;
+
+/** `open`: the page is not only for people, where the hub has none. */
+export function SignedIn({ open, children }: { readonly open: boolean; readonly children: ReactNode }) {
   const [session, setSession] = useState<Session>();
   const [failed, setFailed] = useState<string>();
   /** Who was signed in before: the page is theirs. */
@@ -70,6 +75,7 @@ export function SignedIn({ children }: { readonly children: ReactNode }) {
     );
   }
   if (session === undefined) return null;
+  if (owner === undefined && open && !canSignIn(session)) return <Person value={{ user: nobody, signOut }}>{children}</Person>;
   if (owner === undefined) return <SignIn session={session} onSession={(next) => take(next, 'anew')} />;
   return (
     // Another person gets another page: nothing typed by the one before stays.
@@ -165,7 +171,7 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
           </button>
         </form>
       )}
-      {!local && oidc === null && <Banner kind="note">This hub has no users. Add some under `users:` in hub.yaml.</Banner>}
+      {!canSignIn(session) && <Banner kind="note">This hub has no users: `answerback user NAME` makes one for its hub.yaml.</Banner>}
       {demoUsers.length > 0 && (
         <section aria-label="Demo users" className="demo">
           <p>

@@ -157,6 +157,7 @@ export async function pretendHub({ undoMs = 0 }: { readonly undoMs?: number } = 
       groups: (task) => !isOver(task) && task.assignee === null,
       due: (task) => !isOver(task) && task.dueAt !== null,
       done: isOver,
+      all: (task) => !isOver(task),
     };
     const found = all.filter((task) => inView[view]!(task) && `${task.title} ${task.summary}`.toLowerCase().includes(q.toLowerCase()));
     const counts = Object.fromEntries(['mine', 'groups', 'due'].map((name) => [name, all.filter(inView[name]!).length]));

@@ -123,11 +123,11 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
   const ids = useId();
   const { local, oidc, demoUsers } = session.signIn;
 
-  const enter = async (as: { name: string; password: string }) => {
+  const enter = async (userName: string, secret: string) => {
     setPending(true);
     setProblem(undefined);
     try {
-      onSession(await call<Session>('POST', '/session', as));
+      onSession(await call<Session>('POST', '/session', { name: userName, password: secret }));
     } catch (error) {
       const { status, detail } = problemFrom(error);
       setProblem(status === 401 ? 'That name and password do not fit. Check both and try again.' : detail);
@@ -136,7 +136,7 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
   };
   const submit = (event: SubmitEvent) => {
     event.preventDefault();
-    void enter({ name, password });
+    void enter(name, password);
   };
 
   return (
@@ -180,7 +180,7 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
           <ul className="plain">
             {demoUsers.map((user) => (
               <li key={user.name}>
-                <button onClick={() => void enter(user)} disabled={pending}>
+                <button onClick={() => void enter(user.name, user.password)} disabled={pending}>
                   {user.name} / {user.password}
                 </button>{' '}
                 <span className="soft">{user.about}</span>

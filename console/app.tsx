@@ -11,8 +11,9 @@ const RequestStory = lazy(() => import('./story.js').then(({ RequestStory }) => 
 
 export function App() {
   useKeys();
+  const { page } = useRoute();
   return (
-    <SignedIn>
+    <SignedIn open={page === 'request'}>
       <ToastPlace>
         <a className="skip" href="#main">
           Skip to the content
@@ -54,17 +55,19 @@ function Header() {
       <div className="tools">
         <KeysHelp />
         <ThemeButton />
-        <details className="menu">
-          <summary>{user.displayName}</summary>
-          <div>
-            <p className="soft">
-              {user.name}
-              {user.groups.length > 0 && ` · ${user.groups.join(', ')}`}
-            </p>
-            <Link to="/inbox/away">Away and substitute</Link>
-            <button onClick={() => void signOut()}>Sign out</button>
-          </div>
-        </details>
+        {user.name !== '' && (
+          <details className="menu">
+            <summary>{user.displayName}</summary>
+            <div>
+              <p className="soft">
+                {user.name}
+                {user.groups.length > 0 && ` · ${user.groups.join(', ')}`}
+              </p>
+              <Link to="/inbox/away">Away and substitute</Link>
+              <button onClick={() => void signOut()}>Sign out</button>
+            </div>
+          </details>
+        )}
       </div>
     </header>
   );

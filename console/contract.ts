@@ -1,6 +1,7 @@
 /** What the hub's HTTP API says about tasks, people and requests. The pages know the hub by these shapes only. */
 
-export type View = 'mine' | 'groups' | 'due' | 'done';
+/** `all`: for operators. */
+export type View = 'mine' | 'groups' | 'due' | 'done' | 'all';
 
 export interface Outcome {
   readonly id: string;

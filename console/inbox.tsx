@@ -1,6 +1,6 @@
 /** The inbox: the list of tasks, beside it the one that is open. The task's code is loaded when one is opened. */
 import { lazy, Suspense, useCallback, useEffect, useRef, useState } from 'react';
-import type { BulkResult, Outcome, Summary, Task, View } from './contract.js';
+import type { BulkResult, Counts, Outcome, Summary, Task, View } from './contract.js';
 import { call, problemFrom } from './http.js';
 import { type Tasks, useTasks } from './list.js';
 import { useStream } from './live.js';
@@ -10,7 +10,10 @@ import { usePerson } from './session.js';
 
 const TaskPane = lazy(() => import('./task.js').then(({ TaskPane }) => ({ default: TaskPane })));
 
-const viewNames: Readonly<Record<View, string>> = { mine: 'Mine', groups: 'My groups', due: 'Due', done: 'Done' };
+const viewNames: Readonly<Record<View, string>> = { mine: 'Mine', groups: 'My groups', due: 'Due', done: 'Done', all: 'All' };
+/** The hub counts what may be waiting for somebody. */
+const countOf = (counts: Counts | undefined, view: View): number | undefined =>
+  view === 'done' || view === 'all' ? undefined : counts?.[view];
 
 export function Inbox({ view, query, task }: Extract<Route, { page: 'inbox' }>) {
   const { user } = usePerson();
@@ -18,10 +21,11 @@ export function Inbox({ view, query, task }: Extract<Route, { page: 'inbox' }>) 
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
   const { counts } = tasks;
 
+  const count = countOf(counts, view);
   useEffect(() => {
-    if (task === null)
-      document.title = `${viewNames[view]}${counts === undefined || view === 'done' ? '' : ` (${counts[view]})`} – Answerback`;
-  }, [view, counts, task]);
+    if (task === null) document.title = `${viewNames[view]}${count === undefined ? '' : ` (${count})`} – Answerback`;
+  }, [view, count, task]);
+  const seesAll = user.roles.includes('operator') || user.roles.includes('admin');
   const back = useCallback(() => {
     navigate(inboxAt({ view, query }));
     // The row that was open gets the focus back.
@@ -33,12 +37,14 @@ export function Inbox({ view, query, task }: Extract<Route, { page: 'inbox' }>) 
       <section className="list" aria-label="Tasks">
         <h1>Inbox</h1>
         <nav aria-label="Views" className="views">
-          {views.map((name) => (
-            <Link key={name} to={inboxAt({ view: name, query })} current={name === view}>
-              {viewNames[name]}
-              {name !== 'done' && counts !== undefined && <span className="count">{counts[name]}</span>}
-            </Link>
-          ))}
+          {views
+            .filter((name) => name !== 'all' || seesAll)
+            .map((name) => (
+              <Link key={name} to={inboxAt({ view: name, query })} current={name === view}>
+                {viewNames[name]}
+                {countOf(counts, name) !== undefined && <span className="count">{countOf(counts, name)}</span>}
+              </Link>
+            ))}
         </nav>
         <Search key={query} view={view} query={query} />
         <Rows tasks={tasks} view={view} query={query} open={task} chosen={chosen} onChoose={setChosen} />

@@ -45,6 +45,7 @@ export function belongs(task: Summary, view: View, user: User): boolean {
   const mine = [user.name, ...user.standsInFor].some((name) => name === task.assignee || name === task.owner);
   const groups = task.candidates.users.includes(user.name) || task.candidates.groups.some((group) => user.groups.includes(group));
   if (!isOpen(task) || view === 'done') return false;
+  if (view === 'all') return true;
   if (view === 'mine') return mine;
   return view === 'groups' ? groups && task.assignee === null : (mine || groups) && task.dueAt !== null;
 }

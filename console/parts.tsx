@@ -39,6 +39,7 @@ const states: Readonly<Record<string, readonly [shape: string, tone: string]>> =
   replied: ['✓', 'good'],
   failed: ['▲', 'bad'],
   faulted: ['▲', 'bad'],
+  silent: ['◔', 'busy'],
   missing: ['▲', 'bad'],
   timeout: ['⌛', 'bad'],
   'timed-out': ['⌛', 'bad'],
@@ -83,7 +84,7 @@ const steps = [
 /** `in 2 hours`, `yesterday`. */
 export function distance(ms: number): string {
   const [size, unit] = steps.find(([size]) => Math.abs(ms) >= size) ?? steps[3];
-  return relative.format(Math.trunc(ms / size), unit);
+  return relative.format(Math.round(ms / size), unit);
 }
 
 const absolute = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });

@@ -8,7 +8,7 @@ export type Route =
   | { readonly page: 'request'; readonly id: string }
   | { readonly page: 'nowhere' };
 
-export const views: readonly View[] = ['mine', 'groups', 'due', 'done'];
+export const views: readonly View[] = ['mine', 'groups', 'due', 'done', 'all'];
 
 /** The page at an address; `mine` is the view when none is named. */
 export function routeOf(path: string, search: string): Route {

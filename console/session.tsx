@@ -19,7 +19,12 @@ export function usePerson(): Known {
   return known;
 }
 
-export function SignedIn({ children }: { readonly children: ReactNode }) {
+/** Where nobody can sign in, everybody who reaches the hub is the same: what they may see needs no name. */
+const nobody: User = { name: '', displayName: '', groups: [], roles: [], standsInFor: [] };
+const canSignIn = ({ signIn: { local, oidc } }: Session): boolean => local || oidc !== null;
+
+/** `open`: the page is not only for people, where the hub has none. */
+export function SignedIn({ open, children }: { readonly open: boolean; readonly children: ReactNode }) {
   const [session, setSession] = useState<Session>();
   const [failed, setFailed] = useState<string>();
   /** Who was signed in before: the page is theirs. */
@@ -70,6 +75,7 @@ export function SignedIn({ children }: { readonly children: ReactNode }) {
     );
   }
   if (session === undefined) return null;
+  if (owner === undefined && open && !canSignIn(session)) return <Person value={{ user: nobody, signOut }}>{children}</Person>;
   if (owner === undefined) return <SignIn session={session} onSession={(next) => take(next, 'anew')} />;
   return (
     // Another person gets another page: nothing typed by the one before stays.
@@ -117,11 +123,11 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
   const ids = useId();
   const { local, oidc, demoUsers } = session.signIn;
 
-  const enter = async (as: { name: string; password: string }) => {
+  const enter = async (userName: string, secret: string) => {
     setPending(true);
     setProblem(undefined);
     try {
-      onSession(await call<Session>('POST', '/session', as));
+      onSession(await call<Session>('POST', '/session', { name: userName, password: secret }));
     } catch (error) {
       const { status, detail } = problemFrom(error);
       setProblem(status === 401 ? 'That name and password do not fit. Check both and try again.' : detail);
@@ -130,7 +136,7 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
   };
   const submit = (event: SubmitEvent) => {
     event.preventDefault();
-    void enter({ name, password });
+    void enter(name, password);
   };
 
   return (
@@ -165,7 +171,7 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
           </button>
         </form>
       )}
-      {!local && oidc === null && <Banner kind="note">This hub has no users. Add some under `users:` in hub.yaml.</Banner>}
+      {!canSignIn(session) && <Banner kind="note">This hub has no users: `answerback user NAME` makes one for its hub.yaml.</Banner>}
       {demoUsers.length > 0 && (
         <section aria-label="Demo users" className="demo">
           <p>
@@ -174,7 +180,7 @@ function SignInForm({ session, onSession }: { readonly session: Session; readonl
           <ul className="plain">
             {demoUsers.map((user) => (
               <li key={user.name}>
-                <button onClick={() => void enter(user)} disabled={pending}>
+                <button onClick={() => void enter(user.name, user.password)} disabled={pending}>
                   {user.name} / {user.password}
                 </button>{' '}
                 <span className="soft">{user.about}</span>

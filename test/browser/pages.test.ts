@@ -399,6 +399,18 @@ describe('every page', () => {
     expect(found).toEqual([]);
   });
 
+  it('lets the users of a demo in by a button', async () => {
+    const page = await visit('/inbox');
+    await page.context().clearCookies();
+    await page.reload();
+    await page.getByRole('button', { name: 'ana / demo' }).click();
+    await page.getByText('Nothing waits here').waitFor();
+    await page.getByText('Ana Weber').click();
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByLabel('Password').waitFor();
+    await eventually(() => expect(hub.streams()).toBe(0));
+  });
+
   it('has its theme before anything is painted, and keeps the chosen one', async () => {
     const page = await visit('/inbox', { theme: 'light' });
     await page.getByRole('button', { name: 'Theme: auto' }).click();

@@ -138,7 +138,8 @@ export async function pretendHub({ undoMs = 0 }: { readonly undoMs?: number } = 
   });
   app.get('/session', (request) => sessionOf(who(request) ?? null));
   app.post('/session', (request, reply) => {
-    const { name, password } = request.body as { name: string; password: string };
+    const { name, password, ...others } = request.body as { name: string; password: string };
+    if (Object.keys(others).length > 0) return refuse(reply, 415, 'unsupported-media-type', 'send a name and a password');
     if (people[name] === undefined || password !== 'demo') return refuse(reply, 401, 'unauthenticated', 'wrong name or password');
     return reply.header('set-cookie', `who=${name}; HttpOnly; SameSite=Lax; Path=/`).send(sessionOf(people[name]));
   });
@@ -157,6 +158,7 @@ export async function pretendHub({ undoMs = 0 }: { readonly undoMs?: number } = 
       groups: (task) => !isOver(task) && task.assignee === null,
       due: (task) => !isOver(task) && task.dueAt !== null,
       done: isOver,
+      all: (task) => !isOver(task),
     };
     const found = all.filter((task) => inView[view]!(task) && `${task.title} ${task.summary}`.toLowerCase().includes(q.toLowerCase()));
     const counts = Object.fromEntries(['mine', 'groups', 'due'].map((name) => [name, all.filter(inView[name]!).length]));

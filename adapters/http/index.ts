@@ -108,7 +108,13 @@ export const http = adapter<HttpSettings>({
     const closing = new AbortController();
     const stopping = () => closing.signal.aborted || context.stopping.aborted;
 
-    const requests = requestHandlers({ gateway, retention: context.retentionMs, pingMs: settings.ping, streams });
+    const requests = requestHandlers({
+      gateway,
+      people: context.inbox?.people,
+      retention: context.retentionMs,
+      pingMs: settings.ping,
+      streams,
+    });
     const topics = topicHandlers({ gateway, pingMs: settings.ping, streams });
     const documents = documentHandlers({ ...context, stopping });
     const inbox =
@@ -124,7 +130,8 @@ export const http = adapter<HttpSettings>({
       ['GET', '/requests/:id/events', requests.events, 'stream'],
       ['POST', '/requests/:id/answers', requests.answer, 'held'],
       ['GET', '/requests/:id/callback', requests.callback, 'quick'],
-      ['DELETE', '/requests/:id', requests.cancel, 'held'],
+      ['GET', '/requests/:id/story', requests.story, 'quick', { who: 'either' }],
+      ['DELETE', '/requests/:id', requests.cancel, 'held', { who: 'either' }],
       ['POST', '/messages/:flow', requests.send, 'new'],
       ['POST', '/events/:topic', topics.publish, 'new'],
       ['GET', '/events/:pattern', topics.watch, 'stream'],

@@ -62,7 +62,7 @@ export function openStories({ store, line }: { readonly store: Store; readonly l
         requestor:
           heldUntil !== undefined && !isOver
             ? { kind: 'holding', until: heldUntil }
-            : { kind: record.forward === undefined ? 'detached' : 'foreign' },
+            : { kind: record.forward === undefined ? 'detached' : record.forward.callback === undefined ? 'foreign' : 'callback' },
         lines: [
           { at: record.acceptedAt, text: `accepted from ${record.principal ?? 'nobody known'}`, kind: 'accepted' },
           ...events.map(lineOf).filter((each) => each !== undefined),

@@ -3,6 +3,9 @@
  * sets `reply_to` and `correlation_id` (its own queue, or `amq.rabbitmq.reply-to`). It gets the reply, or a fault with
  * `type=fault`, with its own correlation id. Without `reply_to` it is a one-way message.
  *
+ * With the routing key `tasks.<action>` (`claim`, `decide`, …) a program acts on a task: the body names the `task`, and is otherwise what HTTP
+ * takes; the answer is the task, or a fault.
+ *
  * Taken from outside: body, content type and encoding, correlation id, reply_to, message id, priority, trace context. Nothing else.
  */
 import { anonymous, type Access, type Principal } from './access.js';
@@ -13,12 +16,17 @@ import { failpoint } from './failpoint.js';
 import { Fault, isFault } from './fault.js';
 import type { Ask, Gateway } from './gateway.js';
 import type { Names } from './topology.js';
+import { isAction, readWish } from './tasks/wishes.js';
+import type { Tasks, Wish } from './tasks/tasks.js';
+import type { People } from './people.js';
 import { PublishError, type Consumer, type Delivery, type Transport } from './transport.js';
 import { errorHeaders, faultMessage } from './wire.js';
 
 export interface EntranceOptions {
   readonly transport: Transport;
   readonly gateway: Gateway;
+  readonly people: People;
+  readonly tasks: Tasks;
   readonly access: Access;
   readonly names: Names;
   readonly clock: Clock;
@@ -35,6 +43,9 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
       failpoint('entrance.before-request');
       const principal = principalOf(delivery, options.access);
       const flow = delivery.routingKey;
+      const action = /^tasks\.([a-z]+)$/.exec(flow)?.[1];
+      if (action !== undefined && isAction(action) && !gateway.flows.some(({ name }) => name === flow))
+        return await actOn(delivery, action, principal);
       const volatile = gateway.flows.find(({ name }) => name === flow)?.durable === false;
       if (delivery.replyTo === undefined) await gateway.send({ ...askOf(delivery, principal), flow, requestId: ownId(delivery) });
       else if (volatile) await answerNow(delivery, { ...askOf(delivery, principal), flow });
@@ -53,6 +64,27 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
       if (!isFault(error) || error.code === 'unavailable') throw error;
       await refuse(delivery, error);
     }
+  }
+
+  /** A program acts on a task, as the person that its principal is. */
+  async function actOn(delivery: Delivery, action: Wish['do'], principal: Principal): Promise<void> {
+    const member = options.people.memberOf(principal);
+    if (member === undefined) throw new Fault('forbidden', `principal ${principal.name} has no roles: it may not act on tasks`);
+    const { task: id, ...rest } = objectIn(delivery.body);
+    const wish = readWish(action, rest);
+    if (typeof id !== 'string') throw new Fault('invalid', 'the body names no task: { "task": "<id>", … }', { reason: 'task' });
+    if (!('do' in wish))
+      throw new Fault('invalid', wish.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; '), { errors: wish, reason: 'task' });
+    const answered = await options.tasks.act(id, wish, await options.people.actor(member, 'amqp'));
+    if (answered === undefined) throw new Fault('invalid', `there is no task ${id}`, { reason: 'task' });
+    if (answered.result === 'refused') {
+      const { code, detail, errors } = answered.refusal;
+      const faultCode = code === 'invalid' ? 'invalid' : code === 'not-permitted' ? 'forbidden' : 'rejected';
+      throw new Fault(faultCode, detail, { reason: code, ...(errors === undefined ? {} : { errors }) });
+    }
+    if (delivery.replyTo === undefined) return;
+    const body = Buffer.from(JSON.stringify(answered.task));
+    await tell(delivery, { body, contentType: 'application/json', type: 'reply', headers: {} });
   }
 
   /** A correlation id that is used for a second request is the requestor's right: unless the broker says "redelivered", it is a new one. */
@@ -101,6 +133,16 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
   }
 
   return transport.consume(names.requests, { prefetch: 200, tag: `requests@${options.place}` }, take);
+}
+
+function objectIn(body: Buffer): Readonly<Record<string, unknown>> {
+  try {
+    const value: unknown = JSON.parse(body.toString('utf8'));
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Readonly<Record<string, unknown>>;
+  } catch {
+    // Said below, as of any other body that is none.
+  }
+  throw new Fault('invalid', 'the body is no JSON object', { reason: 'task' });
 }
 
 function principalOf(delivery: Delivery, access: Access): Principal {

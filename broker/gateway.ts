@@ -22,6 +22,8 @@ import { outcomeOfFault, type Settler } from './settle.js';
 import type { Step } from './step.js';
 import type { ForwardAddress, Outcome, Progress, RequestEvent, RequestRecord, RequestState, Store } from './store.js';
 import { openTopics } from './topics.js';
+import { openStories, type Reader, type Story } from './story.js';
+import type { Person } from './tasks/task.js';
 import type { Names } from './topology.js';
 import type { Transport } from './transport.js';
 import { lookAgainMs, openWaiting, reachable, rebuilding, statusOf } from './waiting.js';
@@ -142,6 +144,10 @@ export interface Gateway {
   callback(id: string, principal: Principal): Promise<CallbackStatus | undefined>;
   /** `cancelled`; `ended` when it has an outcome already; undefined as with `status`. */
   cancel(id: string, principal: Principal): Promise<'cancelled' | 'ended' | undefined>;
+  /** The same, by a person whose office it is: of anybody's request. */
+  cancelFor(id: string, person: Person): Promise<'cancelled' | 'ended' | undefined>;
+  /** What there is to tell people of a request. Undefined as with `status`, or when it is not for them. */
+  story(id: string, reader: Reader): Promise<Story | undefined>;
   /** Publishes an event; resolves once the broker has confirmed it. Listeners or not. */
   publish(topic: string, principal: Principal, message: { readonly body: Buffer; readonly contentType: string }): Promise<void>;
   /** Calls `listener` for each event that matches (`*` one word, `#` any number) from now on. Returns how to stop. */
@@ -190,6 +196,7 @@ export function openGateway(options: GatewayOptions): Gateway {
   const { request, send } = openRequests(options);
   const { recordedWithin, accepted } = openWaiting(options);
   const topics = openTopics(options);
+  const stories = openStories(options);
   let inFlight = 0;
 
   /** Runs while counted as in flight, unless this hub or the principal has too much in flight, or the hub stops. */
@@ -231,6 +238,14 @@ export function openGateway(options: GatewayOptions): Gateway {
     answer.kind === 'outcome' || answer.status.waitingOn !== theRequestor
       ? answer
       : { ...answer, status: await withQuestions(answer.status) };
+
+  async function cancelled(record: RequestRecord | undefined, by: string): Promise<'cancelled' | 'ended' | undefined> {
+    if (record === undefined) return undefined;
+    if (record.outcome !== undefined) return 'ended';
+    failpoint('cancel.before-settle');
+    const outcome = outcomeOfFault('cancelled', new Fault('cancelled', `cancelled by ${by}`), clock.now());
+    return (await reachable(settler.settle(record.id, outcome, false))) === 'won' ? 'cancelled' : 'ended';
+  }
 
   return {
     flows,
@@ -282,16 +297,9 @@ export function openGateway(options: GatewayOptions): Gateway {
       return reachable(options.questions.answer(id, answer, questionId));
     },
     callback: (id, principal) => reachable(callbackStatus(store, id, principal)),
-    async cancel(id, principal) {
-      const record = await owned(id, principal);
-      if (record === undefined) return undefined;
-      if (record.outcome !== undefined) return 'ended';
-      failpoint('cancel.before-settle');
-      const fault = new Fault('cancelled', `cancelled by ${principal.name}`);
-      return (await reachable(settler.settle(id, outcomeOfFault('cancelled', fault, clock.now()), false))) === 'won'
-        ? 'cancelled'
-        : 'ended';
-    },
+    cancel: async (id, principal) => cancelled(await owned(id, principal), principal.name),
+    cancelFor: async (id, person) => cancelled(await reachable(store.get(id)), person.name),
+    story: stories.of,
     publish: (topic, principal, message) => admitted(principal, () => topics.publish(topic, principal, message)),
     subscribe: topics.subscribe,
     last: topics.last,

@@ -233,7 +233,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     ...(project.flows.some(({ durable }) => !durable)
       ? [await transport.subscribe(names.volatileReplies, [names.reply(options.name)], repliedVolatile)]
       : []),
-    await openEntrance({ transport, gateway, access, names, clock, newId, emit, place }),
+    await openEntrance({ transport, gateway, people, tasks, access, names, clock, newId, emit, place }),
   ];
   const sweeper = startSweeper({ store, settler, dossiers: parking, journal, leftOut, rebuild, clock, emit, hub: options.name });
   // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.

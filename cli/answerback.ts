@@ -14,6 +14,7 @@ import { doctor, doctorOf } from './doctor.js';
 import { reference } from './reference.js';
 import { runUntilStopped } from './run.js';
 import { storyOf } from './trace.js';
+import { passwordFrom, userLine } from './user.js';
 import { verify } from './verify.js';
 
 const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
@@ -28,6 +29,7 @@ const usage = `answerback ${version}: an enterprise integration hub on RabbitMQ
   answerback dead [folder]           dead letters by queue, and why                              [--json]
   answerback replay <step> [folder]  sends the dead letters of a step on their way again
   answerback key                     makes an API key and the line for hub.yaml
+  answerback user <name>             makes the line of a user for hub.yaml; the password comes from stdin
   answerback reference               settings, adapters and fault codes as Markdown
   answerback doctor [folder]         what is missing on this machine, or in the services of a project, and the command that mends it
 
@@ -146,6 +148,10 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
     const { key, line } = newKey();
     print(`key (for the client, shown once): ${key}`);
     print(`line (for hub.yaml, principals.<name>.keys): "${line}"`);
+  },
+  async user([name]) {
+    if (name === undefined) throw new Usage('who? answerback user <name>, with the password on stdin');
+    print(await userLine(name, await passwordFrom(process.stdin)));
   },
   async reference() {
     print(reference(adapters));

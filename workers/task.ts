@@ -95,13 +95,11 @@ export function task<Body>(options: TaskOptions<Body>): Step {
     const fresh = create(plan, now);
     await tools.dossiers.park(taskKind, envelope, nextOf(envelope.id, fresh));
     await tools.announce('tasks.created', envelope.id, aboutTask(envelope.id, fresh));
-    await tools.report(
-      envelope.requestId,
-      { state: 'waiting', step: name, waitingOn: `task: ${plan.title}` },
-      { name: 'step', data: { step: name, task: envelope.id } },
-    );
+    await tools.report(envelope.requestId, waiting(plan.title), { name: 'step', data: { step: name, task: envelope.id } });
     return { go: 'nowhere' };
   }
+
+  const waiting = (title: string) => ({ state: 'waiting', step: name, waitingOn: `task: ${title}` }) as const;
 
   /** A date has come, or it was decided. */
   async function rung(envelope: Envelope, tools: StepTools): Promise<Verdict> {
@@ -122,7 +120,11 @@ export function task<Body>(options: TaskOptions<Body>): Step {
     for (const { action, n } of now.audit.slice(before))
       if (action !== 'refused') await tools.announce(`tasks.${action}`, `${id}/${n}`, aboutTask(id, now));
     const decision = decisionOf(now);
-    if (decision === null || now.undo !== null) return { go: 'nowhere' };
+    if (decision === null || now.undo !== null) {
+      // A ring made the step look as if it worked.
+      await tools.report(envelope.requestId, waiting(now.title));
+      return { go: 'nowhere' };
+    }
     const comments = now.comments.map((comment) => ({ ...comment, at: new Date(comment.at).toISOString() }));
     const body = await result(bodyOf({ ...dossier.message, contentType: dossier.message.contentType ?? '' }), { ...decision, comments });
     return onwardsFrom(dossier, written(body), async () => {

@@ -1,11 +1,12 @@
 /** Inbound HTTP: the reference adapter. The table of routes below is what it can do; `server.ts` is what it refuses. */
 import type { AddressInfo } from 'node:net';
 import { adapter, type AdapterContext, type Open } from '../../broker/adapter.js';
-import { cannotListen, refusePublicWithoutKeys } from '../../broker/listening.js';
+import { cannotListen, isLoopback, refusePublicWithoutKeys } from '../../broker/listening.js';
 import { asyncApi } from './asyncapi.js';
 import { consoleHandlers, pageOfRequest } from './console.js';
 import { documentHandlers } from './documents.js';
 import { drainable } from './drain.js';
+import { oidc, oidcSettings, type OidcSettings } from './oidc.js';
 import { openApi } from './openapi.js';
 import { outcomeProblem } from './problem.js';
 import { requestHandlers } from './requests.js';
@@ -22,7 +23,7 @@ export { asyncApi, openApi, outcomeProblem };
  */
 const backlog = 4_096;
 
-export interface HttpSettings extends Limits {
+export interface HttpSettings extends Limits, Partial<OidcSettings> {
   readonly publicUrl: string;
   readonly port: number;
   readonly host: string;
@@ -99,22 +100,37 @@ export const http = adapter<HttpSettings>({
       default: '3s',
       env: 'HUB_HTTP_LINGER',
     },
+    ...oidcSettings,
   },
 
   async open(settings: HttpSettings, context: AdapterContext): Promise<Open> {
     refusePublicWithoutKeys('http', settings, context.access);
     const { gateway } = context;
+    refuseDemoUsers(settings.host, context);
+    let url = '';
     const streams = new Set<EventStream>();
     const closing = new AbortController();
     const stopping = () => closing.signal.aborted || context.stopping.aborted;
 
-    const requests = requestHandlers({ gateway, retention: context.retentionMs, pingMs: settings.ping, streams });
+    const requests = requestHandlers({
+      gateway,
+      people: context.inbox?.people,
+      retention: context.retentionMs,
+      pingMs: settings.ping,
+      streams,
+    });
     const topics = topicHandlers({ gateway, pingMs: settings.ping, streams });
     const documents = documentHandlers({ ...context, stopping });
     const inbox =
       context.inbox === undefined
         ? []
-        : inboxRoutes({ ...context.inbox, gateway, publicUrl: settings.publicUrl, pingMs: settings.ping, streams });
+        : inboxRoutes({
+            ...context.inbox,
+            publicUrl: settings.publicUrl,
+            pingMs: settings.ping,
+            streams,
+            oidc: oidc({ settings, people: context.inbox.people, publicUrl: () => settings.publicUrl || url, log: context.log }),
+          });
     const pages = consoleHandlers();
 
     const routes: readonly Route[] = [
@@ -124,7 +140,8 @@ export const http = adapter<HttpSettings>({
       ['GET', '/requests/:id/events', requests.events, 'stream'],
       ['POST', '/requests/:id/answers', requests.answer, 'held'],
       ['GET', '/requests/:id/callback', requests.callback, 'quick'],
-      ['DELETE', '/requests/:id', requests.cancel, 'held'],
+      ['GET', '/requests/:id/story', requests.story, 'quick', { who: 'either' }],
+      ['DELETE', '/requests/:id', requests.cancel, 'held', { who: 'either' }],
       ['POST', '/messages/:flow', requests.send, 'new'],
       ['POST', '/events/:topic', topics.publish, 'new'],
       ['GET', '/events/:pattern', topics.watch, 'stream'],
@@ -150,7 +167,7 @@ export const http = adapter<HttpSettings>({
     });
     const { port } = app.server.address() as AddressInfo;
     const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host.includes(':') ? `[${host}]` : host;
-    const url = `http://${reachable}:${port}`;
+    url = `http://${reachable}:${port}`;
 
     return {
       urls: [url],
@@ -164,3 +181,13 @@ export const http = adapter<HttpSettings>({
     };
   },
 });
+
+/** Passwords that the page shows are for who sits at this machine. */
+function refuseDemoUsers(host: string, { inbox }: Pick<AdapterContext, 'inbox'>): void {
+  const [demo] = inbox?.people.demoUsers ?? [];
+  if (demo === undefined || isLoopback(host)) return;
+  throw new Error(
+    `http: everybody who reaches ${host} could sign in as ${demo.name}, whose password the page shows: give users of hub.yaml a password ` +
+      '(`answerback user <name>` makes the line) instead of demoPassword, or listen on this machine only with HUB_HTTP_HOST=127.0.0.1',
+  );
+}

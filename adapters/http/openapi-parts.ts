@@ -197,4 +197,5 @@ export const problemAnswers = Object.fromEntries(
 export const securitySchemes = {
   bearer: { type: 'http', scheme: 'bearer', description: 'An API key `ab_…`.' },
   apiKey: { type: 'apiKey', in: 'header', name: 'X-API-Key' },
+  session: { type: 'apiKey', in: 'cookie', name: 'hub_session', description: 'Of a person who has signed in.' },
 } as const;

@@ -1,12 +1,9 @@
 /** Paths of the OpenAPI document that every hub has. */
 import type { Flow } from '../../broker/flow.js';
+import { operation, problems } from './openapi-operation.js';
 import { json, ref, type headers } from './openapi-parts.js';
 
-type Responses = Readonly<Record<string, object>>;
-
 const parameter = (name: string) => ref('parameters', name);
-const problems = (...statuses: readonly number[]): Responses =>
-  Object.fromEntries(statuses.map((status) => [status, ref('responses', `Problem${status}`)]));
 const sent = (...names: readonly (keyof typeof headers)[]) => Object.fromEntries(names.map((name) => [name, ref('headers', name)]));
 const anything = { '*/*': { schema: {} } };
 const status = json(ref('schemas', 'Status'));
@@ -35,6 +32,7 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       delete: operation('cancel', 'requests', 'Cancel a request', {
         responses: {
           '200': { description: 'Cancelled.', headers: sent('Hub-Request-Id'), content: status },
+          '204': { description: 'Cancelled, by an operator.' },
           ...problems(401, 404, 409, 410),
         },
       }),
@@ -152,13 +150,4 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       }),
     },
   };
-}
-
-function operation(
-  operationId: string,
-  tag: string,
-  summary: string,
-  rest: { readonly responses: Responses } & Readonly<Record<string, unknown>>,
-): object {
-  return { operationId, summary, tags: [tag], ...rest };
 }

@@ -1,6 +1,7 @@
 /** The OpenAPI 3.1 document of a hub: one path per flow, and what every hub has. */
 import type { Flow } from '../../broker/flow.js';
 import { hubPaths } from './openapi-paths.js';
+import { taskPaths, taskSchemas } from './openapi-tasks.js';
 import { headers, json, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
 import { flowSchemas, schemaOf } from './schemas.js';
 
@@ -11,6 +12,7 @@ export function openApi(
   const paths = {
     ...Object.fromEntries(flows.map((flow) => [`/requests/${encodeURIComponent(flow.name)}`, { post: ask(flow) }])),
     ...hubPaths(flows),
+    ...taskPaths(authenticated),
   };
   return {
     openapi: '3.1.0',
@@ -31,15 +33,17 @@ export function openApi(
       { name: 'requests', description: 'Where a request is, and its outcome.' },
       { name: 'messages', description: 'One-way messages.' },
       { name: 'events', description: 'Publish and watch topics.' },
+      { name: 'tasks', description: 'What people decide.' },
+      { name: 'people', description: 'Who they are.' },
       { name: 'hub', description: 'About the hub itself.' },
     ],
     paths,
     components: {
-      schemas: { ...sharedSchemas, ...flowSchemas(flows) },
+      schemas: { ...sharedSchemas, ...taskSchemas, ...flowSchemas(flows) },
       parameters: usedIn(paths, 'parameters', parameters),
       headers: usedIn([paths, problemAnswers], 'headers', headers),
       responses: usedIn(paths, 'responses', problemAnswers),
-      ...(authenticated ? { securitySchemes } : {}),
+      securitySchemes: authenticated ? securitySchemes : { session: securitySchemes.session },
     },
   };
 }

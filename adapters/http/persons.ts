@@ -23,7 +23,7 @@ export function sessionIn({ headers }: Pick<FastifyRequest, 'headers'>): string 
 export function cookieIn(cookies: string | undefined, name: string): string | undefined {
   for (const cookie of (cookies ?? '').split(';')) {
     const [key, value = ''] = cookie.trim().split('=', 2);
-    if (key === name && /^[\w-]{20,100}$/.test(value)) return value;
+    if (key === name && /^[\w-]{20,200}$/.test(value)) return value;
   }
   return undefined;
 }

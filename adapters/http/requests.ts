@@ -3,16 +3,20 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { timeOfId } from '../../broker/envelope.js';
 import { Fault, messageOf } from '../../broker/fault.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
+import type { People } from '../../broker/people.js';
 import type { Outcome } from '../../broker/store.js';
+import type { Role } from '../../broker/tasks/task.js';
 import { callback, headerValue, matches, readHeaders, supersedes, unformed } from './headers.js';
+import { sendJson } from './json.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler } from './server.js';
-import { callbackDocument, etagOf, iso, retryAfterSeconds, statusDocument } from './status.js';
+import { callbackDocument, etagOf, iso, retryAfterSeconds, statusDocument, storyDocument } from './status.js';
 import { eventStream, type EventStream } from './stream.js';
 
 interface Needs {
   readonly gateway: Gateway;
+  readonly people?: People | undefined;
   /** How long an ended request is remembered (ms). */
   readonly retention: number;
   readonly pingMs: number;
@@ -28,13 +32,17 @@ export interface RequestHandlers {
   readonly events: Handler;
   readonly callback: Handler;
   readonly cancel: Handler;
+  readonly story: Handler;
   readonly answer: Handler;
 }
 
 /** No wish. */
 const none: Preferences = { respondAsync: false };
 
-export function requestHandlers({ gateway, retention, pingMs, streams }: Needs): RequestHandlers {
+/** Whose office it is to cancel anybody's request. */
+const mayCancel = (role: Role): boolean => role === 'operator' || role === 'admin';
+
+export function requestHandlers({ gateway, people, retention, pingMs, streams }: Needs): RequestHandlers {
   const flowNamed = (name: string) => gateway.flows.find((flow) => flow.name === name);
 
   /** Unknown, somebody else's, forgotten: the store cannot tell, only the time in the id can. */
@@ -168,9 +176,28 @@ export function requestHandlers({ gateway, retention, pingMs, streams }: Needs):
       return reply.send(Buffer.from(JSON.stringify(callbackDocument(id, status))));
     },
 
+    async story(request, reply) {
+      const id = parameter(request, 'id');
+      const { person, principal } = request;
+      const reader =
+        person === null || people === undefined ? { principal: principal.name } : { person: await people.actor(person.member, person.via) };
+      const story = await gateway.story(id, reader);
+      if (story === undefined) return missing(reply, id);
+      const isTheirs = person === null || person.member.roles.some(mayCancel);
+      return sendJson(reply, storyDocument(story, isTheirs));
+    },
+
     async cancel(request, reply) {
       const id = parameter(request, 'id');
       visitOf(request).take();
+      const office = request.person?.member;
+      if (office?.roles.some(mayCancel) === true) {
+        const over = await gateway.cancelFor(id, office);
+        if (over === undefined) return missing(reply, id);
+        return over === 'cancelled'
+          ? reply.code(204).send()
+          : sendProblem(reply, httpProblem('ended', `request ${id} has its outcome already`, { requestId: id }));
+      }
       const done = await gateway.cancel(id, request.principal);
       if (done === undefined) return missing(reply, id);
       reply.header('hub-request-id', id);

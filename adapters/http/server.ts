@@ -137,15 +137,20 @@ export function httpServer(
     const intruder = guardBrowsers ? localOnly(request.headers) : undefined;
     if (intruder !== undefined) return sendProblem(reply, intruder);
 
-    const { who } = request.routeOptions.config;
-    const foreign = who === undefined ? undefined : otherOrigin(request);
-    if (foreign !== undefined) return sendProblem(reply, foreign);
-    return undefined;
+    return request.routeOptions.config.who === 'anyone' ? fromElsewhere(request, reply) : undefined;
+  };
+
+  const fromElsewhere = (request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined => {
+    const foreign = otherOrigin(request);
+    return foreign === undefined ? undefined : sendProblem(reply, foreign);
   };
 
   /** Lets the request in; or answers it, and returns the answer. */
   const refused = (request: FastifyRequest, reply: FastifyReply, person: Person | undefined): FastifyReply | undefined => {
     const { access = 'quick', who } = request.routeOptions.config;
+    // A key, a page of another origin does not have; a cookie, the browser sends along.
+    const foreign = person?.via === 'page' ? fromElsewhere(request, reply) : undefined;
+    if (foreign !== undefined) return foreign;
     if (who === 'person' && person === undefined)
       return sendProblem(
         reply.header('www-authenticate', 'Bearer realm="answerback"'),
@@ -155,7 +160,7 @@ export function httpServer(
 
     const key = apiKey(request.headers);
     const principal =
-      person === undefined ? context.access.authenticate(key) : { name: `user ${person.member.name}`, flows: [], topics: [] };
+      person?.via === 'page' ? { name: `user ${person.member.name}`, flows: [], topics: [] } : context.access.authenticate(key);
     if (principal === undefined) {
       reply.header(
         'www-authenticate',
@@ -192,8 +197,8 @@ export function httpServer(
     else if (who === undefined) goOn(refused(request, reply, undefined));
     else
       whoIs(request, context)
-        .then((person) => refused(request, reply, person))
-        .then(goOn, done);
+        .then((person) => goOn(refused(request, reply, person)))
+        .catch(done);
   });
 
   app.addHook('onSend', (_request, reply, payload, done) => {

@@ -10,7 +10,7 @@ export interface SessionNeeds {
   readonly people: People;
   readonly publicUrl: string;
   /** Another way to sign in: what the page calls it. */
-  readonly oidc?: { readonly url: string; readonly label: string };
+  readonly oidc?: { readonly url: string; readonly label: string } | undefined;
 }
 
 export function sessionRoutes({ people, publicUrl, oidc }: SessionNeeds): readonly Route[] {
@@ -26,7 +26,11 @@ export function sessionRoutes({ people, publicUrl, oidc }: SessionNeeds): readon
             roles: member.roles,
             standsInFor: (await people.actor(member, 'page')).standsInFor.map(({ name }) => name),
           },
-    signIn: { local: people.hasPasswords, oidc: oidc ?? null, demoUsers: people.demoUsers },
+    signIn: {
+      local: people.hasPasswords,
+      oidc: oidc === undefined ? null : { url: oidc.url, label: oidc.label },
+      demoUsers: people.demoUsers,
+    },
   });
 
   const show: Handler = async (request, reply) => {

@@ -2,6 +2,8 @@
 import { createHash } from 'node:crypto';
 import type { CallbackStatus } from '../../broker/callback.js';
 import type { Status } from '../../broker/gateway.js';
+import type { Story } from '../../broker/story.js';
+import { statusOf } from '../../broker/waiting.js';
 
 export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt' | 'questions'> {
   readonly questions?: readonly object[];
@@ -58,6 +60,19 @@ export function callbackDocument(requestId: string, { callback, webhookId, state
     state,
     attempts: attempts.map(({ at, ...attempt }) => ({ at: iso(at), ...attempt })),
     ...(nextAt === undefined ? {} : { nextAt: iso(nextAt) }),
+  };
+}
+
+/** The story of a request; `mayCancel`: whoever reads it may. */
+export function storyDocument({ record, waitingOn, requestor, lines, parts }: Story, mayCancel: boolean): object {
+  const isOver = record.shown && record.outcome !== undefined;
+  return {
+    ...statusDocument(statusOf(record)),
+    waitingOn,
+    requestor: { kind: requestor.kind, ...(requestor.until === undefined ? {} : { until: iso(requestor.until) }) },
+    story: lines.map((line) => ({ ...line, at: iso(line.at) })),
+    parts,
+    mayCancel: mayCancel && !isOver,
   };
 }
 

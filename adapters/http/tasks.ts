@@ -1,7 +1,6 @@
 /** Tasks for people over HTTP: sign in, the inbox, what is done to a task, and its stream of events. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Flaw } from '../../broker/fault.js';
-import type { Gateway } from '../../broker/gateway.js';
 import type { People } from '../../broker/people.js';
 import { auditCsv, brokenAt } from '../../broker/tasks/audit.js';
 import type { Refusal } from '../../broker/tasks/rules.js';
@@ -18,10 +17,10 @@ import { eventStream, type EventStream } from './stream.js';
 export interface InboxNeeds {
   readonly people: People;
   readonly tasks: Tasks;
-  readonly gateway: Gateway;
   readonly publicUrl: string;
   readonly pingMs: number;
   readonly streams: Set<EventStream>;
+  readonly oidc?: { readonly url: string; readonly label: string; readonly routes: readonly Route[] } | undefined;
 }
 
 /** An attachment is at most as large as its task allows; this is the limit of the server. */
@@ -196,6 +195,7 @@ export function inboxRoutes(needs: InboxNeeds): readonly Route[] {
 
   return [
     ...sessionRoutes(needs),
+    ...(needs.oidc?.routes ?? []),
     ['GET', '/tasks', handlers.list, 'quick', person],
     ['GET', '/tasks/events', handlers.events, 'stream', person],
     ['POST', '/tasks/bulk', handlers.bulk, 'quick', person],

@@ -17,6 +17,8 @@ export const wishes = {
   undo: {},
 } as const satisfies Readonly<Record<Wish['do'], Readonly<Record<string, Field>>>>;
 
+export const isAction = (name: string): name is Wish['do'] => Object.hasOwn(wishes, name);
+
 /** The wish, or what is wrong with it. */
 export function readWish(action: Wish['do'], body: unknown): Wish | readonly Flaw[] {
   const fields: Readonly<Record<string, Field>> = wishes[action];

@@ -1,7 +1,7 @@
 /** Every command in the documents is run, and its output compared; every file that they show is the file. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { namesIn } from '../../broker/topology.js';
 import { load } from '../../main.js';
@@ -9,9 +9,15 @@ import { ownNamespace, rabbitmqUrl, redisUrl, removeQueues } from '../support/hu
 import { patternOf, readDocument, runInShell } from '../support/console.js';
 import { freePort } from '../support/ports.js';
 
-const documents = ['README.md', 'examples/loan-broker/README.md', 'docs/foreign-programs.md', 'docs/callbacks.md'].map((path) => ({
+const documents = [
+  'README.md',
+  'examples/loan-broker/README.md',
+  'examples/purchase-approval/README.md',
+  'docs/foreign-programs.md',
+  'docs/callbacks.md',
+].map((path) => ({
   path,
-  ...readDocument(path, 'examples/loan-broker'),
+  ...readDocument(path, path.startsWith('examples/') ? dirname(path) : 'examples/loan-broker'),
 }));
 
 describe.each(documents.filter(({ files }) => files.length > 0))('$path', ({ files }) => {

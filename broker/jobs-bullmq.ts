@@ -89,6 +89,8 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
 
     const worker = redis.worker<null>(nameOf(name), take, {
       concurrency,
+      // A process that leaves may take along the mark that would have woken the others: so late (s) they look by themselves.
+      drainDelay: 1,
       lockDuration: stalledAfterMs,
       stalledInterval: Math.max(1_000, Math.round(stalledAfterMs / 3)),
       ...(rateLimit === undefined ? {} : { limiter: { max: rateLimit.max, duration: rateLimit.perMs } }),

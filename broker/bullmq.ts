@@ -18,18 +18,16 @@ export interface BullmqOptions {
 export interface Bullmq {
   /** `host:port` */
   readonly where: string;
-  /** One that fails fast: no queue of commands in this process, and none sent again after a reconnect. */
-  queue<Data>(name: string): Queue<Data>;
+  /** A connected one that fails fast: no queue of commands in this process, none sent again after a reconnect. Rejects within 5 s when Redis is away. */
+  queue<Data>(name: string): Promise<Queue<Data>>;
   worker<Data>(name: string, process: Processor<Data>, options: Omit<WorkerOptions, 'connection' | 'prefix'>): Worker<Data>;
-  /** Resolves once it is connected; rejects within 5 s when Redis is away. */
-  ready(one: Queue | Worker): Promise<void>;
   /** An answer of Redis within 4 s, or an error that says where. */
   ask<T>(reply: Promise<T>): Promise<T>;
   /**
    * Ends a queue and its worker. BullMQ waits for a goodbye that a Redis that is away never gives, so it is asked first. `work` is
    * what is being done: it is awaited either way, for a while.
    */
-  close(queue: Queue | undefined, worker: Worker | undefined, work: () => Iterable<Promise<unknown>>): Promise<void>;
+  close(queue: Queue, worker: Worker | undefined, work: () => Iterable<Promise<unknown>>): Promise<void>;
 }
 
 const connectMs = 5_000;
@@ -48,7 +46,7 @@ export function bullmq({ url, namespace, log }: BullmqOptions): Bullmq {
   const { onError, lastError } = outageLog(log, where);
   return {
     where,
-    queue<Data>(name: string) {
+    async queue<Data>(name: string) {
       const queue = new Queue<Data>(name, {
         prefix: namespace,
         connection: {
@@ -61,7 +59,13 @@ export function bullmq({ url, namespace, log }: BullmqOptions): Bullmq {
         streams: { events: { maxLen: 100 } },
       });
       queue.on('error', onError);
-      return queue;
+      try {
+        await within(queue.waitUntilReady(), connectMs, 'no answer');
+        return queue;
+      } catch (error) {
+        await queue.close().catch(() => undefined);
+        throw new Error(reasonOf(lastError() ?? error), { cause: error });
+      }
     },
     worker<Data>(name: string, process: Processor<Data>, options: Omit<WorkerOptions, 'connection' | 'prefix'>) {
       const worker = new Worker<Data>(name, process, {
@@ -76,13 +80,6 @@ export function bullmq({ url, namespace, log }: BullmqOptions): Bullmq {
       worker.on('error', onError);
       return worker;
     },
-    async ready(one) {
-      try {
-        await within(one.waitUntilReady(), connectMs, 'no answer');
-      } catch (error) {
-        throw new Error(reasonOf(lastError() ?? error), { cause: error });
-      }
-    },
     async ask(reply) {
       try {
         return await within(reply, commandMs, 'no answer');
@@ -91,12 +88,12 @@ export function bullmq({ url, namespace, log }: BullmqOptions): Bullmq {
       }
     },
     async close(queue, worker, work) {
-      const answers = queue === undefined || (await settles(queue.isPaused(), 1_000));
+      const answers = await settles(queue.isPaused(), 1_000);
       if (!answers) await settles(Promise.allSettled(work()), closeMs);
       const parted = await settles(worker?.close(!answers), closeMs);
-      if (answers && parted && (await settles(queue?.close(), closeMs))) return;
+      if (answers && parted && (await settles(queue.close(), closeMs))) return;
       void worker?.disconnect().catch(() => undefined);
-      void queue?.disconnect().catch(() => undefined);
+      void queue.disconnect().catch(() => undefined);
     },
   };
 }

@@ -20,11 +20,7 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
   const redis = bullmq({ url, namespace, log });
   const queues = new Map<string, Promise<Queue<null>>>();
   const served = new Set<Serving>();
-  /** What could not be connected and is being closed, for which nobody waits but `close`. */
-  const partings = new Set<Promise<void>>();
   let isClosed = false;
-
-  const parting = (closed: Promise<void>) => void partings.add(closed.finally(() => partings.delete(closed)));
 
   const nameOf = (queue: string): string => `${namespace}.jobs.${queue}`;
 
@@ -33,15 +29,10 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
     if (isClosed) throw new Error('jobs are closed');
     let found = queues.get(name);
     if (found === undefined) {
-      const queue = redis.queue<null>(nameOf(name));
-      found = redis.ready(queue).then(
-        () => queue,
-        (error: unknown) => {
-          queues.delete(name);
-          parting(redis.close(queue, undefined, () => []));
-          throw error;
-        },
-      );
+      found = redis.queue<null>(nameOf(name)).catch((error: unknown) => {
+        queues.delete(name);
+        throw error;
+      });
       queues.set(name, found);
     }
     return found;
@@ -57,6 +48,10 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
   }
 
   async function serve(name: string, { concurrency, rateLimit, stalledAfterMs }: ServeOptions, work: Work): Promise<Serving> {
+    // Of its own: it tells at the end whether Redis is there.
+    const queue = await redis.queue<null>(nameOf(name)).catch((cause: unknown) => {
+      throw new Error(`cannot use Redis at ${redis.where} for the jobs of ${name}: ${reasonOf(cause)}`, { cause });
+    });
     const running = new Map<string, { readonly lost: AbortController; readonly done: Promise<void> }>();
     const working = () => [...running.values()].map(({ done }) => done.catch(() => undefined));
 
@@ -89,6 +84,8 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
 
     const worker = redis.worker<null>(nameOf(name), take, {
       concurrency,
+      // A process that leaves may take along the mark that would have woken the others: so late (s) they look by themselves.
+      drainDelay: 1,
       lockDuration: stalledAfterMs,
       stalledInterval: Math.max(1_000, Math.round(stalledAfterMs / 3)),
       ...(rateLimit === undefined ? {} : { limiter: { max: rateLimit.max, duration: rateLimit.perMs } }),
@@ -100,17 +97,11 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
     };
     async function leave(): Promise<void> {
       // Takes no more from now on.
-      void worker.close().catch(() => undefined);
+      await worker.pause(true);
       while (running.size > 0) await Promise.all(working());
-      await redis.close(undefined, worker, working);
+      await redis.close(queue, worker, working);
     }
     served.add(serving);
-    try {
-      await redis.ready(worker);
-    } catch (error) {
-      parting(serving.close());
-      throw new Error(`cannot use Redis at ${redis.where} for the jobs of ${name}: ${reasonOf(error)}`, { cause: error });
-    }
     return serving;
   }
 
@@ -140,7 +131,6 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
         if (queue !== undefined) await redis.close(queue, undefined, () => []);
       }
       queues.clear();
-      await Promise.all(partings);
     },
   };
 }

@@ -32,16 +32,12 @@ const jobIdOf = (id: string): string => `at-${encodeURIComponent(id)}`;
 export async function bullmqLater({ url, namespace, publish, log = () => undefined }: BullmqLaterOptions): Promise<Later> {
   const name = `${namespace}.later`;
   const redis = bullmq({ url, namespace, log });
-  const queue = redis.queue<Data>(name);
-  try {
-    await redis.ready(queue);
-  } catch (error) {
-    await queue.close().catch(() => undefined);
+  const queue = await redis.queue<Data>(name).catch((error: unknown) => {
     throw new Error(
       `cannot use Redis at ${redis.where} for appointments: ${reasonOf(error)}. Start it (redis-server, or docker compose up -d redis), or set the right URL`,
       { cause: error },
     );
-  }
+  });
   let worker: Worker<Data> | undefined;
   let closing: Promise<void> | undefined;
   const publishing = new Set<Promise<void>>();
@@ -84,7 +80,7 @@ export async function bullmqLater({ url, namespace, publish, log = () => undefin
         settings: { backoffStrategy: (attempt) => retryMs[Math.min(attempt, retryMs.length) - 1] ?? 30_000 },
       });
       worker.on('failed', (job, error) => log('later.retry', { job: job?.id, attempt: job?.attemptsMade, error: reasonOf(error) }));
-      await redis.ready(worker);
+      await redis.ask(worker.waitUntilReady());
     },
     // What was published and could not be ticked off is published again, under its own id, by whoever is there.
     close: () => (closing ??= redis.close(queue, worker, () => publishing)),

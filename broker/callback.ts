@@ -66,6 +66,7 @@ export function callbackEnvelope({ id, flow, principal, key, forward }: RequestR
     traceparent: undefined,
     tracestate: undefined,
     priority: undefined,
+    urgent: undefined,
     extra: { 'hub-callback': forward?.callback ?? '', 'hub-callback-of': id, 'hub-callback-outcome': outcome.kind },
   };
 }

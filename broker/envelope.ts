@@ -60,10 +60,17 @@ export interface Envelope {
   readonly contentEncoding?: string | undefined;
   readonly traceparent?: string | undefined;
   readonly tracestate?: string | undefined;
+  /** As AMQP has it: for foreign programs, and for quorum queues of RabbitMQ 4. */
   readonly priority?: number | undefined;
+  /** It overtakes what waits at its steps. */
+  readonly urgent?: boolean | undefined;
   /** `hub-error…` and foreign headers that travel along (faults, retries, dead letters). */
   readonly extra?: Readonly<Record<string, HeaderValue>> | undefined;
 }
+
+/** AMQP's priorities go up to 9, and RabbitMQ 4 calls those from 5 on high. */
+export const urgentPriority = 9;
+export const isHigh = (priority: number | undefined): boolean => priority !== undefined && priority >= 5;
 
 /** A fresh request id: UUIDv7 (RFC 9562), so ids sort by time and tell when the request came in. */
 export function newId(at = Date.now()): string {

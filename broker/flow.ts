@@ -24,6 +24,8 @@ export interface Flow {
    * their records cannot be rebuilt when Redis is lost. Default: true.
    */
   readonly journal?: boolean;
+  /** True: its requests may be urgent, and then overtake what waits at their steps. */
+  readonly urgent?: boolean;
   /** JSON Schemas (2020-12) of the request's and the reply's body. */
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
@@ -65,6 +67,17 @@ export function checkFlows(flows: readonly Flow[], steps: ReadonlyMap<string, St
           message: `flow ${flow.name} is volatile (durable: false) and step ${name} is ${step.kind === 'aggregator' ? 'an' : 'a'} ${step.kind}: only workers can serve it`,
         });
     });
+    if (flow.urgent === true && !isJournalled(flow))
+      flaws.push({
+        path: [...at, 'urgent'],
+        message: `flow ${flow.name} cannot be urgent: only what is durable and in the journal has a second queue`,
+      });
+    for (const name of flow.urgent === true ? steps.keys() : [])
+      if (steps.has(`${name}.urgent`))
+        flaws.push({
+          path: [...at, 'urgent'],
+          message: `flow ${flow.name} is urgent, and step ${name}.urgent has the name of the second queue of ${name}`,
+        });
     if (flow.waitMs > flow.maxWaitMs) flaws.push({ path: [...at, 'wait'], message: `flow ${flow.name}: wait is longer than maxWait` });
     if (flow.deadlineMs > flow.maxDeadlineMs)
       flaws.push({ path: [...at, 'deadline'], message: `flow ${flow.name}: deadline is longer than maxDeadline` });

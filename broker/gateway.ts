@@ -55,6 +55,7 @@ export interface Ask {
   readonly again?: boolean;
   readonly traceparent?: string;
   readonly tracestate?: string;
+  /** AMQP's, 0 to 9. From 5 on it is urgent, where the flow may be. */
   readonly priority?: number;
   /** Aborts when the requestor hangs up: it is no longer held, and the request goes on. */
   readonly signal?: Hangup;

@@ -242,9 +242,12 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   patience.abort();
   const resurrect = openResurrect({ transport, store, journal, clock, names, emit, flows: project.flows, place }, stopping.signal);
   // A queue that somebody deletes while nobody consumes it is missed by nobody else.
+  const declared = new Set(topology.queues.map(({ name }) => name));
   const lookAfterTopology = async () => {
     const gone: string[] = [];
-    for (const { name } of steps.values()) if ((await transport.inspect(names.workQueue(name))) === undefined) gone.push(name);
+    const queuesOf = (name: string) => [names.workQueue(name), names.urgentQueue(name)].filter((queue) => declared.has(queue));
+    for (const { name } of steps.values())
+      for (const queue of queuesOf(name)) if ((await transport.inspect(queue)) === undefined && !gone.includes(name)) gone.push(name);
     await transport.declare(topology);
     for (const step of gone) void resurrect(step);
   };

@@ -8,7 +8,7 @@ import { callbackAddress, callbackStep } from './callback.js';
 import { endsBy, pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
-import type { Envelope } from './envelope.js';
+import { isHigh, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf, readFault } from './fault.js';
 import { didYouMean, isJournalled, type Flow } from './flow.js';
@@ -385,6 +385,7 @@ export function openRequests(options: GatewayOptions): Requests {
       traceparent: ask.traceparent,
       tracestate: ask.tracestate,
       priority: 'priority' in ask ? ask.priority : undefined,
+      urgent: flow.urgent === true && 'priority' in ask && isHigh(ask.priority) ? true : undefined,
       extra: undefined,
     };
   }

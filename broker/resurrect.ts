@@ -9,7 +9,7 @@ import { messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
 import type { Store } from './store.js';
-import type { Names } from './topology.js';
+import { isKeyOf, type Names } from './topology.js';
 import type { Delivery, Message, Transport } from './transport.js';
 import { decode, isUndecodable } from './wire.js';
 
@@ -77,7 +77,7 @@ function pendingAt(step: string, names: Names, clock: Clock): { entry(delivery: 
       if (correlationId !== undefined && (exchange === names.replies || headers['hub-note'] === 'outcome')) end(correlationId);
       // What came to the step is kept elsewhere by now.
       if (headers['hub-note'] === 'dossier') waiting.delete(String(headers['hub-dossier']).replace(/^[^/]*\//, ''));
-      if (exchange !== names.work || routingKey !== step) return;
+      if (exchange !== names.work || !isKeyOf(step, routingKey)) return;
       const envelope = decode(delivery);
       if (isUndecodable(envelope) || envelope.deadline <= clock.now()) return;
       const {

@@ -22,6 +22,7 @@ import type { Progress, Store } from './store.js';
 import { announcer } from './topics.js';
 import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
 import type { Consumer, Delivery, Headers, Message, Transport } from './transport.js';
+import { openTurns } from './turns.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
 export interface RunnerOptions {
@@ -70,19 +71,25 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const work = worker(options, running, stopping.signal);
   const resurrect = openResurrect(options, stopping.signal);
   const consumers: Consumer[] = [];
+  const mayBeUrgent = options.flows.some(({ urgent }) => urgent === true);
   for (const step of options.serve.filter(({ run }) => run !== undefined)) {
+    const turns = mayBeUrgent ? openTurns(step.concurrency) : undefined;
     const consume = (queue: string) =>
       transport.consume(
         queue,
         {
-          prefetch: step.concurrency,
+          // The next urgent one must be at hand when one ends, or another would have the turn.
+          prefetch: queue === names.urgentQueue(step.name) ? 2 * step.concurrency : step.concurrency,
           tag: `${step.name}@${options.place}`,
           // A volatile request may be done twice, and is worth nothing soon.
           lazy: queue === names.volatileQueue(step.name),
-          ...(queue === names.workQueue(step.name) ? { restored: () => void resurrect(step.name) } : {}),
+          ...(queue === names.volatileQueue(step.name) ? {} : { restored: () => void resurrect(step.name) }),
         },
-        (delivery) => work(step, delivery),
+        turns === undefined
+          ? (delivery) => work(step, delivery)
+          : (delivery) => turns.take(queue === names.urgentQueue(step.name), stopping.signal, () => work(step, delivery)),
       );
+    if (mayBeUrgent) consumers.push(await consume(names.urgentQueue(step.name)));
     consumers.push(await consume(names.workQueue(step.name)));
     if (options.volatile.has(step.name)) consumers.push(await consume(names.volatileQueue(step.name)));
   }

@@ -7,6 +7,10 @@ import { isJournalled, type Flow } from './flow.js';
 import { pauseMs, type Step } from './step.js';
 import type { Address, Binding, Exchange, Queue, Topology } from './transport.js';
 
+const urgentKey = (step: string): string => `${step}.urgent`;
+/** Is this the routing key of a step's work, urgent or not? */
+export const isKeyOf = (step: string, routingKey: string): boolean => routingKey === step || routingKey === urgentKey(step);
+
 export type Names = ReturnType<typeof namesIn>;
 
 /** The names within a namespace (`hub` in production). */
@@ -19,6 +23,8 @@ export function namesIn(namespace: string) {
     unrouted: name('unrouted'),
     work: name('work'),
     workQueue: (step: string) => name('work', step),
+    /** What is urgent at a step. Its routing key in `work` is the same without the namespace and `work`. */
+    urgentQueue: (step: string) => name('work', urgentKey(step)),
     journal: name('journal'),
     replies: name('replies'),
     /** Return address of a hub; also its routing key in `replies`. */
@@ -113,6 +119,19 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
       { exchange: names.dead, queue: names.journal, routingKey: step.name },
     );
   }
+  // As soon as any flow may be urgent, all steps may: a step may route to any other. A foreign program has one queue for all.
+  for (const step of flows.some(({ urgent }) => urgent === true) ? steps.values() : []) {
+    const isOurs = step.run !== undefined;
+    if (isOurs)
+      queues.push({
+        name: names.urgentQueue(step.name),
+        type: 'quorum',
+        about: `${step.summary}: those that are urgent, taken first`,
+        deadLetter: { exchange: names.dead, routingKey: step.name },
+      });
+    const queue = isOurs ? names.urgentQueue(step.name) : names.workQueue(step.name);
+    for (const to of [queue, names.journal]) bindings.push({ exchange: names.work, queue: to, routingKey: urgentKey(step.name) });
+  }
   const delays = new Set([...steps.values()].flatMap((step) => step.retry));
   for (const delay of delays) {
     exchanges.push({ name: names.retry(delay), type: 'fanout' });
@@ -165,12 +184,15 @@ export function topologyOf({ names, flows, steps, hub, journalMaxAge }: Topology
 }
 
 /** What decides by which exchange a message goes: see `Envelope`. */
-type Way = Pick<Envelope, 'durable' | 'journal'>;
+type Way = Pick<Envelope, 'durable' | 'journal' | 'urgent'>;
+
+const keyOf = (step: string, { urgent }: Pick<Way, 'urgent'>): string => (urgent === true ? urgentKey(step) : step);
 
 /** Where a message for a step is published: the stream of the journal is bound beside the queue, unless it is left out. */
-export function workAddress(names: Names, step: string, { durable, journal }: Way): Address {
+export function workAddress(names: Names, step: string, way: Way): Address {
+  const { durable, journal } = way;
   if (!durable) return { exchange: names.volatile, routingKey: step };
-  return journal ? { exchange: names.work, routingKey: step } : { exchange: '', routingKey: names.workQueue(step) };
+  return journal ? { exchange: names.work, routingKey: keyOf(step, way) } : { exchange: '', routingKey: names.workQueue(step) };
 }
 
 /** Where an outcome is published: our own return addresses through `hub.replies` (and so the journal), others directly. */
@@ -187,8 +209,10 @@ export const isReturnAddress = (names: Names, queue: string): boolean => queue.s
 export const isWorkQueue = (names: Names, queue: string): boolean => queue.startsWith(`${names.work}.`);
 
 /** Where a failed message waits for its next attempt. */
-export const retryAddress = (names: Names, step: string, delay: string, { journal }: Way): Address =>
-  journal ? { exchange: names.retry(delay), routingKey: step } : { exchange: names.plainRetry(delay), routingKey: names.workQueue(step) };
+export const retryAddress = (names: Names, step: string, delay: string, way: Way): Address =>
+  way.journal
+    ? { exchange: names.retry(delay), routingKey: keyOf(step, way) }
+    : { exchange: names.plainRetry(delay), routingKey: names.workQueue(step) };
 
 /** Where a message goes that a person must look at. */
 export const deadAddress = (names: Names, step: string, { journal }: Pick<Way, 'journal'>): Address =>

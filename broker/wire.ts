@@ -39,6 +39,7 @@ function hubHeader(envelope: Envelope): string {
   if (envelope.principal !== undefined) header += `, principal=${text(envelope.principal)}`;
   if (envelope.conversation !== undefined) header += `, conversation=${text(envelope.conversation)}`;
   if (envelope.recorded) header += ', recorded';
+  if (envelope.urgent === true) header += ', urgent';
   // Last, since structured-headers 2.1 does not take a comma after a Date.
   return `${header}, deadline=@${Math.ceil(envelope.deadline / 1_000)}`;
 }
@@ -166,6 +167,7 @@ function readPlain(message: Whole, hub: string): Envelope | undefined {
     traceparent: headerText(message.headers, 'traceparent'),
     tracestate: headerText(message.headers, 'tracestate'),
     priority: message.priority,
+    urgent: undefined,
     extra: extraOf(message.headers),
   };
 }
@@ -198,6 +200,7 @@ function read(message: Whole, hub: Dictionary): Envelope {
     traceparent: headerText(message.headers, 'traceparent'),
     tracestate: headerText(message.headers, 'tracestate'),
     priority: message.priority,
+    urgent: bareIn(hub, 'urgent') === true ? true : undefined,
     extra: extraOf(message.headers),
   };
 }

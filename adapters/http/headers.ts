@@ -84,6 +84,13 @@ function businessKey(text: string | undefined, header: string): string | undefin
 export const supersedes = (headers: IncomingHttpHeaders): string | undefined =>
   businessKey(one(headers['hub-supersedes']), 'Hub-Supersedes');
 
+/** `Hub-Priority: urgent`; or `normal`, which need not be said. */
+export function isUrgent(headers: IncomingHttpHeaders): boolean {
+  const text = one(headers['hub-priority'])?.toLowerCase() ?? 'normal';
+  if (text !== 'urgent' && text !== 'normal') throw new Fault('invalid', 'Hub-Priority must be urgent or normal');
+  return text === 'urgent';
+}
+
 /** `Hub-Callback`: a registered name or an address. */
 export function callback(headers: IncomingHttpHeaders): string | undefined {
   const text = one(headers['hub-callback']);

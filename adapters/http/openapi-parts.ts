@@ -34,6 +34,7 @@ export const parameters = {
   ),
   HubDeadline: header('Hub-Deadline', 'How long the request may live, in seconds.', { type: 'number', exclusiveMinimum: 0 }, 60),
   HubKey: header('Hub-Key', 'Business key to find the request by.', { type: 'string', maxLength: 255 }, 'C-1042'),
+  HubPriority: header('Hub-Priority', '`urgent`: overtakes what waits at its steps.', { enum: ['normal', 'urgent'] }, 'urgent'),
   HubSupersedes: header(
     'Hub-Supersedes',
     'Your older requests to this flow that came with the same text here, and have no outcome yet, are cancelled (reason `superseded`); this one takes their place.',

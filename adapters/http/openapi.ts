@@ -64,9 +64,11 @@ function ask(flow: Flow): object {
       `Steps: ${flow.steps.join(', ')}. Held for ${seconds(flow.waitMs)} unless \`Prefer: wait\` says otherwise (at most ${seconds(flow.maxWaitMs)}); ` +
       `lives for ${seconds(flow.deadlineMs)} unless \`Hub-Deadline\` says otherwise (at most ${seconds(flow.maxDeadlineMs)}).`,
     tags: ['flows'],
-    parameters: ['Prefer', 'IdempotencyKey', 'HubDeadline', 'HubKey', 'HubSupersedes', 'HubCallback', 'traceparent'].map((name) =>
-      ref('parameters', name),
-    ),
+    parameters: [
+      ...['Prefer', 'IdempotencyKey', 'HubDeadline', 'HubKey', 'HubSupersedes', 'HubCallback'],
+      ...(flow.urgent === true ? ['HubPriority'] : []),
+      'traceparent',
+    ].map((name) => ref('parameters', name)),
     requestBody: {
       required: flow.request !== undefined,
       content: body(schemaOf(flow, 'request'), flow.example),

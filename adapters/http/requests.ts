@@ -1,12 +1,12 @@
 /** `/requests` and `/messages`: a request in, its outcome out, now or later. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { timeOfId } from '../../broker/envelope.js';
+import { timeOfId, urgentPriority } from '../../broker/envelope.js';
 import { Fault, messageOf } from '../../broker/fault.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
 import type { People } from '../../broker/people.js';
 import type { Outcome } from '../../broker/store.js';
 import type { Role } from '../../broker/tasks/task.js';
-import { callback, headerValue, matches, readHeaders, supersedes, unformed } from './headers.js';
+import { callback, headerValue, isUrgent, matches, readHeaders, supersedes, unformed } from './headers.js';
 import { sendJson } from './json.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
@@ -58,12 +58,15 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
       reply.header('vary', 'Prefer');
       const flow = parameter(request, 'flow');
       const said = readHeaders(request.headers);
-      const { durable = true, maxWaitMs = 0 } = flowNamed(flow) ?? {};
+      const { durable = true, maxWaitMs = 0, urgent: mayBeUrgent = false } = flowNamed(flow) ?? {};
       const wished = readPrefer(request.headers['prefer']);
       // A volatile flow cannot answer later: a preference may be ignored (RFC 7240 §2).
       const prefer = durable || holdMs(wished, maxWaitMs) !== 0 ? wished : none;
       const callBack = callback(request.headers);
       const takesPlace = supersedes(request.headers);
+      const urgent = isUrgent(request.headers);
+      if (urgent && !mayBeUrgent)
+        throw new Fault('invalid', `flow ${flow} takes no urgent requests: hub.yaml says which do`, { reason: 'not-urgent' });
       // Who wants to be called back need not stay on the line.
       const hold = holdMs(prefer, maxWaitMs) ?? (callBack === undefined ? undefined : 0);
       const visit = visitOf(request);
@@ -77,6 +80,7 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
         ...(hold === undefined ? {} : { waitMs: hold }),
         ...(callBack === undefined ? {} : { callback: callBack }),
         ...(takesPlace === undefined ? {} : { supersedes: takesPlace }),
+        ...(urgent ? { priority: urgentPriority } : {}),
         signal: visit,
       });
       if (answer.replayed) reply.header('idempotency-replayed', 'true');

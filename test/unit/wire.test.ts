@@ -47,6 +47,7 @@ const required = {
   durable: fc.boolean(),
   journal: fc.boolean(),
   recorded: fc.boolean(),
+  urgent: fc.option(fc.constant(true), { nil: undefined }),
   at: ms,
   body: bytes,
   contentType: fc.string({ minLength: 1, maxLength: 60 }),

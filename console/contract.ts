@@ -79,7 +79,7 @@ export interface Comment {
 }
 
 export interface Attachment {
-  readonly id: string | number;
+  readonly id: string;
   readonly name: string;
   readonly type: string;
   readonly size: number;

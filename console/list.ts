@@ -82,6 +82,9 @@ function told(list: List, news: News, belongsHere: (task: Summary) => boolean): 
   return { ...list, newer };
 }
 
+const pageSize = 50;
+const largestPage = 200;
+
 export interface Tasks extends List {
   readonly refresh: () => void;
   readonly more: () => void;
@@ -93,14 +96,21 @@ export function useTasks(view: View, query: string, user: User): Tasks {
   const [list, dispatch] = useReducer(change, empty);
   const asking = useRef<AbortController>(undefined);
 
+  /** How many rows are shown: a refresh brings as many, as far as the hub gives so many at once. */
+  const shown = useRef(0);
+  useEffect(() => {
+    shown.current = list.rows.length;
+  });
+
   const load = useCallback(
     async (cursor: string | null, anew: boolean) => {
+      const limit = anew || cursor !== null ? pageSize : Math.min(largestPage, Math.max(pageSize, shown.current));
       asking.current?.abort();
       const own = (asking.current = new AbortController());
       dispatch({ is: 'asked', anew });
       const wanted = new URLSearchParams({
         view,
-        limit: '50',
+        limit: String(limit),
         ...(query === '' ? {} : { q: query }),
         ...(cursor === null ? {} : { cursor }),
       });

@@ -2,7 +2,7 @@
 import { useCallback, useEffect, useState } from 'react';
 import type { Problem, Story } from './contract.js';
 import { call, problemFrom } from './http.js';
-import { Ask, Banner, Chip, clock, distance, OnTheLine, useNow, When } from './parts.js';
+import { Ask, Banner, Chip, clock, distance, OnTheLine, useNow, useToast, When } from './parts.js';
 import { Link } from './route.js';
 
 /** How often a request that is not over is looked at again. */
@@ -35,9 +35,7 @@ export function RequestStory({ id }: { readonly id: string }) {
             <Chip state={story.state} />
             {story.key != null && <span>{story.key}</span>}
             <code className="id">{story.id}</code>
-            <button className="quiet" onClick={() => void navigator.clipboard?.writeText(story.id)}>
-              Copy the id
-            </button>
+            <CopyButton text={story.id} />
           </p>
           <WaitsFor story={story} />
           <Parts parts={story.parts} />
@@ -78,6 +76,23 @@ export function RequestStory({ id }: { readonly id: string }) {
         </>
       )}
     </main>
+  );
+}
+
+/** Browsers have a clipboard for pages over TLS, or of this machine. */
+function CopyButton({ text }: { readonly text: string }) {
+  const toast = useToast();
+  const clipboard = navigator.clipboard as Clipboard | undefined;
+  if (clipboard === undefined) return null;
+  const copy = () =>
+    clipboard.writeText(text).then(
+      () => toast({ text: 'Copied.' }),
+      () => toast({ text: 'The browser does not let this page copy.' }),
+    );
+  return (
+    <button className="quiet" onClick={() => void copy()}>
+      Copy the id
+    </button>
   );
 }
 
@@ -125,7 +140,11 @@ function WaitsFor({ story }: { readonly story: Story }) {
         <div>
           <dt>Waits for</dt>
           <dd>
-            {waitingOn == null ? 'nobody: it is being worked on' : waitingOn.text}
+            {waitingOn == null
+              ? 'nobody: it is being worked on'
+              : waitingOn.kind === 'requestor'
+                ? 'its requestor, who was asked something'
+                : waitingOn.text}
             {waitingOn?.taskId !== undefined && (
               <>
                 {' · '}

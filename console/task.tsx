@@ -268,7 +268,7 @@ function Attachments({ task, onChange }: { readonly task: Task; readonly onChang
       <ul className="plain">
         {task.attachments.map(({ id, name, size, by, at }) => (
           <li key={id}>
-            <a href={`/tasks/${encodeURIComponent(task.id)}/attachments/${id}`} download={name}>
+            <a href={`/tasks/${encodeURIComponent(task.id)}/attachments/${encodeURIComponent(id)}`} download={name}>
               {name}
             </a>{' '}
             <span className="soft">

@@ -4,7 +4,7 @@
  */
 import { type OutputUnit, type Schema as Draft, Validator } from '@cfworker/json-schema';
 import type { Flaw, Json, Schema } from '../contract.js';
-import { spoken, valueAt } from './model.js';
+import { isObject, spoken, valueAt } from './model.js';
 
 /** Keywords that only say that something below them is wrong. */
 const carriers = [
@@ -58,7 +58,10 @@ function flawOf({ keyword, keywordLocation, instanceLocation, error }: OutputUni
   const missing = keyword === 'required' || keyword === 'dependentRequired' ? /property "(.*)"\.$|not have "(.*)"\.$/.exec(error) : null;
   if (missing !== null) {
     const name = missing[1] ?? missing[2] ?? '';
-    return { pointer: `${instanceLocation}/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`, detail: 'Fill this in.' };
+    const at = name.replaceAll('~', '~0').replaceAll('/', '~1');
+    const field = valueAt(root as unknown as Json, keywordLocation.replace(/[^/]*$/, `properties/${at}`));
+    const isChoice = isObject(field) && (field['enum'] !== undefined || field['oneOf'] !== undefined);
+    return { pointer: `${instanceLocation}/${at}`, detail: isChoice ? 'Choose one.' : 'Fill this in.' };
   }
   const limit = valueAt(root as unknown as Json, keywordLocation);
   return { pointer: instanceLocation, detail: words(keyword, limit, error) };

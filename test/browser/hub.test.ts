@@ -10,7 +10,7 @@ import { task } from '../../index.js';
 import { settings } from '../integration/http-server.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, realHub, type TestHub } from '../support/hub.js';
-import { complaints, launch } from './chromium.js';
+import { axe, complaints, launch } from './chromium.js';
 
 interface Loan {
   readonly customer: string;
@@ -59,7 +59,12 @@ const user = (name: string, displayName: string, groups = ['credit-team']): User
   demoPassword: 'demo',
   about: groups.join(', '),
 });
-const users = [user('ana', 'Ana Weber'), user('bo', 'Bo Klein'), user('cem', 'Cem Aksoy'), user('eve', 'Eve Roth', ['heads'])];
+const users: readonly User[] = [
+  user('ana', 'Ana Weber'),
+  user('bo', 'Bo Klein'),
+  { ...user('cem', 'Cem Aksoy'), roles: ['task-user', 'operator'] },
+  user('eve', 'Eve Roth', ['heads']),
+];
 
 jest.setTimeout(60_000);
 
@@ -253,6 +258,31 @@ describe('two people', () => {
     await press(cem!, 'Approve');
     await ana!.getByText('Approve by cem').waitFor();
     expect(await held).toMatchObject({ outcome: 'approve', votes: [{ by: 'bo' }, { by: 'cem' }] });
+  });
+});
+
+describe('the story of a request', () => {
+  it('says what it waits for, leads to the task, and an operator may cancel it', async () => {
+    const location = await ask('loan.apply', loan('Radia'));
+    const [ana, cem] = await Promise.all(['ana', 'cem'].map((name) => visit(name, location)));
+    await ana!.getByText('Approve the loan of Radia').first().waitFor();
+    await ana!.getByRole('heading', { name: 'What happened' }).waitFor();
+    await ana!.getByText('given to a person').waitFor();
+    expect(await ana!.getByRole('button', { name: 'Cancel this request…' }).count()).toBe(0);
+    await ana!.getByRole('link', { name: 'Open the task' }).click();
+    await ana!.getByRole('heading', { name: 'Your decision' }).waitFor();
+
+    await press(cem!, 'Cancel this request…');
+    await press(cem!, 'Cancel the request');
+    await cem!.getByText('cancelled').first().waitFor();
+    await ana!.getByText('nothing is to be decided any more').waitFor();
+  });
+
+  it('is not for people who have nothing to do with it', async () => {
+    const location = await ask('loan.apply', loan('Margaret'));
+    const eve = await visit('eve', location);
+    await eve.getByRole('heading', { name: 'No such request' }).waitFor();
+    expect(await axe(eve)).toEqual([]);
   });
 });
 

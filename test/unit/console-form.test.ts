@@ -135,6 +135,12 @@ describe('the check in the browser', () => {
     expect(check(schema, { rate: 4.5, sure: true })).toEqual([]);
   });
 
+  it('asks for a choice where there are options', () => {
+    const schema: Schema = { type: 'object', required: ['kind'], properties: { kind: { enum: ['a', 'b'] } } };
+    expect(check(schema, {})).toEqual(['#/kind Choose one.']);
+    expect(check(schema, { kind: 'c' })).toEqual(['#/kind Choose one of the values.']);
+  });
+
   it('says of a choice that none fits, not what each of them lacks', () => {
     const schema: Schema = { type: 'object', properties: { x: { anyOf: [{ type: 'number' }, { type: 'boolean' }] } } };
     expect(check(schema, { x: 'a' })).toEqual(['#/x Choose one of the values that are allowed.']);

@@ -125,14 +125,14 @@ export interface Gateway {
   /** The outcome, waiting up to `waitMs` for it; `accepted` when it is not there yet; undefined as with `status`. */
   collect(id: string, principal: Principal, waitMs: number, signal?: Hangup): Promise<Answer | undefined>;
   /**
-   * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, until the
-   * `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.
+   * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, each when it is done with the
+   * one before, until the `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.
    */
   events(
     id: string,
     principal: Principal,
     sequence: number,
-    listener: (event: RequestEvent) => void,
+    listener: (event: RequestEvent) => unknown,
     signal: AbortSignal,
   ): Promise<boolean>;
   /**
@@ -280,7 +280,7 @@ export function openGateway(options: GatewayOptions): Gateway {
           changed = false;
           const ended = (await store.get(id))?.shown !== false;
           const news = await store.events(id, seen);
-          for (const event of news) listener(event);
+          for (const event of news) await listener(event);
           seen = news.at(-1)?.sequence ?? seen;
           if (ended || news.some(({ name }) => name === 'outcome')) return true;
           const nap = new AbortController();

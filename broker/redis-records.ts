@@ -62,7 +62,7 @@ export const reportFields = (report: Report) =>
   });
 
 export const outcomeFields = (outcome: Outcome) =>
-  fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, oat: outcome.at });
+  fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, parts: outcome.parts, oat: outcome.at });
 
 export function readRecord(id: string, hash: Hash): RequestRecord {
   const text = (name: string) => hash[name]?.toString();
@@ -95,7 +95,7 @@ export function readRecord(id: string, hash: Hash): RequestRecord {
 }
 
 function readOutcome(hash: Hash): Outcome | undefined {
-  const { kind, body, type, enc, oat } = hash;
+  const { kind, body, type, enc, parts, oat } = hash;
   if (kind === undefined || body === undefined) return undefined;
   return {
     kind: kind.toString() as OutcomeKind,
@@ -103,6 +103,7 @@ function readOutcome(hash: Hash): Outcome | undefined {
     contentType: String(type),
     at: Number(oat),
     ...given('contentEncoding', enc?.toString()),
+    ...given('parts', parts && Number(String(parts))),
   };
 }
 

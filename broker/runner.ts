@@ -17,6 +17,7 @@ import { freshMs, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import { patience } from './patience.js';
 import { openResurrect } from './resurrect.js';
+import { partEvent } from './parts.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
 import type { Progress, Store } from './store.js';
 import { announcer } from './topics.js';
@@ -229,14 +230,22 @@ class Tools implements StepTools {
   get progress(): StepTools['progress'] {
     this.told ??= throttled(this.clock, (progress) => {
       if (!this.common.control.isWatched(this.envelope)) return;
-      const event =
-        progress.sequence === undefined
-          ? { name: 'progress' as const, data: { ...progress } }
-          : { name: 'part' as const, data: { sequence: progress.sequence, part: progress.part } };
-      const { part: _part, sequence: _sequence, ...shown } = progress;
-      void this.store.report(this.envelope.requestId, { progress: shown }, event).catch(() => undefined);
+      void this.store.report(this.envelope.requestId, { progress }, { name: 'progress', data: { ...progress } }).catch(() => undefined);
     });
     return this.told;
+  }
+
+  get part(): StepTools['part'] {
+    // A store that is away is waited for once, not with each part: the reply has them all.
+    let isHeard = true;
+    return async (part) => {
+      if (!this.common.control.isWatched(this.envelope)) return;
+      const told = this.store.report(this.envelope.requestId, {}, partEvent(this.envelope, part)).then(
+        () => true,
+        () => false,
+      );
+      if (isHeard) isHeard = await told;
+    };
   }
 }
 
@@ -507,11 +516,11 @@ const nameOf = (part: SplitPart | undefined, index: number): string => part?.nam
 const withoutBrokers = (headers: Headers): Headers =>
   Object.fromEntries(Object.entries(headers).filter(([name]) => !name.startsWith('x-')));
 
-/** At most 4 a second; parts always. */
+/** At most 4 a second. */
 function throttled(clock: Clock, report: (progress: Progress) => void): (progress: Progress) => void {
   let last = -Infinity;
   return (progress) => {
-    if (progress.sequence === undefined && progress.percent !== 100 && clock.now() - last < 250) return;
+    if (progress.percent !== 100 && clock.now() - last < 250) return;
     last = clock.now();
     report(progress);
   };

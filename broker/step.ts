@@ -13,6 +13,7 @@ import type { Jobs } from './jobs.js';
 import type { Later } from './later.js';
 import type { Progress, Store } from './store.js';
 import type { Address, Message } from './transport.js';
+import { partsHeader, type Part } from './parts.js';
 
 export interface StepContext {
   /** Aborts on time-out, on cancellation of the request, and when the process stops. Pass it on. */
@@ -79,6 +80,8 @@ export interface Step {
 
 /** What a kind of step may use beside the handler's context. */
 export interface StepTools extends StepContext {
+  /** Shows a part of what the step yields; resolves once that is done, as far as it can be. */
+  readonly part: (part: Part) => Promise<void>;
   readonly store: Store;
   readonly later: Later;
   readonly jobs: Jobs;
@@ -163,13 +166,13 @@ export function worker<Body>(options: WorkerOptions<Body>): Step {
 }
 
 async function handled(handle: Handle, envelope: Envelope, tools: StepTools): Promise<Verdict> {
-  return verdictOn(await handle(bodyOf(envelope), envelope, tools), tools.progress);
+  return verdictOn(await handle(bodyOf(envelope), envelope, tools), tools.part);
 }
 
 /** What follows from what a handler returned that may not ask. */
-export function verdictOn(said: unknown, progress: (progress: Progress) => void): Verdict | Promise<Verdict> {
+export function verdictOn(said: unknown, part: ShowPart): Verdict | Promise<Verdict> {
   if (isAsking(said)) throw new TypeError('it returned ask() and does not say that it may: worker({ asks: true, … })');
-  return isGenerator(said) ? gathered(said, progress) : verdictOf(said);
+  return isGenerator(said) ? gathered(said, part) : verdictOf(said);
 }
 
 /** A step that may ask the requestor, and is called again with the answer. */
@@ -189,11 +192,13 @@ function conversing(handle: Handle): NonNullable<Step['run']> {
       await putQuestion(said, asked, dossier, { dossiers, report, now: clock.now() });
       return { go: 'nowhere' };
     }
-    const verdict = isGenerator(said) ? await gathered(said, tools.progress) : verdictOf(said);
+    const verdict = isGenerator(said) ? await gathered(said, tools.part) : verdictOf(said);
     if (dossier === undefined || verdict.go === 'nowhere') return verdict;
     const afterwards = () => dossiers.close(dossier);
     const [step = ''] = asked.slip;
-    return verdict.go === 'on' ? { ...verdict, change: { id: deriveId(asked.id, step, 0) }, afterwards } : { ...verdict, afterwards };
+    return verdict.go === 'on'
+      ? { ...verdict, change: { ...verdict.change, id: deriveId(asked.id, step, 0) }, afterwards }
+      : { ...verdict, afterwards };
   };
 }
 
@@ -216,11 +221,13 @@ export function bodyOf(message: Pick<Envelope, 'body' | 'contentType' | 'content
   }
 }
 
-/** Each value is shown to watchers as it comes; the slip goes on with all of them. */
-async function gathered(values: AsyncGenerator, progress: (progress: Progress) => void): Promise<Verdict> {
+type ShowPart = (part: Part) => Promise<void> | void;
+
+/** Each value is shown as it comes, before the next is asked for; the slip goes on with all of them. */
+async function gathered(values: AsyncGenerator, part: ShowPart): Promise<Verdict> {
   const all: unknown[] = [];
-  for await (const one of values) progress({ part: one, sequence: all.push(one) });
-  return { go: 'on', ...written(all) };
+  for await (const one of values) await part({ sequence: all.push(one), part: one ?? null });
+  return { go: 'on', ...written(all), change: { extra: partsHeader(all.length) } };
 }
 
 /** What a handler returned, as a verdict. */

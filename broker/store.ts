@@ -39,6 +39,8 @@ export interface Outcome {
   readonly body: Buffer;
   readonly contentType: string;
   readonly contentEncoding?: string;
+  /** The body is the list of so many parts, which were shown as they came. */
+  readonly parts?: number;
   /** When it was decided. */
   readonly at: number;
 }
@@ -92,7 +94,7 @@ export interface Progress {
   readonly done?: number;
   readonly total?: number;
   readonly leftMs?: number;
-  /** A value that a generator step yielded, and its number from 1: shown to watchers as a `part` event. */
+  /** Jobs: a value that one yielded, and its number from 1: shown as a `part` event. */
   readonly part?: unknown;
   readonly sequence?: number;
 }

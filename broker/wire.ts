@@ -10,6 +10,7 @@ import { DisplayString, Token } from 'structured-headers';
 import { readDictionary, type BareItem, type Dictionary, type InnerList, type Item } from './dictionary.js';
 import { isFault, readFault, type Fault } from './fault.js';
 import type { Envelope, EnvelopeType, GroupMember } from './envelope.js';
+import { partsIn } from './parts.js';
 import type { NewRecord, Outcome } from './store.js';
 import type { Delivery, HeaderValue, Headers, Message } from './transport.js';
 import { version } from './version.js';
@@ -281,11 +282,13 @@ export function outcomeOf(message: Delivery | Message, at: number): Outcome {
     const kind = fault.code === 'timeout' ? 'timeout' : fault.code === 'cancelled' ? 'cancelled' : 'fault';
     return { kind, ...faultMessage(fault), at };
   }
+  const parts = partsIn(message.headers);
   return {
     kind: 'reply',
     body: message.body,
     contentType: message.contentType ?? 'application/octet-stream',
     ...(message.contentEncoding === undefined ? {} : { contentEncoding: message.contentEncoding }),
+    ...(parts === undefined ? {} : { parts }),
     at,
   };
 }

@@ -2,7 +2,7 @@
 import type { Flow } from '../../broker/flow.js';
 import { hubPaths } from './openapi-paths.js';
 import { taskPaths, taskSchemas } from './openapi-tasks.js';
-import { headers, json, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
+import { headers, json, lines, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
 import { flowSchemas, schemaOf } from './schemas.js';
 
 export function openApi(
@@ -75,7 +75,7 @@ function ask(flow: Flow): object {
       '200': {
         description: 'The reply, with its own content type.',
         headers: pick('Hub-Request-Id', 'Preference-Applied', 'Idempotency-Replayed', 'Vary'),
-        content: body(schemaOf(flow, 'reply')),
+        content: { ...body(schemaOf(flow, 'reply')), ...(flow.durable ? lines : {}) },
       },
       '202': {
         description: 'Accepted; the answer comes later.',

@@ -49,6 +49,8 @@ export interface Ask {
   readonly supersedes?: string;
   /** The requestor is called back there with the outcome, whenever it comes: a registered name or an address, as hub.yaml allows. Not with `forward`. */
   readonly callback?: string;
+  /** Parts of the reply are sent to `forward`, too, as they come. */
+  readonly hearsParts?: boolean;
   /** Ask for this id (adapters that can derive it from the foreign message, so that a redelivery is the same request). */
   readonly requestId?: string;
   /** The adapter knows that it asked this before and may have died before the broker had it: publish again if that is not known. */

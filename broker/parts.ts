@@ -22,10 +22,13 @@ export interface Part {
   readonly part: unknown;
 }
 
-/** The event that shows a part which the step of this envelope yields. Of any list but the last step's something else becomes. */
-export function partEvent({ slip: [step = '', ...further], groups }: Pick<Envelope, 'slip' | 'groups'>, part: Part) {
-  const ofReply = further.length === 0 && groups.length === 0;
-  return { name: 'part', data: { ...part, step, ...(ofReply ? { ofReply } : {}) } } as const;
+/** Is what the step of this envelope yields the reply? Of any list but the last step's something else becomes. */
+export const isOfReply = ({ slip, groups }: Pick<Envelope, 'slip' | 'groups'>): boolean => slip.length === 1 && groups.length === 0;
+
+/** The event that shows a part which the step of this envelope yields. */
+export function partEvent(envelope: Pick<Envelope, 'slip' | 'groups'>, part: Part) {
+  const [step = ''] = envelope.slip;
+  return { name: 'part', data: { ...part, step, ...(isOfReply(envelope) ? { ofReply: true } : {}) } } as const;
 }
 
 /** The list that a reply in parts is; undefined for any other outcome. */

@@ -380,6 +380,7 @@ export function openRequests(options: GatewayOptions): Requests {
       key: ask.key,
       principal: ask.principal.name,
       conversation: undefined,
+      aside: asideOf(ask, parking.has(flow.name)),
       replyTo,
       contentEncoding: ask.contentEncoding,
       traceparent: ask.traceparent,
@@ -401,6 +402,12 @@ const noPlace = (id: string, cause?: unknown): Fault =>
     `request ${id} is under way, but there is no place to keep its answer now: Redis or RabbitMQ is away. Send it again with the same Idempotency-Key`,
     { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
   );
+
+/** Of foreign requestors that want parts, or may be asked something. */
+const asideOf = (ask: Ask | OneWay, mayBeAsked: boolean): Envelope['aside'] =>
+  'forward' in ask && ask.forward !== undefined && (mayBeAsked || ask.hearsParts === true)
+    ? { queue: ask.forward.queue, correlationId: ask.forward.correlationId, parts: ask.hearsParts === true }
+    : undefined;
 
 /** A record as the journal would tell it: without what became of it. */
 const toldAgain = (record: NewRecord): NewRecord =>

@@ -3,6 +3,7 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
+import { openAside, type Aside } from './aside.js';
 import { deadlineBuckets, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
@@ -169,7 +170,11 @@ class Attempt implements Ending {
 }
 
 /** What the tools of all attempts have in common. */
-interface Common extends Pick<StepTools, 'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'clock' | 'drop' | 'absorbed' | 'late'> {
+interface Common extends Pick<
+  StepTools,
+  'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'tellQuestion' | 'clock' | 'drop' | 'absorbed' | 'late'
+> {
+  readonly aside: Aside;
   readonly names: Names;
   readonly control: Control;
 }
@@ -184,6 +189,7 @@ class Tools implements StepTools {
   readonly jobs: Jobs;
   readonly dossiers: Dossiers;
   readonly announce: StepTools['announce'];
+  readonly tellQuestion: StepTools['tellQuestion'];
   readonly clock: Clock;
   readonly answers: StepTools['answers'] = [];
   readonly kept: StepTools['kept'] = undefined;
@@ -201,6 +207,7 @@ class Tools implements StepTools {
     this.jobs = common.jobs;
     this.dossiers = common.dossiers;
     this.announce = common.announce;
+    this.tellQuestion = common.tellQuestion;
     this.clock = common.clock;
     this.drop = common.drop;
     this.absorbed = common.absorbed;
@@ -239,6 +246,7 @@ class Tools implements StepTools {
     // A store that is away is waited for once, not with each part: the reply has them all.
     let isHeard = true;
     return async (part) => {
+      await this.common.aside.part(this.envelope, part);
       if (!this.common.control.isWatched(this.envelope)) return;
       const told = this.store.report(this.envelope.requestId, {}, partEvent(this.envelope, part)).then(
         () => true,
@@ -254,6 +262,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   const { store, clock, names, control, emit, steps, journal } = options;
   const { publish, send } = openDispatch(options, stopping);
   const announce = announcer(options);
+  const aside = openAside(options.transport, emit);
   const deadlines = deadlineBuckets(clock);
   const patiently = patience(options, stopping);
   const parks = [...steps.values()].some((step) => step.parks === true);
@@ -265,6 +274,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     jobs: options.jobs,
     dossiers: options.dossiers,
     announce,
+    aside,
+    tellQuestion: aside.ask,
     clock,
     drop: async (id) => {
       await control.drop(id);

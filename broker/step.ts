@@ -2,7 +2,7 @@
  * A step: a queue and what serves it (EIP: Service Activator, Splitter, Router, Content Enricher). A handler takes data
  * and returns data; it never acknowledges and never publishes: the runner turns what it returns into messages.
  */
-import { isAsking, putQuestion, talkOf, type Turn } from './ask.js';
+import { isAsking, putQuestion, talkOf, type Question, type Turn } from './ask.js';
 import type { Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Dossiers } from './dossiers.js';
@@ -82,6 +82,8 @@ export interface Step {
 export interface StepTools extends StepContext {
   /** Shows a part of what the step yields; resolves once that is done, as far as it can be. */
   readonly part: (part: Part) => Promise<void>;
+  /** Tells a foreign requestor what it is asked; nobody else. */
+  readonly tellQuestion: (envelope: Envelope, question: Question) => Promise<void>;
   readonly store: Store;
   readonly later: Later;
   readonly jobs: Jobs;
@@ -178,18 +180,22 @@ export function verdictOn(said: unknown, part: ShowPart): Verdict | Promise<Verd
 /** A step that may ask the requestor, and is called again with the answer. */
 function conversing(handle: Handle): NonNullable<Step['run']> {
   return async (envelope, tools) => {
-    const { dossiers, report, clock } = tools;
+    const { dossiers, report, tellQuestion, clock } = tools;
     const dossier = envelope.type === 'event' ? await dossiers.rung(envelope) : undefined;
     const talk = dossier?.isOpen === true ? talkOf(dossier) : undefined;
-    // Rung before the answer, or after all is done.
-    if (envelope.type === 'event' && talk?.open !== undefined) return { go: 'nowhere' };
+    // Rung before the answer: whoever asked may have died before the question was told.
+    if (envelope.type === 'event' && dossier !== undefined && talk?.open !== undefined) {
+      await tellQuestion(dossiers.envelopeOf(dossier), talk.open);
+      return { go: 'nowhere' };
+    }
+    // Rung after all is done.
     if (envelope.type === 'event' && (talk === undefined || dossier === undefined)) return { go: 'nowhere' };
     const asked = dossier === undefined ? envelope : { ...dossiers.envelopeOf(dossier), attempt: envelope.attempt };
     const context =
       talk === undefined ? tools : (Object.assign(Object.create(tools), { answers: talk.turns, kept: talk.kept }) as StepTools);
     const said = await handle(bodyOf(asked), asked, context);
     if (isAsking(said)) {
-      await putQuestion(said, asked, dossier, { dossiers, report, now: clock.now() });
+      await putQuestion(said, asked, dossier, { dossiers, report, tellQuestion, now: clock.now() });
       return { go: 'nowhere' };
     }
     const verdict = isGenerator(said) ? await gathered(said, tools.part) : verdictOf(said);

@@ -20,7 +20,7 @@ import type { Rebuild } from './rebuild.js';
 import { openRequests } from './requests.js';
 import { outcomeOfFault, type Settler } from './settle.js';
 import type { Step } from './step.js';
-import type { ForwardAddress, Outcome, Progress, RequestEvent, RequestRecord, RequestState, Store } from './store.js';
+import type { ForwardAddress, Outcome, Progress, RequestEvent, RequestRecord, RequestState, Store, Turn } from './store.js';
 import { openTopics } from './topics.js';
 import { openStories, type Reader, type Story } from './story.js';
 import type { Person } from './tasks/task.js';
@@ -49,6 +49,8 @@ export interface Ask {
   readonly supersedes?: string;
   /** The requestor is called back there with the outcome, whenever it comes: a registered name or an address, as hub.yaml allows. Not with `forward`. */
   readonly callback?: string;
+  /** Its place in a conversation. When another request has it: fault `unavailable`, reason `place-taken`. */
+  readonly conversation?: Turn;
   /** Parts of the reply are sent to `forward`, too, as they come. */
   readonly hearsParts?: boolean;
   /** Ask for this id (adapters that can derive it from the foreign message, so that a redelivery is the same request). */
@@ -78,6 +80,7 @@ export interface Status {
   readonly flow: string;
   readonly state: RequestState;
   readonly key?: string;
+  readonly conversation?: Turn;
   readonly step?: string;
   readonly attempt?: number;
   readonly waitingOn?: string;

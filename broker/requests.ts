@@ -256,6 +256,8 @@ export function openRequests(options: GatewayOptions): Requests {
 
   /** The id or the key is taken: the same request goes on, and this requestor waits with the first. */
   async function join(record: RequestRecord, sameBody: boolean, ask: Ask, envelope: Envelope, waitMs: number): Promise<Answer> {
+    if (ask.conversation !== undefined && record.conversation?.ref !== ask.conversation.ref)
+      throw new Fault('unavailable', `another request has place ${ask.conversation.place} of the conversation`, { reason: 'place-taken' });
     if (!sameBody) throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
     const began = clock.now();
     const { id } = record;
@@ -379,7 +381,7 @@ export function openRequests(options: GatewayOptions): Requests {
       from: undefined,
       key: ask.key,
       principal: ask.principal.name,
-      conversation: undefined,
+      conversation: 'conversation' in ask ? ask.conversation?.id : undefined,
       aside: asideOf(ask, parking.has(flow.name)),
       replyTo,
       contentEncoding: ask.contentEncoding,
@@ -419,7 +421,7 @@ const withRecord = (envelope: Envelope, record: NewRecord): Envelope =>
 
 function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, ask: Ask | OneWay): NewRecord {
   const claim = claimOf(ask);
-  const forward = 'forward' in ask ? ask.forward : undefined;
+  const { conversation, forward } = ask as Partial<Ask>;
   return {
     id: requestId,
     flow,
@@ -429,6 +431,7 @@ function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, a
     deadline,
     ...(principal === undefined ? {} : { principal }),
     ...(key === undefined ? {} : { key }),
+    ...(conversation === undefined ? {} : { conversation }),
     ...(forward === undefined ? {} : { forward }),
     ...(claim === undefined ? {} : { claim }),
     ...('supersedes' in ask && ask.supersedes !== undefined ? { supersedes: sha256(ask.principal.name, ask.flow, ask.supersedes) } : {}),

@@ -45,6 +45,15 @@ export interface Outcome {
   readonly at: number;
 }
 
+/** Which request of a conversation this is (`adapters/http/conversation.ts`). */
+export interface Turn {
+  readonly id: string;
+  /** 1, 2, 3, … in the order of acceptance. */
+  readonly place: number;
+  /** What its requestor calls it. */
+  readonly ref: string;
+}
+
 /** A foreign requestor's return address, to which the hub forwards the outcome; or the step that calls requestors back. */
 export interface ForwardAddress {
   readonly queue: string;
@@ -70,6 +79,7 @@ export interface RequestRecord {
   /** What `waiting` waits for: `parts:bank.a,bank.b`, `retry:2/4 in 5s`, `foreign:legacy.price`. */
   readonly waitingOn?: string;
   readonly progress?: Progress;
+  readonly conversation?: Turn;
   readonly forward?: ForwardAddress;
   /** True once the outcome is at its `forward` address (or cannot be). */
   readonly forwarded?: boolean;
@@ -100,7 +110,7 @@ export interface Progress {
 }
 
 export type NewRecord = Pick<RequestRecord, 'id' | 'flow' | 'state' | 'acceptedAt' | 'deadline' | 'published'> &
-  Partial<Pick<RequestRecord, 'principal' | 'key' | 'forward' | 'claim' | 'supersedes' | 'detached' | 'carriedAt'>>;
+  Partial<Pick<RequestRecord, 'principal' | 'key' | 'conversation' | 'forward' | 'claim' | 'supersedes' | 'detached' | 'carriedAt'>>;
 
 /** An idempotency key: `scope` already holds principal, flow and key (hashed); `fingerprint` is the hash of the body. */
 export interface Claim {

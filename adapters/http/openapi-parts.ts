@@ -49,25 +49,6 @@ export const parameters = {
   traceparent: header('traceparent', 'W3C trace context.', string, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'),
   LastEventId: header('Last-Event-ID', 'Resumes after this event, or this part of a reply.', string, '7'),
   after: { name: 'after', in: 'query', description: 'As `Last-Event-ID`.', schema: { type: 'integer', minimum: 0 } },
-  conversation: {
-    name: 'conversation',
-    in: 'query',
-    description: 'The conversation to go on with. Default: a new one.',
-    schema: { type: 'string', pattern: '^[\\w-]{8,64}$' },
-  },
-  afterFrame: {
-    name: 'after',
-    in: 'query',
-    description: 'The last `at` that was seen.',
-    schema: { type: 'string', pattern: '^\\d+\\.(\\d+|end)$' },
-    example: '3.7',
-  },
-  ordered: {
-    name: 'ordered',
-    in: 'query',
-    description: '`true`: a request begins when the one before has ended.',
-    schema: { type: 'boolean' },
-  },
   HubQuestion: header(
     'Hub-Question',
     'Id of the question that is answered. Default: the oldest that is open.',

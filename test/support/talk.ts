@@ -41,7 +41,7 @@ export function open(url: string, flow: string, { conversation, after, ordered, 
     ...(after === undefined ? {} : { after }),
     ...(ordered === undefined ? {} : { ordered: String(ordered) }),
   });
-  return new WebSocket(`${url.replace(/^http/, 'ws')}/conversations/${flow}?${query}`, 'answerback.v1+json', { headers });
+  return new WebSocket(`${url.replace(/^http/, 'ws')}/conversations/${flow}?${query.toString()}`, 'answerback.v1+json', { headers });
 }
 
 export async function talk(url: string, flow: string, opening: Opening = {}): Promise<Talk> {

@@ -267,8 +267,23 @@ function extraOf(headers: Headers = {}): Record<string, HeaderValue> | undefined
 
 /** Everything about a request that is not in the messages that follow from it, so that the journal can tell the record again. */
 export function recordHeader(record: NewRecord): Record<string, HeaderValue> {
-  const { flow, state, acceptedAt, deadline, published, principal, key, conversation, forward, claim, supersedes, detached, carriedAt } = record;
-  const told = { flow, state, acceptedAt, deadline, published, principal, key, conversation, forward, claim, supersedes, detached, carriedAt };
+  const { flow, state, acceptedAt, deadline, published, principal, key, conversation, forward, claim, supersedes, detached, carriedAt } =
+    record;
+  const told = {
+    flow,
+    state,
+    acceptedAt,
+    deadline,
+    published,
+    principal,
+    key,
+    conversation,
+    forward,
+    claim,
+    supersedes,
+    detached,
+    carriedAt,
+  };
   return { 'hub-record': JSON.stringify(told) };
 }
 

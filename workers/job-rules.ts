@@ -120,10 +120,14 @@ export const gone = ({ outcome: _outcome, checkpoint: _checkpoint, ...data }: Jo
 /** What a handler returned, to be kept. */
 export function outcomeOf(verdict: Verdict): JobOutcome {
   switch (verdict.go) {
-    case 'on':
-      {
+    case 'on': {
       const { slip, change } = verdict;
-      return { go: 'on', ...kept(verdict), ...(slip === undefined ? {} : { slip }), ...(change?.extra === undefined ? {} : { extra: change.extra }) };
+      return {
+        go: 'on',
+        ...kept(verdict),
+        ...(slip === undefined ? {} : { slip }),
+        ...(change?.extra === undefined ? {} : { extra: change.extra }),
+      };
     }
     case 'apart': {
       const { parts, into } = verdict;

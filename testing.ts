@@ -350,6 +350,8 @@ export async function perform(step: Step, body: unknown, envelope: Partial<Envel
     answers: [],
     kept: undefined,
     progress: (one) => void progress.push(one),
+    part: nobody,
+    tellQuestion: nobody,
     remainingMs: () => Math.max(0, given.deadline - Date.now()),
     store: state.connect(),
     later: memoryLater({ publish: nobody }),

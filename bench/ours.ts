@@ -139,6 +139,9 @@ function openHttp(hub: Hub, { namespace, access, emit }: HubOptions, metrics: ()
     headersTimeout: 10 * second,
     requestTimeout: 30 * second,
     ping: 15 * second,
+    maxConversations: 1_000,
+    maxConversationsPerPrincipal: 1_000,
+    maxOpenPerConversation: 32,
     linger: 0,
   };
   return http!.open!(settings as never, {

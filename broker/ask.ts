@@ -68,7 +68,17 @@ export async function putQuestion(
   asking: Asking,
   envelope: Envelope,
   dossier: Dossier | undefined,
-  { dossiers, report, now }: { readonly dossiers: Dossiers; readonly report: Store['report']; readonly now: number },
+  {
+    dossiers,
+    report,
+    tellQuestion,
+    now,
+  }: {
+    readonly dossiers: Dossiers;
+    readonly report: Store['report'];
+    readonly tellQuestion: (envelope: Envelope, question: Question) => Promise<void>;
+    readonly now: number;
+  },
 ): Promise<void> {
   const begun = dossier === undefined ? { turns: [] } : talkOf(dossier);
   const talk = talkOn(envelope.id, begun, asking, now);
@@ -87,4 +97,5 @@ export async function putQuestion(
     { state: 'waiting', step, waitingOn: theRequestor },
     { name: 'ask', data: { id, question, ...(schema === undefined ? {} : { schema }) } },
   );
+  await tellQuestion(envelope, talk.open!);
 }

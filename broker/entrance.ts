@@ -6,14 +6,18 @@
  * With the routing key `tasks.<action>` (`claim`, `decide`, …) a program acts on a task: the body names the `task`, and is otherwise what HTTP
  * takes; the answer is the task, or a fault.
  *
- * Taken from outside: body, content type and encoding, correlation id, reply_to, message id, priority, trace context. Nothing else.
+ * With the header `parts: true` it hears the parts of its reply before that. What a step asks it comes there, too, and is answered with the
+ * routing key that the question names.
+ *
+ * Taken from outside: body, content type and encoding, correlation id, reply_to, message id, priority, trace context, `parts`. Nothing else.
  */
 import { anonymous, type Access, type Principal } from './access.js';
+import { answerOf } from './aside.js';
 import type { Clock } from './clock.js';
 import type { Emit } from './emit.js';
 import { deriveId } from './envelope.js';
 import { failpoint } from './failpoint.js';
-import { Fault, isFault } from './fault.js';
+import { Fault, isFault, messageOf } from './fault.js';
 import type { Ask, Gateway } from './gateway.js';
 import type { Names } from './topology.js';
 import { isAction, readWish } from './tasks/wishes.js';
@@ -46,6 +50,8 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
       const action = /^tasks\.([a-z]+)$/.exec(flow)?.[1];
       if (action !== undefined && isAction(action) && !gateway.flows.some(({ name }) => name === flow))
         return await actOn(delivery, action, principal);
+      const answering = answerOf(flow);
+      if (answering !== undefined) return await answer(delivery, principal, answering);
       const volatile = gateway.flows.find(({ name }) => name === flow)?.durable === false;
       if (delivery.replyTo === undefined) await gateway.send({ ...askOf(delivery, principal), flow, requestId: ownId(delivery) });
       else if (volatile) await answerNow(delivery, { ...askOf(delivery, principal), flow });
@@ -56,6 +62,7 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
           waitMs: 0,
           requestId: ownId(delivery),
           again: delivery.redelivered,
+          hearsParts: delivery.headers['parts'] === true,
           forward: { queue: delivery.replyTo, ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }) },
         });
       failpoint('entrance.after-request');
@@ -85,6 +92,17 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
     if (delivery.replyTo === undefined) return;
     const body = Buffer.from(JSON.stringify(answered.task));
     await tell(delivery, { body, contentType: 'application/json', type: 'reply', headers: {} });
+  }
+
+  /** What a step asked, answered. A refusal is heard as always; who answers well hears no more than the next question, or the outcome. */
+  async function answer(
+    { body }: Delivery,
+    principal: Principal,
+    { requestId, questionId }: { readonly requestId: string; readonly questionId: string },
+  ): Promise<void> {
+    const said = await gateway.answer(requestId, principal, jsonOf(body), questionId);
+    if (said !== 'answered')
+      throw new Fault('rejected', `request ${requestId} does not ask this, or not any more`, { reason: 'not-asked', requestId });
   }
 
   /** A correlation id that is used for a second request is the requestor's right: unless the broker says "redelivered", it is a new one. */
@@ -178,6 +196,14 @@ function askOf(delivery: Delivery, principal: Principal) {
     ...(typeof traceparent === 'string' ? { traceparent } : {}),
     ...(typeof tracestate === 'string' ? { tracestate } : {}),
   };
+}
+
+function jsonOf(body: Buffer): unknown {
+  try {
+    return JSON.parse(body.toString('utf8'));
+  } catch (cause) {
+    throw new Fault('invalid', `an answer must be JSON: ${messageOf(cause)}`, { cause });
+  }
 }
 
 /** Plain RPC programs seldom set a content type. */

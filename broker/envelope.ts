@@ -23,6 +23,14 @@ export interface GroupMember {
   readonly name: string;
 }
 
+/** Where a foreign requestor hears what comes before the outcome (`aside.ts`). */
+export interface AsideAddress {
+  readonly queue: string;
+  readonly correlationId: string | undefined;
+  /** It wants the parts of its reply. */
+  readonly parts: boolean;
+}
+
 export interface Envelope {
   readonly id: string;
   readonly requestId: string;
@@ -44,6 +52,7 @@ export interface Envelope {
   readonly key?: string | undefined;
   readonly principal?: string | undefined;
   readonly conversation?: string | undefined;
+  readonly aside?: AsideAddress | undefined;
   /** False on volatile flows: transient, unconfirmed, best effort. */
   readonly durable: boolean;
   /** False on flows that leave the journal out (volatile ones always do): their messages go straight to the queues. */

@@ -1,6 +1,7 @@
 /** Hands an outcome on to where its requestor wants it, once the journal has it: a queue of the requestor's own, or the step that calls back. */
 import { callbackEnvelope, callbackStep } from './callback.js';
 import { failpoint } from './failpoint.js';
+import { partsHeader } from './parts.js';
 import type { SettlerOptions } from './settle.js';
 import { stateOf, type Outcome, type RequestRecord } from './store.js';
 import { workAddress } from './topology.js';
@@ -42,7 +43,11 @@ export function openForward({ transport, store, journal, names, leftOut, emit }:
       type: outcome.kind === 'reply' ? 'reply' : 'fault',
       appId: `answerback/${version}`,
       timestamp: Math.floor(outcome.at / 1_000),
-      headers: { 'hub-request-id': id, 'hub-state': stateOf[outcome.kind] },
+      headers: {
+        'hub-request-id': id,
+        'hub-state': stateOf[outcome.kind],
+        ...(outcome.parts === undefined ? {} : partsHeader(outcome.parts)),
+      },
       ...(outcome.contentEncoding === undefined ? {} : { contentEncoding: outcome.contentEncoding }),
     };
     try {

@@ -20,7 +20,7 @@ import type { Rebuild } from './rebuild.js';
 import { openRequests } from './requests.js';
 import { outcomeOfFault, type Settler } from './settle.js';
 import type { Step } from './step.js';
-import type { ForwardAddress, Outcome, Progress, RequestEvent, RequestRecord, RequestState, Store } from './store.js';
+import type { ForwardAddress, Outcome, Progress, RequestEvent, RequestRecord, RequestState, Store, Turn } from './store.js';
 import { openTopics } from './topics.js';
 import { openStories, type Reader, type Story } from './story.js';
 import type { Person } from './tasks/task.js';
@@ -49,6 +49,10 @@ export interface Ask {
   readonly supersedes?: string;
   /** The requestor is called back there with the outcome, whenever it comes: a registered name or an address, as hub.yaml allows. Not with `forward`. */
   readonly callback?: string;
+  /** Its place in a conversation. When another request has it: fault `unavailable`, reason `place-taken`. */
+  readonly conversation?: Turn;
+  /** Parts of the reply are sent to `forward`, too, as they come. */
+  readonly hearsParts?: boolean;
   /** Ask for this id (adapters that can derive it from the foreign message, so that a redelivery is the same request). */
   readonly requestId?: string;
   /** The adapter knows that it asked this before and may have died before the broker had it: publish again if that is not known. */
@@ -77,6 +81,7 @@ export interface Status {
   readonly flow: string;
   readonly state: RequestState;
   readonly key?: string;
+  readonly conversation?: Turn;
   readonly step?: string;
   readonly attempt?: number;
   readonly waitingOn?: string;
@@ -126,14 +131,14 @@ export interface Gateway {
   /** The outcome, waiting up to `waitMs` for it; `accepted` when it is not there yet; undefined as with `status`. */
   collect(id: string, principal: Principal, waitMs: number, signal?: Hangup): Promise<Answer | undefined>;
   /**
-   * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, until the
-   * `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.
+   * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, each when it is done with the
+   * one before, until the `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.
    */
   events(
     id: string,
     principal: Principal,
     sequence: number,
-    listener: (event: RequestEvent) => void,
+    listener: (event: RequestEvent) => unknown,
     signal: AbortSignal,
   ): Promise<boolean>;
   /**
@@ -281,7 +286,7 @@ export function openGateway(options: GatewayOptions): Gateway {
           changed = false;
           const ended = (await store.get(id))?.shown !== false;
           const news = await store.events(id, seen);
-          for (const event of news) listener(event);
+          for (const event of news) await listener(event);
           seen = news.at(-1)?.sequence ?? seen;
           if (ended || news.some(({ name }) => name === 'outcome')) return true;
           const nap = new AbortController();

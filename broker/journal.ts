@@ -5,6 +5,7 @@
  */
 import { timeOfId } from './envelope.js';
 import type { Names } from './topology.js';
+import { partsHeader } from './parts.js';
 import type { NewRecord, Outcome } from './store.js';
 import type { Delivery, Headers, Message, Transport } from './transport.js';
 import { recordHeader } from './wire.js';
@@ -56,12 +57,16 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
     });
   return {
     note,
-    outcome: (requestId, { kind, body, contentType, contentEncoding }, record) =>
+    outcome: (requestId, { kind, body, contentType, contentEncoding, parts }, record) =>
       note(
         'outcome',
         requestId,
         { type: kind === 'reply' ? 'reply' : 'fault', body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) },
-        { 'hub-outcome': kind, ...(record === undefined ? {} : recordHeader(record)) },
+        {
+          'hub-outcome': kind,
+          ...(parts === undefined ? {} : partsHeader(parts)),
+          ...(record === undefined ? {} : recordHeader(record)),
+        },
       ),
 
     async read(requestId) {

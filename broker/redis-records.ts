@@ -14,6 +14,7 @@ import type {
   RequestEvent,
   RequestRecord,
   RequestState,
+  Turn,
 } from './store.js';
 
 export type Hash = Readonly<Record<string, Buffer | undefined>>;
@@ -42,6 +43,7 @@ export const recordFields = (record: NewRecord) =>
     pub: record.published ? 1 : undefined,
     who: record.principal,
     key: record.key,
+    conv: record.conversation === undefined ? undefined : JSON.stringify(record.conversation),
     fwdq: record.forward?.queue,
     fwdc: record.forward?.correlationId,
     fwdb: record.forward?.callback,
@@ -62,7 +64,7 @@ export const reportFields = (report: Report) =>
   });
 
 export const outcomeFields = (outcome: Outcome) =>
-  fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, oat: outcome.at });
+  fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, parts: outcome.parts, oat: outcome.at });
 
 export function readRecord(id: string, hash: Hash): RequestRecord {
   const text = (name: string) => hash[name]?.toString();
@@ -81,6 +83,7 @@ export function readRecord(id: string, hash: Hash): RequestRecord {
     ...given('attempt', hash['try'] && Number(text('try'))),
     ...given('waitingOn', text('wait')),
     ...given('progress', hash['prog'] && (JSON.parse(hash['prog'].toString()) as Progress)),
+    ...given('conversation', hash['conv'] && (JSON.parse(hash['conv'].toString()) as Turn)),
     ...given(
       'forward',
       hash['fwdq'] && { queue: hash['fwdq'].toString(), ...given('correlationId', text('fwdc')), ...given('callback', text('fwdb')) },
@@ -95,7 +98,7 @@ export function readRecord(id: string, hash: Hash): RequestRecord {
 }
 
 function readOutcome(hash: Hash): Outcome | undefined {
-  const { kind, body, type, enc, oat } = hash;
+  const { kind, body, type, enc, parts, oat } = hash;
   if (kind === undefined || body === undefined) return undefined;
   return {
     kind: kind.toString() as OutcomeKind,
@@ -103,6 +106,7 @@ function readOutcome(hash: Hash): Outcome | undefined {
     contentType: String(type),
     at: Number(oat),
     ...given('contentEncoding', enc?.toString()),
+    ...given('parts', parts && Number(String(parts))),
   };
 }
 

@@ -256,6 +256,8 @@ export function openRequests(options: GatewayOptions): Requests {
 
   /** The id or the key is taken: the same request goes on, and this requestor waits with the first. */
   async function join(record: RequestRecord, sameBody: boolean, ask: Ask, envelope: Envelope, waitMs: number): Promise<Answer> {
+    if (ask.conversation !== undefined && record.conversation?.ref !== ask.conversation.ref)
+      throw new Fault('unavailable', `another request has place ${ask.conversation.place} of the conversation`, { reason: 'place-taken' });
     if (!sameBody) throw new Fault('invalid', 'this Idempotency-Key was used with another body', { reason: 'idempotency-mismatch' });
     const began = clock.now();
     const { id } = record;
@@ -379,7 +381,8 @@ export function openRequests(options: GatewayOptions): Requests {
       from: undefined,
       key: ask.key,
       principal: ask.principal.name,
-      conversation: undefined,
+      conversation: 'conversation' in ask ? ask.conversation?.id : undefined,
+      aside: asideOf(ask, parking.has(flow.name)),
       replyTo,
       contentEncoding: ask.contentEncoding,
       traceparent: ask.traceparent,
@@ -403,6 +406,12 @@ const noPlace = (id: string, cause?: unknown): Fault =>
     { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
   );
 
+/** Of foreign requestors that want parts, or may be asked something. */
+const asideOf = (ask: Ask | OneWay, mayBeAsked: boolean): Envelope['aside'] =>
+  'forward' in ask && ask.forward !== undefined && (mayBeAsked || ask.hearsParts === true)
+    ? { queue: ask.forward.queue, correlationId: ask.forward.correlationId, parts: ask.hearsParts === true }
+    : undefined;
+
 /** A record as the journal would tell it: without what became of it. */
 const toldAgain = (record: NewRecord): NewRecord =>
   recordIn({ body: Buffer.alloc(0), correlationId: record.id, headers: recordHeader(record) }) ?? record;
@@ -413,7 +422,7 @@ const withRecord = (envelope: Envelope, record: NewRecord): Envelope =>
 
 function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, ask: Ask | OneWay): NewRecord {
   const claim = claimOf(ask);
-  const forward = 'forward' in ask ? ask.forward : undefined;
+  const { conversation, forward } = ask as Partial<Ask>;
   return {
     id: requestId,
     flow,
@@ -423,6 +432,7 @@ function recordOf({ requestId, flow, at, deadline, principal, key }: Envelope, a
     deadline,
     ...(principal === undefined ? {} : { principal }),
     ...(key === undefined ? {} : { key }),
+    ...(conversation === undefined ? {} : { conversation }),
     ...(forward === undefined ? {} : { forward }),
     ...(claim === undefined ? {} : { claim }),
     ...('supersedes' in ask && ask.supersedes !== undefined ? { supersedes: sha256(ask.principal.name, ask.flow, ask.supersedes) } : {}),

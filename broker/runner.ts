@@ -3,6 +3,7 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
+import { openAside, type Aside } from './aside.js';
 import { deadlineBuckets, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
@@ -17,6 +18,7 @@ import { freshMs, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import { patience } from './patience.js';
 import { openResurrect } from './resurrect.js';
+import { partEvent } from './parts.js';
 import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
 import type { Progress, Store } from './store.js';
 import { announcer } from './topics.js';
@@ -175,7 +177,11 @@ class Attempt implements Ending {
 }
 
 /** What the tools of all attempts have in common. */
-interface Common extends Pick<StepTools, 'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'clock' | 'drop' | 'absorbed' | 'late'> {
+interface Common extends Pick<
+  StepTools,
+  'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'tellQuestion' | 'clock' | 'drop' | 'absorbed' | 'late'
+> {
+  readonly aside: Aside;
   readonly names: Names;
   readonly control: Control;
 }
@@ -190,6 +196,7 @@ class Tools implements StepTools {
   readonly jobs: Jobs;
   readonly dossiers: Dossiers;
   readonly announce: StepTools['announce'];
+  readonly tellQuestion: StepTools['tellQuestion'];
   readonly clock: Clock;
   readonly answers: StepTools['answers'] = [];
   readonly kept: StepTools['kept'] = undefined;
@@ -207,6 +214,7 @@ class Tools implements StepTools {
     this.jobs = common.jobs;
     this.dossiers = common.dossiers;
     this.announce = common.announce;
+    this.tellQuestion = common.tellQuestion;
     this.clock = common.clock;
     this.drop = common.drop;
     this.absorbed = common.absorbed;
@@ -236,14 +244,23 @@ class Tools implements StepTools {
   get progress(): StepTools['progress'] {
     this.told ??= throttled(this.clock, (progress) => {
       if (!this.common.control.isWatched(this.envelope)) return;
-      const event =
-        progress.sequence === undefined
-          ? { name: 'progress' as const, data: { ...progress } }
-          : { name: 'part' as const, data: { sequence: progress.sequence, part: progress.part } };
-      const { part: _part, sequence: _sequence, ...shown } = progress;
-      void this.store.report(this.envelope.requestId, { progress: shown }, event).catch(() => undefined);
+      void this.store.report(this.envelope.requestId, { progress }, { name: 'progress', data: { ...progress } }).catch(() => undefined);
     });
     return this.told;
+  }
+
+  get part(): StepTools['part'] {
+    // A store that is away is waited for once, not with each part: the reply has them all.
+    let isHeard = true;
+    return async (part) => {
+      await this.common.aside.part(this.envelope, part);
+      if (!this.common.control.isWatched(this.envelope)) return;
+      const told = this.store.report(this.envelope.requestId, {}, partEvent(this.envelope, part)).then(
+        () => true,
+        () => false,
+      );
+      if (isHeard) isHeard = await told;
+    };
   }
 }
 
@@ -252,6 +269,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   const { store, clock, names, control, emit, steps, journal } = options;
   const { publish, send } = openDispatch(options, stopping);
   const announce = announcer(options);
+  const aside = openAside(options.transport, emit);
   const deadlines = deadlineBuckets(clock);
   const patiently = patience(options, stopping);
   const parks = [...steps.values()].some((step) => step.parks === true);
@@ -263,6 +281,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     jobs: options.jobs,
     dossiers: options.dossiers,
     announce,
+    aside,
+    tellQuestion: aside.ask,
     clock,
     drop: async (id) => {
       await control.drop(id);
@@ -514,11 +534,11 @@ const nameOf = (part: SplitPart | undefined, index: number): string => part?.nam
 const withoutBrokers = (headers: Headers): Headers =>
   Object.fromEntries(Object.entries(headers).filter(([name]) => !name.startsWith('x-')));
 
-/** At most 4 a second; parts always. */
+/** At most 4 a second. */
 function throttled(clock: Clock, report: (progress: Progress) => void): (progress: Progress) => void {
   let last = -Infinity;
   return (progress) => {
-    if (progress.sequence === undefined && progress.percent !== 100 && clock.now() - last < 250) return;
+    if (progress.percent !== 100 && clock.now() - last < 250) return;
     last = clock.now();
     report(progress);
   };

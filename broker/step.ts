@@ -2,7 +2,7 @@
  * A step: a queue and what serves it (EIP: Service Activator, Splitter, Router, Content Enricher). A handler takes data
  * and returns data; it never acknowledges and never publishes: the runner turns what it returns into messages.
  */
-import { isAsking, putQuestion, talkOf, type Turn } from './ask.js';
+import { isAsking, putQuestion, talkOf, type Question, type Turn } from './ask.js';
 import type { Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Dossiers } from './dossiers.js';
@@ -13,6 +13,7 @@ import type { Jobs } from './jobs.js';
 import type { Later } from './later.js';
 import type { Progress, Store } from './store.js';
 import type { Address, Message } from './transport.js';
+import { partsHeader, type Part } from './parts.js';
 
 export interface StepContext {
   /** Aborts on time-out, on cancellation of the request, and when the process stops. Pass it on. */
@@ -79,6 +80,10 @@ export interface Step {
 
 /** What a kind of step may use beside the handler's context. */
 export interface StepTools extends StepContext {
+  /** Shows a part of what the step yields; resolves once that is done, as far as it can be. */
+  readonly part: (part: Part) => Promise<void>;
+  /** Tells a foreign requestor what it is asked; nobody else. */
+  readonly tellQuestion: (envelope: Envelope, question: Question) => Promise<void>;
   readonly store: Store;
   readonly later: Later;
   readonly jobs: Jobs;
@@ -163,37 +168,43 @@ export function worker<Body>(options: WorkerOptions<Body>): Step {
 }
 
 async function handled(handle: Handle, envelope: Envelope, tools: StepTools): Promise<Verdict> {
-  return verdictOn(await handle(bodyOf(envelope), envelope, tools), tools.progress);
+  return verdictOn(await handle(bodyOf(envelope), envelope, tools), tools.part);
 }
 
 /** What follows from what a handler returned that may not ask. */
-export function verdictOn(said: unknown, progress: (progress: Progress) => void): Verdict | Promise<Verdict> {
+export function verdictOn(said: unknown, part: ShowPart): Verdict | Promise<Verdict> {
   if (isAsking(said)) throw new TypeError('it returned ask() and does not say that it may: worker({ asks: true, … })');
-  return isGenerator(said) ? gathered(said, progress) : verdictOf(said);
+  return isGenerator(said) ? gathered(said, part) : verdictOf(said);
 }
 
 /** A step that may ask the requestor, and is called again with the answer. */
 function conversing(handle: Handle): NonNullable<Step['run']> {
   return async (envelope, tools) => {
-    const { dossiers, report, clock } = tools;
+    const { dossiers, report, tellQuestion, clock } = tools;
     const dossier = envelope.type === 'event' ? await dossiers.rung(envelope) : undefined;
     const talk = dossier?.isOpen === true ? talkOf(dossier) : undefined;
-    // Rung before the answer, or after all is done.
-    if (envelope.type === 'event' && talk?.open !== undefined) return { go: 'nowhere' };
+    // Rung before the answer: whoever asked may have died before the question was told.
+    if (envelope.type === 'event' && dossier !== undefined && talk?.open !== undefined) {
+      await tellQuestion(dossiers.envelopeOf(dossier), talk.open);
+      return { go: 'nowhere' };
+    }
+    // Rung after all is done.
     if (envelope.type === 'event' && (talk === undefined || dossier === undefined)) return { go: 'nowhere' };
     const asked = dossier === undefined ? envelope : { ...dossiers.envelopeOf(dossier), attempt: envelope.attempt };
     const context =
       talk === undefined ? tools : (Object.assign(Object.create(tools), { answers: talk.turns, kept: talk.kept }) as StepTools);
     const said = await handle(bodyOf(asked), asked, context);
     if (isAsking(said)) {
-      await putQuestion(said, asked, dossier, { dossiers, report, now: clock.now() });
+      await putQuestion(said, asked, dossier, { dossiers, report, tellQuestion, now: clock.now() });
       return { go: 'nowhere' };
     }
-    const verdict = isGenerator(said) ? await gathered(said, tools.progress) : verdictOf(said);
+    const verdict = isGenerator(said) ? await gathered(said, tools.part) : verdictOf(said);
     if (dossier === undefined || verdict.go === 'nowhere') return verdict;
     const afterwards = () => dossiers.close(dossier);
     const [step = ''] = asked.slip;
-    return verdict.go === 'on' ? { ...verdict, change: { id: deriveId(asked.id, step, 0) }, afterwards } : { ...verdict, afterwards };
+    return verdict.go === 'on'
+      ? { ...verdict, change: { ...verdict.change, id: deriveId(asked.id, step, 0) }, afterwards }
+      : { ...verdict, afterwards };
   };
 }
 
@@ -216,11 +227,13 @@ export function bodyOf(message: Pick<Envelope, 'body' | 'contentType' | 'content
   }
 }
 
-/** Each value is shown to watchers as it comes; the slip goes on with all of them. */
-async function gathered(values: AsyncGenerator, progress: (progress: Progress) => void): Promise<Verdict> {
+type ShowPart = (part: Part) => Promise<void> | void;
+
+/** Each value is shown as it comes, before the next is asked for; the slip goes on with all of them. */
+async function gathered(values: AsyncGenerator, part: ShowPart): Promise<Verdict> {
   const all: unknown[] = [];
-  for await (const one of values) progress({ part: one, sequence: all.push(one) });
-  return { go: 'on', ...written(all) };
+  for await (const one of values) await part({ sequence: all.push(one), part: one ?? null });
+  return { go: 'on', ...written(all), change: { extra: partsHeader(all.length) } };
 }
 
 /** What a handler returned, as a verdict. */

@@ -191,7 +191,7 @@ if has[2] and not (has[4] and decided) then
   if has[2] == kind and has[3] == digest then show(retention) end
   return
 end
-redis.call('HDEL', record, 'shown', 'enc', 'found')
+redis.call('HDEL', record, 'shown', 'enc', 'parts', 'found')
 decide(kind, digest, now(), retention, 7)
 if not decided then redis.call('HSET', record, 'found', 1) end
 show(retention)

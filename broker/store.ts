@@ -39,8 +39,19 @@ export interface Outcome {
   readonly body: Buffer;
   readonly contentType: string;
   readonly contentEncoding?: string;
+  /** The body is the list of so many parts, which were shown as they came. */
+  readonly parts?: number;
   /** When it was decided. */
   readonly at: number;
+}
+
+/** Which request of a conversation this is (`adapters/http/conversation.ts`). */
+export interface Turn {
+  readonly id: string;
+  /** 1, 2, 3, … in the order of acceptance. */
+  readonly place: number;
+  /** What its requestor calls it. */
+  readonly ref: string;
 }
 
 /** A foreign requestor's return address, to which the hub forwards the outcome; or the step that calls requestors back. */
@@ -68,6 +79,7 @@ export interface RequestRecord {
   /** What `waiting` waits for: `parts:bank.a,bank.b`, `retry:2/4 in 5s`, `foreign:legacy.price`. */
   readonly waitingOn?: string;
   readonly progress?: Progress;
+  readonly conversation?: Turn;
   readonly forward?: ForwardAddress;
   /** True once the outcome is at its `forward` address (or cannot be). */
   readonly forwarded?: boolean;
@@ -92,13 +104,13 @@ export interface Progress {
   readonly done?: number;
   readonly total?: number;
   readonly leftMs?: number;
-  /** A value that a generator step yielded, and its number from 1: shown to watchers as a `part` event. */
+  /** Jobs: a value that one yielded, and its number from 1: shown as a `part` event. */
   readonly part?: unknown;
   readonly sequence?: number;
 }
 
 export type NewRecord = Pick<RequestRecord, 'id' | 'flow' | 'state' | 'acceptedAt' | 'deadline' | 'published'> &
-  Partial<Pick<RequestRecord, 'principal' | 'key' | 'forward' | 'claim' | 'supersedes' | 'detached' | 'carriedAt'>>;
+  Partial<Pick<RequestRecord, 'principal' | 'key' | 'conversation' | 'forward' | 'claim' | 'supersedes' | 'detached' | 'carriedAt'>>;
 
 /** An idempotency key: `scope` already holds principal, flow and key (hashed); `fingerprint` is the hash of the body. */
 export interface Claim {

@@ -122,8 +122,25 @@ export const rebuilding = (cause?: unknown): Fault =>
 
 /** What the requestor may know. An outcome that the journal does not have yet is not shown. */
 export function statusOf(record: RequestRecord): Status {
-  const { id, flow, state, key, step, attempt, waitingOn, progress, forward, acceptedAt, updatedAt, deadline, outcome, shown } = record;
-  const optional = { key, step, attempt, waitingOn, progress, callback: forward?.callback, endedAt: shown ? outcome?.at : undefined };
+  const {
+    id,
+    flow,
+    state,
+    key,
+    conversation,
+    step,
+    attempt,
+    waitingOn,
+    progress,
+    forward,
+    acceptedAt,
+    updatedAt,
+    deadline,
+    outcome,
+    shown,
+  } = record;
+  const callback = forward?.callback;
+  const optional = { key, conversation, step, attempt, waitingOn, progress, callback, endedAt: shown ? outcome?.at : undefined };
   return {
     id,
     flow,

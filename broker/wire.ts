@@ -9,7 +9,8 @@
 import { DisplayString, Token } from 'structured-headers';
 import { readDictionary, type BareItem, type Dictionary, type InnerList, type Item } from './dictionary.js';
 import { isFault, readFault, type Fault } from './fault.js';
-import type { Envelope, EnvelopeType, GroupMember } from './envelope.js';
+import type { AsideAddress, Envelope, EnvelopeType, GroupMember } from './envelope.js';
+import { partsIn } from './parts.js';
 import type { NewRecord, Outcome } from './store.js';
 import type { Delivery, HeaderValue, Headers, Message } from './transport.js';
 import { version } from './version.js';
@@ -29,6 +30,9 @@ const nameOf = (name: string): string => (/^[a-z]/.test(name) ? name : text(name
 const member = ({ id, index, size, at, deadline, name }: GroupMember): string =>
   `${text(id)};index=${index};size=${size};at=${at};due=${Math.round(deadline)};name=${text(name)}`;
 
+const asideText = ({ queue, correlationId, parts }: AsideAddress): string =>
+  `${text(queue)}${correlationId === undefined ? '' : `;for=${text(correlationId)}`}${parts ? ';parts' : ''}`;
+
 function hubHeader(envelope: Envelope): string {
   let header = `flow=${nameOf(envelope.flow)}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
   if (!envelope.durable) header += ', durable=?0';
@@ -38,6 +42,7 @@ function hubHeader(envelope: Envelope): string {
   if (envelope.key !== undefined) header += `, key=${text(envelope.key)}`;
   if (envelope.principal !== undefined) header += `, principal=${text(envelope.principal)}`;
   if (envelope.conversation !== undefined) header += `, conversation=${text(envelope.conversation)}`;
+  if (envelope.aside !== undefined) header += `, aside=${asideText(envelope.aside)}`;
   if (envelope.recorded) header += ', recorded';
   if (envelope.urgent === true) header += ', urgent';
   // Last, since structured-headers 2.1 does not take a comma after a Date.
@@ -162,6 +167,7 @@ function readPlain(message: Whole, hub: string): Envelope | undefined {
     key,
     principal,
     conversation,
+    aside: undefined,
     replyTo: message.replyTo,
     contentEncoding: message.contentEncoding,
     traceparent: headerText(message.headers, 'traceparent'),
@@ -195,6 +201,7 @@ function read(message: Whole, hub: Dictionary): Envelope {
     key: stringIn(hub, 'key'),
     principal: stringIn(hub, 'principal'),
     conversation: stringIn(hub, 'conversation'),
+    aside: asideIn(hub.get('aside')),
     replyTo: message.replyTo,
     contentEncoding: message.contentEncoding,
     traceparent: headerText(message.headers, 'traceparent'),
@@ -232,6 +239,16 @@ function required<T>(value: T | undefined, name: string): T {
   if (value === undefined) throw new TypeError(`${name} is missing`);
   return value;
 }
+function asideIn(entry: Item | InnerList | undefined): AsideAddress | undefined {
+  if (entry === undefined || isList(entry)) return undefined;
+  const [queue, parameters] = entry;
+  const correlationId = parameters.get('for');
+  return {
+    queue: plain(queue),
+    correlationId: correlationId === undefined ? undefined : plain(correlationId),
+    parts: parameters.get('parts') === true,
+  };
+}
 function groupMember([id, parameters]: Item): GroupMember {
   const index = parameters.get('index');
   const size = parameters.get('size');
@@ -253,8 +270,23 @@ function extraOf(headers: Headers = {}): Record<string, HeaderValue> | undefined
 
 /** Everything about a request that is not in the messages that follow from it, so that the journal can tell the record again. */
 export function recordHeader(record: NewRecord): Record<string, HeaderValue> {
-  const { flow, state, acceptedAt, deadline, published, principal, key, forward, claim, supersedes, detached, carriedAt } = record;
-  const told = { flow, state, acceptedAt, deadline, published, principal, key, forward, claim, supersedes, detached, carriedAt };
+  const { flow, state, acceptedAt, deadline, published, principal, key, conversation, forward, claim, supersedes, detached, carriedAt } =
+    record;
+  const told = {
+    flow,
+    state,
+    acceptedAt,
+    deadline,
+    published,
+    principal,
+    key,
+    conversation,
+    forward,
+    claim,
+    supersedes,
+    detached,
+    carriedAt,
+  };
   return { 'hub-record': JSON.stringify(told) };
 }
 
@@ -284,11 +316,13 @@ export function outcomeOf(message: Delivery | Message, at: number): Outcome {
     const kind = fault.code === 'timeout' ? 'timeout' : fault.code === 'cancelled' ? 'cancelled' : 'fault';
     return { kind, ...faultMessage(fault), at };
   }
+  const parts = partsIn(message.headers);
   return {
     kind: 'reply',
     body: message.body,
     contentType: message.contentType ?? 'application/octet-stream',
     ...(message.contentEncoding === undefined ? {} : { contentEncoding: message.contentEncoding }),
+    ...(parts === undefined ? {} : { parts }),
     at,
   };
 }

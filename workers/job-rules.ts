@@ -3,6 +3,7 @@
  * one (its process stood still while another one took over) may change nothing any more (fencing token).
  */
 import type { Decided } from '../broker/dossiers.js';
+import type { Envelope } from '../broker/envelope.js';
 import { Fault, faultBody, readFault, type FaultBody } from '../broker/fault.js';
 import { raw, written, type SplitPart, type Verdict } from '../broker/step.js';
 import type { Dossier } from '../broker/store.js';
@@ -34,7 +35,7 @@ interface Bytes {
 
 /** What a job came to, as JSON. */
 export type JobOutcome =
-  | ({ readonly go: 'on'; readonly slip?: readonly string[] } & Bytes)
+  | ({ readonly go: 'on'; readonly slip?: readonly string[]; readonly extra?: Envelope['extra'] } & Bytes)
   | { readonly go: 'apart'; readonly parts: readonly (Omit<SplitPart, 'body'> & Bytes)[]; readonly into?: string }
   | { readonly go: 'fault'; readonly fault: FaultBody; readonly isDead: boolean };
 
@@ -119,8 +120,15 @@ export const gone = ({ outcome: _outcome, checkpoint: _checkpoint, ...data }: Jo
 /** What a handler returned, to be kept. */
 export function outcomeOf(verdict: Verdict): JobOutcome {
   switch (verdict.go) {
-    case 'on':
-      return { go: 'on', ...kept(verdict), ...(verdict.slip === undefined ? {} : { slip: verdict.slip }) };
+    case 'on': {
+      const { slip, change } = verdict;
+      return {
+        go: 'on',
+        ...kept(verdict),
+        ...(slip === undefined ? {} : { slip }),
+        ...(change?.extra === undefined ? {} : { extra: change.extra }),
+      };
+    }
     case 'apart': {
       const { parts, into } = verdict;
       return {
@@ -141,8 +149,8 @@ export function verdictFor(dossier: Dossier, id: (index: string | number) => str
     case undefined:
       return undefined;
     case 'on': {
-      const { slip } = outcome;
-      return { go: 'on', ...bytesOf(outcome), ...(slip === undefined ? {} : { slip }), change: { id: id(0) }, afterwards };
+      const { slip, extra } = outcome;
+      return { go: 'on', ...bytesOf(outcome), ...(slip === undefined ? {} : { slip }), change: { id: id(0), extra }, afterwards };
     }
     case 'apart': {
       const { parts, into } = outcome;

@@ -55,7 +55,7 @@ export async function perform({ file, name, message, attempt, state, endsAt, por
     if (isUndecodable(envelope)) throw new Error(envelope.undecodable);
     const step = (await load(file))[name] as JobStep;
     const value = await step.handle(bodyOf(envelope), { ...envelope, attempt }, context as never);
-    return { outcome: outcomeOf(await verdictOn(value, context.progress)) };
+    return { outcome: outcomeOf(await verdictOn(value, (part) => tell({ say: 'progress', progress: part }))) };
   } catch (error) {
     return { reason: reasonFor(error) };
   } finally {

@@ -6,6 +6,7 @@ import type { Clock } from '../broker/clock.js';
 import type { Envelope } from '../broker/envelope.js';
 import { failpoint } from '../broker/failpoint.js';
 import { Fault, faultBody, isFault, messageOf } from '../broker/fault.js';
+import { partEvent } from '../broker/parts.js';
 import { patience } from '../broker/patience.js';
 import type { Served, ServeTools } from '../broker/step.js';
 import type { Progress, Report, RequestEvent } from '../broker/store.js';
@@ -82,7 +83,7 @@ export async function serveJobs(job: Job, tools: ServeTools): Promise<Served> {
         attempt.abort(kept);
         throw new Error(kept === 'withdrawn' ? 'the request was cancelled, or is over' : 'another process has taken over');
       },
-      report: (progress) => report(envelope, ...told(progress)),
+      report: (progress) => report(envelope, ...told(envelope, progress)),
     });
     const one = { attempt, token };
     running.set(id, one);
@@ -209,9 +210,9 @@ export async function serveJobs(job: Job, tools: ServeTools): Promise<Served> {
   };
 }
 
-function told(progress: Progress): [Report, Pick<RequestEvent, 'name' | 'data'>] {
+function told(envelope: Envelope, progress: Progress): [Report, Pick<RequestEvent, 'name' | 'data'>] {
   const { part, sequence, ...shown } = progress;
-  if (sequence !== undefined) return [{}, { name: 'part', data: { sequence, part } }];
+  if (sequence !== undefined) return [{}, partEvent(envelope, { sequence, part })];
   return [{ progress: shown }, { name: 'progress', data: { ...shown } }];
 }
 

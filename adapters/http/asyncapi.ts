@@ -22,7 +22,8 @@ export function asyncApi(flows: readonly Flow[], { version, namespace }: { reado
       version,
       description:
         `Publish a body to the exchange \`${namespace}.requests\` with the flow as routing key, \`reply_to\` (a queue of your own, or ` +
-        '`amq.rabbitmq.reply-to`) and `correlation_id`. The reply comes there with the same `correlation_id`; a fault has `type` = `fault`.',
+        '`amq.rabbitmq.reply-to`) and `correlation_id`. The reply comes there with the same `correlation_id`; a fault has `type` = `fault`. With the header `parts: true`, ' +
+        'parts of a reply come before it (`type` = `part`); what a step asks comes as `type` = `ask`, and is answered to the same exchange with the routing key in `hub-answer-to`.',
       license: { name: 'Apache-2.0' },
     },
     defaultContentType: 'application/json',
@@ -52,7 +53,7 @@ export function asyncApi(flows: readonly Flow[], { version, namespace }: { reado
         },
         event: { summary: 'Something that happened.', payload: {} },
       },
-      schemas: { Fault, RequestHeaders, ReplyHeaders, ...flowSchemas(flows) },
+      schemas: { Fault, RequestHeaders, ReplyHeaders, PartHeaders, AskHeaders, ...flowSchemas(flows) },
     },
   };
 }
@@ -96,6 +97,20 @@ function channelsOf(flow: Flow, amqp: object): readonly (readonly [string, objec
             bindings: { amqp: { messageType: 'reply', bindingVersion } },
           },
           fault: { $ref: '#/components/messages/fault' },
+          part: {
+            summary: 'A part of the reply, before it, to who says that it wants them.',
+            headers: { $ref: '#/components/schemas/PartHeaders' },
+            correlationId,
+            payload: {},
+            bindings: { amqp: { messageType: 'part', bindingVersion } },
+          },
+          ask: {
+            summary: 'What a step asks its requestor.',
+            headers: { $ref: '#/components/schemas/AskHeaders' },
+            correlationId,
+            payload: {},
+            bindings: { amqp: { messageType: 'ask', bindingVersion } },
+          },
         },
       },
     ],
@@ -114,7 +129,7 @@ function receives(flow: Flow): object {
     reply: {
       address: { description: 'The queue for the answer: AMQP property `reply_to`.', location: '$message.header#/replyTo' },
       channel: { $ref: reply },
-      messages: [{ $ref: `${reply}/messages/reply` }, { $ref: `${reply}/messages/fault` }],
+      messages: ['reply', 'fault', 'part', 'ask'].map((name) => ({ $ref: `${reply}/messages/${name}` })),
     },
     bindings: { amqp: { deliveryMode: 2, mandatory: true, bindingVersion } },
   };
@@ -135,6 +150,24 @@ const RequestHeaders = {
     correlationId: { type: 'string', maxLength: 255, description: 'AMQP property `correlation_id`.' },
     messageId: { type: 'string', description: 'AMQP property `message_id`.' },
     traceparent: { type: 'string', description: 'W3C trace context.' },
+    parts: { type: 'boolean', description: 'Parts of the reply are wanted as they come.' },
+  },
+} as const;
+
+const PartHeaders = {
+  type: 'object',
+  required: ['correlationId', 'hub-sequence'],
+  properties: { correlationId: { type: 'string' }, 'hub-sequence': { type: 'integer', minimum: 1, description: '1, 2, 3, …' } },
+} as const;
+
+const AskHeaders = {
+  type: 'object',
+  required: ['correlationId', 'hub-question', 'hub-answer-to'],
+  properties: {
+    correlationId: { type: 'string' },
+    'hub-question': { type: 'string', description: 'Id of the question.' },
+    'hub-answer-to': { type: 'string', description: 'Routing key of the answer.' },
+    'hub-schema': { type: 'string', description: 'JSON Schema of the answer, as JSON.' },
   },
 } as const;
 

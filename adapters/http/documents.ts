@@ -3,8 +3,10 @@ import { mayUse, type Principal } from '../../broker/access.js';
 import type { AdapterContext } from '../../broker/adapter.js';
 import { messageOf } from '../../broker/fault.js';
 import { asyncApi } from './asyncapi.js';
+import { protocol } from './conversations.js';
 import { openApi } from './openapi.js';
 import { links, page, pagePolicy } from './page.js';
+import { httpProblem, sendProblem } from './problem.js';
 import type { Handler } from './server.js';
 
 interface Needs extends Pick<AdapterContext, 'gateway' | 'access' | 'metrics' | 'version'> {
@@ -17,6 +19,8 @@ export interface DocumentHandlers {
   readonly asyncApi: Handler;
   readonly metrics: Handler;
   readonly page: Handler;
+  /** Where something else than plain HTTP is spoken. */
+  readonly talk: Handler;
   readonly live: Handler;
   readonly ready: Handler;
 }
@@ -49,6 +53,11 @@ export function documentHandlers({ gateway, access, metrics, version, namespace,
         .send(page({ flows, version, origin }));
     },
 
+    talk: async (_request, reply) =>
+      sendProblem(
+        reply.header('upgrade', 'websocket').header('connection', 'upgrade'),
+        httpProblem('upgrade-required', `open a WebSocket here, with the subprotocol ${protocol}`),
+      ),
     live: async (_request, reply) => reply.header('cache-control', 'no-store').send({ live: true }),
 
     async ready(_request, reply) {

@@ -1,6 +1,7 @@
 /** Inbound HTTP: the reference adapter. The table of routes below is what it can do; `server.ts` is what it refuses. */
 import type { AddressInfo } from 'node:net';
 import { adapter, type AdapterContext, type Open } from '../../broker/adapter.js';
+import { openConversations, type ConversationLimits } from './conversations.js';
 import { cannotListen, isLoopback, refusePublicWithoutKeys } from '../../broker/listening.js';
 import { asyncApi } from './asyncapi.js';
 import { consoleHandlers, pageOfRequest } from './console.js';
@@ -23,7 +24,7 @@ export { asyncApi, openApi, outcomeProblem };
  */
 const backlog = 4_096;
 
-export interface HttpSettings extends Limits, Partial<OidcSettings> {
+export interface HttpSettings extends Limits, ConversationLimits, Partial<OidcSettings> {
   readonly publicUrl: string;
   readonly port: number;
   readonly host: string;
@@ -94,6 +95,24 @@ export const http = adapter<HttpSettings>({
       default: '15s',
       env: 'HUB_HTTP_PING',
     },
+    maxConversations: {
+      doc: 'WebSocket conversations at once; more get 503.',
+      format: 'count',
+      default: 10_000,
+      env: 'HUB_HTTP_MAX_CONVERSATIONS',
+    },
+    maxConversationsPerPrincipal: {
+      doc: 'The same for one principal, where there are principals; more are closed with 4429.',
+      format: 'count',
+      default: 1_000,
+      env: 'HUB_HTTP_MAX_CONVERSATIONS_PER_PRINCIPAL',
+    },
+    maxOpenPerConversation: {
+      doc: 'Requests of one conversation that are open or wait to begin; more are refused.',
+      format: 'count',
+      default: 32,
+      env: 'HUB_HTTP_MAX_OPEN_PER_CONVERSATION',
+    },
     linger: {
       doc: 'A hub that was told to stop is not ready, refuses what is new, and goes on listening until nobody has come for 500 ms, but no longer than this.',
       format: 'duration',
@@ -142,6 +161,7 @@ export const http = adapter<HttpSettings>({
       ['GET', '/requests/:id/callback', requests.callback, 'quick'],
       ['GET', '/requests/:id/story', requests.story, 'quick', { who: 'either' }],
       ['DELETE', '/requests/:id', requests.cancel, 'held', { who: 'either' }],
+      ['GET', '/conversations/:flow', documents.talk, 'quick'],
       ['POST', '/messages/:flow', requests.send, 'new'],
       ['POST', '/events/:topic', topics.publish, 'new'],
       ['GET', '/events/:pattern', topics.watch, 'stream'],
@@ -160,6 +180,15 @@ export const http = adapter<HttpSettings>({
     const guardBrowsers = !context.access.required && !settings.open;
     const app = httpServer(routes, { limits: settings, context, stopping, guardBrowsers, rewriteUrl: pageOfRequest });
     const drain = drainable(app.server);
+    const conversations = openConversations({
+      server: app.server,
+      limits: settings,
+      context,
+      pingMs: settings.ping,
+      stopping,
+      guardBrowsers,
+      isOpen: settings.open,
+    });
     // For "localhost" Fastify would open a second server, on ::1, without our limits.
     const host = settings.host === 'localhost' ? '127.0.0.1' : settings.host;
     await app.listen({ port: settings.port, host, backlog }).catch((error: NodeJS.ErrnoException) => {
@@ -174,6 +203,7 @@ export const http = adapter<HttpSettings>({
       async close() {
         closing.abort();
         for (const stream of streams) stream.end();
+        await conversations.close();
         await drain(settings.linger);
         app.server.closeAllConnections();
         await app.close();

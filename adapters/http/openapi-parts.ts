@@ -48,7 +48,8 @@ export const parameters = {
     'crm',
   ),
   traceparent: header('traceparent', 'W3C trace context.', string, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'),
-  LastEventId: header('Last-Event-ID', 'Resumes after this event.', string, '7'),
+  LastEventId: header('Last-Event-ID', 'Resumes after this event, or this part of a reply.', string, '7'),
+  after: { name: 'after', in: 'query', description: 'As `Last-Event-ID`.', schema: { type: 'integer', minimum: 0 } },
   HubQuestion: header(
     'Hub-Question',
     'Id of the question that is answered. Default: the oldest that is open.',
@@ -80,7 +81,38 @@ export const headers = {
   'WWW-Authenticate': answered('How to authenticate.'),
 } as const;
 
+/** A reply in parts. */
+export const lines = { 'application/x-ndjson': { schema: ref('schemas', 'Line') } } as const;
+
 export const sharedSchemas = {
+  Line: {
+    description:
+      'One JSON object per line. A line has `part`, or it is the last and has `end`. A stream without an `end` was cut: it goes on at ' +
+      '`GET /requests/{id}/reply?after=<sequence of the last part>`. While nothing comes, spaces keep the line open.',
+    oneOf: [
+      {
+        type: 'object',
+        required: ['sequence', 'part'],
+        properties: { sequence: { type: 'integer', minimum: 1, description: '1, 2, 3, …' }, part: {} },
+      },
+      {
+        type: 'object',
+        required: ['end'],
+        properties: {
+          end: { enum: ['replied', 'faulted', 'timed-out', 'cancelled', 'later'] },
+          parts: { type: 'integer', description: 'How many parts the reply has.' },
+          reply: { description: 'A reply that is JSON and no list of parts.' },
+          contentType: string,
+          contentEncoding: string,
+          base64: { type: 'string', contentEncoding: 'base64', description: 'A reply that is not JSON.' },
+          problem: ref('schemas', 'Problem'),
+          status: { description: '`later`: the hold is over, or you are asked something (`questions`).', ...ref('schemas', 'Status') },
+          after: { type: 'integer', description: 'The last part that was sent.' },
+          next: { type: 'string', description: 'Where it goes on.' },
+        },
+      },
+    ],
+  },
   Status: {
     type: 'object',
     required: ['id', 'flow', 'state', 'deadline', 'acceptedAt', 'updatedAt', 'links'],

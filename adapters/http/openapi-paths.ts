@@ -1,7 +1,7 @@
 /** Paths of the OpenAPI document that every hub has. */
 import type { Flow } from '../../broker/flow.js';
 import { operation, problems } from './openapi-operation.js';
-import { json, ref, type headers } from './openapi-parts.js';
+import { json, lines, ref, type headers } from './openapi-parts.js';
 
 const parameter = (name: string) => ref('parameters', name);
 const sent = (...names: readonly (keyof typeof headers)[]) => Object.fromEntries(names.map((name) => [name, ref('headers', name)]));
@@ -40,12 +40,14 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
     '/requests/{id}/reply': {
       parameters: id,
       get: operation('reply', 'requests', 'The outcome of a request, waiting for it with `Prefer: wait=N`', {
-        parameters: [parameter('Prefer')],
+        description:
+          'With `Accept: application/x-ndjson` it comes in parts, after the one that you name, and the line is held without being asked.',
+        parameters: ['Prefer', 'LastEventId', 'after'].map(parameter),
         responses: {
           '200': {
             description: 'The reply, with its own content type.',
             headers: sent('Hub-Request-Id', 'Preference-Applied', 'Vary'),
-            content: anything,
+            content: { ...anything, ...lines },
           },
           '202': { description: 'Not there yet.', headers: sent('Location', 'Retry-After', 'Hub-Request-Id', 'Vary'), content: status },
           ...problems(400, 401, 403, 404, 409, 410, 422, 429, 502, 503, 504),

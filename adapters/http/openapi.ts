@@ -2,7 +2,7 @@
 import type { Flow } from '../../broker/flow.js';
 import { hubPaths } from './openapi-paths.js';
 import { taskPaths, taskSchemas } from './openapi-tasks.js';
-import { headers, json, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
+import { headers, json, lines, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
 import { flowSchemas, schemaOf } from './schemas.js';
 
 export function openApi(
@@ -31,6 +31,15 @@ export function openApi(
     tags: [
       { name: 'flows', description: 'One address per kind of request.' },
       { name: 'requests', description: 'Where a request is, and its outcome.' },
+      // A WebSocket is no operation of OpenAPI's.
+      {
+        name: 'conversations',
+        description:
+          'WebSocket at `/conversations/{flow}`, subprotocol `answerback.v1+json`: several requests and their replies over one channel. Say ' +
+          '`{"type": "request", "id", "body"}`, `{"type": "answer", "id", "question", "answer"}`, `{"type": "cancel", "id"}`; hear `open`, `accepted`, `refused`, `progress`, `ask`, ' +
+          '`answered`, and in the order of acceptance `part`, `reply` and `fault`, each with its place `at`. After a drop: ' +
+          '`?conversation=<id>&after=<the last at>`, on any hub; `ordered=true`: each request begins when the one before has ended.',
+      },
       { name: 'messages', description: 'One-way messages.' },
       { name: 'events', description: 'Publish and watch topics.' },
       { name: 'tasks', description: 'What people decide.' },
@@ -77,7 +86,7 @@ function ask(flow: Flow): object {
       '200': {
         description: 'The reply, with its own content type.',
         headers: pick('Hub-Request-Id', 'Preference-Applied', 'Idempotency-Replayed', 'Vary'),
-        content: body(schemaOf(flow, 'reply')),
+        content: { ...body(schemaOf(flow, 'reply')), ...(flow.durable ? lines : {}) },
       },
       '202': {
         description: 'Accepted; the answer comes later.',

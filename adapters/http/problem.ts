@@ -36,6 +36,7 @@ export const httpProblems = {
   'expectation-failed': [417, 'The expectation cannot be met.'],
   misdirected: [421, 'This hub answers only to local names.'],
   'too-many': [429, 'Too many requests at once.'],
+  'upgrade-required': [426, 'This is spoken over WebSocket.'],
   'header-too-large': [431, 'The headers are larger than this hub takes.'],
   error: [500, 'The hub failed.'],
   'unknown-method': [501, 'This hub does not know the method.'],

@@ -8,6 +8,7 @@ import type { Outcome } from '../../broker/store.js';
 import type { Role } from '../../broker/tasks/task.js';
 import { callback, headerValue, isUrgent, matches, readHeaders, supersedes, unformed } from './headers.js';
 import { sendJson } from './json.js';
+import { lastPart, lineType, streamReply } from './parts.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler } from './server.js';
@@ -53,9 +54,23 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
       : sendProblem(reply, httpProblem('not-found', `there is no request ${id}`));
   };
 
+  async function inParts(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    id: string,
+    { type, prefer, hold }: { readonly type: string; readonly prefer: Preferences; readonly hold: number },
+  ): Promise<FastifyReply> {
+    const { principal } = request;
+    const gone = visitOf(request).signal;
+    const after = request.method === 'GET' ? lastPart(request) : 0;
+    const said = await streamReply(reply, { gateway, principal, id, type, holdMs: hold, after, pingMs, gone });
+    if (said === 'streamed') return reply;
+    return said === undefined ? missing(reply, id) : sendAnswer(reply, said, prefer, hold);
+  }
+
   return {
     async ask(request, reply) {
-      reply.header('vary', 'Prefer');
+      reply.header('vary', 'Prefer, Accept');
       const flow = parameter(request, 'flow');
       const said = readHeaders(request.headers);
       const { durable = true, maxWaitMs = 0, urgent: mayBeUrgent = false } = flowNamed(flow) ?? {};
@@ -69,6 +84,7 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
         throw new Fault('invalid', `flow ${flow} takes no urgent requests: hub.yaml says which do`, { reason: 'not-urgent' });
       // Who wants to be called back need not stay on the line.
       const hold = holdMs(prefer, maxWaitMs) ?? (callBack === undefined ? undefined : 0);
+      const type = durable && hold !== 0 ? lineType(request) : undefined;
       const visit = visitOf(request);
       visit.take();
       const answer = await gateway.request({
@@ -77,14 +93,15 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
         body: bodyOf(request),
         ...said,
         contentType: unformed(said.contentType, bodyOf(request)),
-        ...(hold === undefined ? {} : { waitMs: hold }),
+        ...(type !== undefined ? { waitMs: 0 } : hold === undefined ? {} : { waitMs: hold }),
         ...(callBack === undefined ? {} : { callback: callBack }),
         ...(takesPlace === undefined ? {} : { supersedes: takesPlace }),
         ...(urgent ? { priority: urgentPriority } : {}),
         signal: visit,
       });
       if (answer.replayed) reply.header('idempotency-replayed', 'true');
-      return sendAnswer(reply, answer, prefer, hold);
+      if (type === undefined) return sendAnswer(reply, answer, prefer, hold);
+      return inParts(request, reply, answer.id, { type, prefer, hold: hold ?? maxWaitMs });
     },
 
     async send(request, reply) {
@@ -113,13 +130,17 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
     },
 
     async reply(request, reply) {
-      reply.header('vary', 'Prefer');
+      reply.header('vary', 'Prefer, Accept');
       const id = parameter(request, 'id');
       const prefer = readPrefer(request.headers['prefer']);
       const { principal } = request;
-      // Who does not ask to wait is not held; who does, at most as long as the flow allows.
-      const flow = prefer.waitMs === undefined ? undefined : (await gateway.status(id, principal))?.flow;
-      const hold = flow === undefined ? 0 : (holdMs(prefer, flowNamed(flow)?.maxWaitMs ?? 0) ?? 0);
+      const type = lineType(request);
+      // Who does not ask to wait is not held, unless for parts; who does, at most as long as the flow allows.
+      const isHeld = prefer.waitMs !== undefined || (type !== undefined && !prefer.respondAsync);
+      const flow = isHeld ? (await gateway.status(id, principal))?.flow : undefined;
+      const maxWaitMs = flow === undefined ? 0 : (flowNamed(flow)?.maxWaitMs ?? 0);
+      const hold = holdMs(prefer, maxWaitMs) ?? (type === undefined ? 0 : maxWaitMs);
+      if (type !== undefined) return inParts(request, reply, id, { type, prefer, hold });
       const answer = await gateway.collect(id, principal, hold, visitOf(request));
       return answer === undefined ? missing(reply, id) : sendAnswer(reply, answer, prefer, hold);
     },

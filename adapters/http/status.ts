@@ -5,7 +5,7 @@ import type { Status } from '../../broker/gateway.js';
 import type { Story } from '../../broker/story.js';
 import { statusOf } from '../../broker/waiting.js';
 
-export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt' | 'questions'> {
+export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt' | 'questions' | 'conversation'> {
   readonly questions?: readonly object[];
   readonly acceptedAt: string;
   readonly updatedAt: string;

@@ -66,7 +66,12 @@ export function storeContract(name: string, open: (options: { readonly retention
 
     describe('a new request', () => {
       it('is there as it was created', async () => {
-        const record = aRequest({ principal: 'ann', key: 'C-1042', forward: { queue: 'their.replies', correlationId: 'their-7' } });
+        const record = aRequest({
+          principal: 'ann',
+          key: 'C-1042',
+          forward: { queue: 'their.replies', correlationId: 'their-7' },
+          conversation: { id: 'their talk', place: 3, ref: 'mine "☎"' },
+        });
         expect(await store.create(record)).toEqual({ result: 'created' });
         const kept = await hub(1).get(record.id);
         expect(kept).toEqual({ ...record, updatedAt: expect.any(Number), shown: false });
@@ -350,6 +355,7 @@ export function storeContract(name: string, open: (options: { readonly retention
           body,
           contentType: 'application/x-thing; v="1"',
           contentEncoding: 'gzip',
+          parts: 3,
           at: 1_795_413_590_123,
         };
         const id = await accepted();

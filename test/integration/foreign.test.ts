@@ -5,7 +5,7 @@ import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { anonymous } from '../../broker/access.js';
-import { foreign, Fault, worker } from '../../index.js';
+import { ask, foreign, Fault, worker } from '../../index.js';
 import { eventually } from '../support/eventually.js';
 import { rabbitmqUrl, realHub, type TestHub } from '../support/hub.js';
 
@@ -32,6 +32,14 @@ interface Sent {
   readonly properties?: Readonly<Record<string, unknown>>;
 }
 
+/** What a requestor hears that listens for more than its reply. */
+interface Heard {
+  readonly type: string;
+  readonly body: unknown;
+  readonly for: string;
+  readonly headers: Readonly<Record<string, unknown>>;
+}
+
 const running = new Set<ChildProcess>();
 
 function start(script: string, ...args: string[]): ChildProcess {
@@ -54,7 +62,15 @@ describe('a program in Python', () => {
         `these tests need Python with pika: apt-get install -y python3-pika (${found.error?.message ?? found.stderr.trim()})`,
       );
     hub = await realHub({
-      flows: { echo: ['echo'], price: ['price'], priced: ['order', 'price', 'bill'], refuse: ['refuse'], other: ['other'] },
+      flows: {
+        echo: ['echo'],
+        price: ['price'],
+        priced: ['order', 'price', 'bill'],
+        refuse: ['refuse'],
+        other: ['other'],
+        count: ['count'],
+        claim: ['claim'],
+      },
       steps: [
         worker({ name: 'echo', handle: (body) => (worked.push(body), body) }),
         worker({ name: 'order', handle: (body: unknown) => body }),
@@ -67,6 +83,22 @@ describe('a program in Python', () => {
         }),
         worker({ name: 'other', handle: (body) => void copied.push(body) }),
         foreign('price'),
+        worker<number>({
+          name: 'count',
+          async *handle(to) {
+            for (let n = 1; n <= to; n++) yield { n };
+          },
+        }),
+        worker<string>({
+          name: 'claim',
+          asks: true,
+          handle: (claim, _envelope, { answers: [receipt, sure] }) =>
+            receipt === undefined
+              ? ask(`receipt of ${claim}?`, { schema: { type: 'integer' } })
+              : sure === undefined
+                ? ask({ sure: receipt.answer })
+                : [claim, receipt.answer, sure.answer],
+        }),
       ],
     });
   });
@@ -80,7 +112,7 @@ describe('a program in Python', () => {
   afterAll(() => hub?.close());
 
   /** Sends messages by a Python client and waits for all its replies, by correlation id. */
-  async function ask(...messages: readonly Sent[]): Promise<Map<unknown, Shown>> {
+  async function send(...messages: readonly Sent[]): Promise<Map<unknown, Shown>> {
     const client = start('foreign_requestor.py', hub.hub.names.requests);
     const replies = new Map<unknown, Shown>();
     let count = 0;
@@ -107,7 +139,7 @@ describe('a program in Python', () => {
   }
 
   it('asks, and is answered on its own queue under its own correlation id', async () => {
-    const replies = await ask(
+    const replies = await send(
       { flow: 'echo', body: '{"a":1}', properties: { correlation_id: 'mine 1', content_type: 'application/json' } },
       { flow: 'echo', body: '{"b":"ü"}', properties: { correlation_id: '☎' } },
     );
@@ -119,7 +151,7 @@ describe('a program in Python', () => {
   });
 
   it('asks by direct reply-to', async () => {
-    const replies = await ask(
+    const replies = await send(
       { flow: 'echo', body: '[2]', direct: true, properties: { correlation_id: 'direct' } },
       { flow: 'refuse', body: '1', direct: true, properties: { correlation_id: 'refused' } },
     );
@@ -128,7 +160,7 @@ describe('a program in Python', () => {
   });
 
   it('hears a fault when it asks for a flow that is not there, by either kind of queue', async () => {
-    const replies = await ask(
+    const replies = await send(
       { flow: 'ehco', body: '1', properties: { correlation_id: 'own' } },
       { flow: 'ehco', body: '1', direct: true, properties: { correlation_id: 'direct' } },
     );
@@ -146,24 +178,24 @@ describe('a program in Python', () => {
   it('may use a correlation id for a second request, and its own message id for the same one', async () => {
     worked.length = 0;
     const again = { flow: 'echo', body: '"again"', properties: { correlation_id: 'used' } };
-    await ask(again, again);
+    await send(again, again);
     expect(worked).toEqual(['again', 'again']);
     worked.length = 0;
     const same = { flow: 'echo', body: '"same"', oneWay: true, properties: { message_id: 'order-7' } };
-    await ask(same, same, { flow: 'echo', body: '"end"', properties: { correlation_id: 'end' } });
+    await send(same, same, { flow: 'echo', body: '"end"', properties: { correlation_id: 'end' } });
     await eventually(() => expect([...worked].sort()).toEqual(['end', 'same']));
   });
 
   it('sends a message without return address, and somebody works on it', async () => {
     worked.length = 0;
-    await ask({ flow: 'echo', body: '"one way"', oneWay: true });
+    await send({ flow: 'echo', body: '"one way"', oneWay: true });
     await eventually(() => expect(worked).toEqual(['one way']));
   });
 
   it('hangs up before the answer, and nobody else hears of that', async () => {
     const gone = `gone ${Date.now()}`;
-    await ask({ flow: 'echo', body: '1', leave: true, properties: { correlation_id: gone } });
-    const replies = await ask({ flow: 'echo', body: '2', properties: { correlation_id: 'next' } });
+    await send({ flow: 'echo', body: '1', leave: true, properties: { correlation_id: gone } });
+    const replies = await send({ flow: 'echo', body: '2', properties: { correlation_id: 'next' } });
     expect(replies.get('next')).toMatchObject({ body: '2' });
     expect(await hub.ports.transport.inspect(hub.hub.names.deadQueue('unrouted'))).toMatchObject({ ready: 0 });
   });
@@ -189,7 +221,7 @@ describe('a program in Python', () => {
 
   it('is answered by another one', async () => {
     await serve('price');
-    const replies = await ask(
+    const replies = await send(
       { flow: 'price', body: '{"n":1}', properties: { correlation_id: 'a' } },
       { flow: 'priced', body: '{"n":2}', direct: true, properties: { correlation_id: 'b' } },
     );
@@ -199,6 +231,40 @@ describe('a program in Python', () => {
         ['b', { price: 20, with: 'tax' }],
       ]),
     );
+  });
+
+  /** Runs a requestor that answers what it is asked; resolves with all that it heard. */
+  async function talk(flow: string, body: unknown, parts: boolean, ...answers: readonly unknown[]): Promise<readonly Heard[]> {
+    const said = answers.map((answer) => JSON.stringify(answer));
+    const client = start('foreign_talker.py', hub.hub.names.requests, flow, JSON.stringify(body), parts ? '1' : '0', ...said);
+    const heard: Heard[] = [];
+    createInterface({ input: client.stdout! }).on('line', (line) => heard.push(JSON.parse(line) as Heard));
+    const [code] = (await once(client, 'close')) as [number];
+    expect(code).toBe(0);
+    return heard;
+  }
+
+  it('hears the parts of its reply before the reply, if it says so', async () => {
+    const heard = await talk('count', 3, true);
+    expect(heard).toMatchObject([
+      ...[1, 2, 3].map((n) => ({ type: 'part', body: { n }, for: 'mine ☎', headers: { 'hub-sequence': n } })),
+      { type: 'reply', body: [{ n: 1 }, { n: 2 }, { n: 3 }], for: 'mine ☎', headers: { 'hub-parts': 3 } },
+    ]);
+    expect(await talk('count', 3, false)).toMatchObject([{ type: 'reply', body: [{ n: 1 }, { n: 2 }, { n: 3 }] }]);
+  });
+
+  it('is asked in its own queue, answers, and hears why an answer does not fit', async () => {
+    const heard = await talk('claim', 'C-1', false, 24, true);
+    expect(heard).toMatchObject([
+      { type: 'ask', body: 'receipt of C-1?', for: 'mine ☎', headers: { 'hub-schema': '{"type":"integer"}' } },
+      { type: 'ask', body: { sure: 24 }, for: 'mine ☎' },
+      { type: 'reply', body: ['C-1', 24, true], for: 'mine ☎' },
+    ]);
+    expect(heard[0]!.headers['hub-answer-to']).toBe(
+      `answer.${String(heard[0]!.headers['hub-request-id'])}.${String(heard[0]!.headers['hub-question'])}`,
+    );
+    const replies = await send({ flow: String(heard[0]!.headers['hub-answer-to']), body: '25', properties: { correlation_id: 'late' } });
+    expect(JSON.parse(replies.get('late')!.body)).toMatchObject({ code: 'rejected', reason: 'not-asked' });
   });
 
   it('cannot smuggle anything past the entrance', async () => {
@@ -232,7 +298,7 @@ describe('a program in Python', () => {
       content_type: 'application/json',
       headers: smuggled,
     };
-    const replies = await ask({ flow: 'price', body: '{"n":5}', properties });
+    const replies = await send({ flow: 'price', body: '{"n":5}', properties });
     expect(replies.get('smuggler')).toMatchObject({ body: '{"price": 50}', properties: { type: 'reply' } });
     expect(received.length).toBe(1);
     const {

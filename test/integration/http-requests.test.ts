@@ -23,7 +23,7 @@ describe('POST /requests/{flow}', () => {
     expect(response.status).toBe(200);
     expect(response.headers.get('content-type')).toBe('application/json');
     expect(response.headers.get('hub-request-id')).toMatch(/^[0-9a-f-]{36}$/);
-    expect(response.headers.get('vary')).toBe('Prefer');
+    expect(response.headers.get('vary')).toBe('Prefer, Accept');
     expect(await response.json()).toEqual({ n: 42 });
   });
 

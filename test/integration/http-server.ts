@@ -18,6 +18,9 @@ export const settings: HttpSettings = {
   headersTimeout: 10_000,
   requestTimeout: 30_000,
   ping: 15_000,
+  maxConversations: 1_000,
+  maxConversationsPerPrincipal: 1_000,
+  maxOpenPerConversation: 32,
   linger: 0,
 };
 

@@ -57,6 +57,7 @@ const optional = {
   key: anyText,
   principal: anyText,
   conversation: anyText,
+  aside: fc.record({ queue: anyText, correlationId: fc.option(anyText, { nil: undefined }), parts: fc.boolean() }),
   contentEncoding: anyText,
   traceparent: anyText,
   tracestate: anyText,

@@ -158,6 +158,8 @@ export async function converse(talking: Talking): Promise<Conversation> {
 
   /** One after the other, in the order in which they came. */
   function accept(ref: string, said: Said): Promise<void> {
+    const known = byRef.get(ref);
+    if (known !== undefined) return accepted(known.place, known.id, ref);
     if (open.size + waiting >= talking.maxOpen)
       return refuse(ref, httpProblem('too-many', `${talking.maxOpen} requests of this conversation are open, more are not taken`));
     waiting++;

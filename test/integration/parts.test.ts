@@ -183,6 +183,23 @@ describe.each([
     ]);
   });
 
+  it('whose hub stops says where it goes on', async () => {
+    await open();
+    const other = await hub.another({ name: 'h2' });
+    const { urls } = await other.open(http, settings);
+    const lines = linesOf(await fetch(`${urls[0]}/requests/halting`, { method: 'POST', headers: inLines, body: '{}' }));
+    expect((await lines.next()).value).toEqual({ sequence: 1, part: 'a' });
+    const closing = other.close();
+    const last = (await lines.next()).value as Line;
+    expect(last).toMatchObject({ end: 'later', after: 1 });
+    go.open();
+    await closing;
+    expect(await all(await fetch(url + last.next!, { headers: inLines }))).toEqual([
+      { sequence: 2, part: 'b' },
+      { end: 'replied', parts: 2 },
+    ]);
+  });
+
   it('that fails says so with its status, or, once it has begun, in its last line', async () => {
     await open();
     const at = await ask('refusing', { at: 1 });

@@ -15,6 +15,7 @@ const documents = [
   'examples/purchase-approval/README.md',
   'docs/foreign-programs.md',
   'docs/callbacks.md',
+  'docs/conversations.md',
 ].map((path) => ({
   path,
   ...readDocument(path, path.startsWith('examples/') ? dirname(path) : 'examples/loan-broker'),

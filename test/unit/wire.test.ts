@@ -72,9 +72,9 @@ const envelopes = fc
   .map(([envelope, done]): Envelope => ({ ...envelope, ...done, journal: envelope.durable && envelope.journal }));
 
 const anything = fc.oneof(anyText, fc.integer(), fc.double(), fc.boolean(), fc.constant(null), fc.object()) as fc.Arbitrary<HeaderValue>;
-/** With texts as most are, which need no escapes. */
+/** With texts as most are, which need no escapes, of requestors that hear nothing aside. */
 const commonEnvelopes = fc.tuple(envelopes, fc.uuid(), fc.stringMatching(/^[ !#-[\]-~]{0,20}$/)).map(([envelope, id, text]): Envelope => {
-  const { key, principal, conversation, ...rest } = envelope;
+  const { key, principal, conversation, aside: _aside, ...rest } = envelope;
   return {
     ...rest,
     groups: envelope.groups.map((group) => ({ ...group, id, name: text })),

@@ -243,6 +243,12 @@ describe.each([
     expect(new Set(named(receiver)).size).toBe(1);
   }, 60_000);
 
+  it('is soon made, of many to one receiver at once', async () => {
+    await open();
+    const asked = await Promise.all(Array.from({ length: 100 }, (_, n) => hub.ask('odd', n, { callback: 'crm', waitMs: 0 })));
+    await eventually(() => expect(new Set(named(receiver)).size).toBe(asked.length), { withinMs: 9_000 });
+  }, 30_000);
+
   it('is not told to others', async () => {
     const principals: KeyedPrincipal[] = ['shop', 'other'].map((name) => ({ name, flows: ['*'], topics: [], keys: [] }));
     await open({ principals });

@@ -5,6 +5,7 @@
  * same `webhook-id`.
  */
 import { calledBack, callbackKind, callbacksOf, callbackStep, type CallbackData } from '../../broker/callback.js';
+import { pause } from '../../broker/clock.js';
 import { onwardsFrom } from '../../broker/dossiers.js';
 import type { Envelope } from '../../broker/envelope.js';
 import { Fault, messageOf } from '../../broker/fault.js';
@@ -29,6 +30,9 @@ export interface WebhookOptions {
 
 /** How many attempts one process makes at a time at one target: one that hangs must not keep the others waiting. */
 const atOncePerTarget = 20;
+/** How long an attempt waits for its turn there, and how often it looks. */
+const patienceMs = 2_000;
+const lookMs = 20;
 
 export function webhook({ targets, problemOf, post = poster() }: WebhookOptions): Step {
   const busy = new Map<string, number>();
@@ -57,13 +61,22 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
     const found = targets.find(callback, principal);
     const place = found?.target.name ?? '';
     // Not begun: it is rung again before long.
-    if ((busy.get(place) ?? 0) >= atOncePerTarget) return { go: 'nowhere' };
-    busy.set(place, (busy.get(place) ?? 0) + 1);
+    if (!(await enter(place, tools))) return { go: 'nowhere' };
     try {
       return await attempt(dossier, parkedEnvelope, found, tools);
     } finally {
       busy.set(place, (busy.get(place) ?? 1) - 1);
     }
+  }
+
+  /** True, and counted, when there is room at this target soon; false where somebody hangs. */
+  async function enter(place: string, { clock, signal }: StepTools): Promise<boolean> {
+    for (let waitedMs = 0; (busy.get(place) ?? 0) >= atOncePerTarget; waitedMs += lookMs) {
+      if (waitedMs >= patienceMs) return false;
+      await pause(clock, lookMs, signal);
+    }
+    busy.set(place, (busy.get(place) ?? 0) + 1);
+    return true;
   }
 
   async function attempt(dossier: Dossier, envelope: Envelope, found: ReturnType<Targets['find']>, tools: StepTools): Promise<Verdict> {

@@ -125,6 +125,10 @@ function banner({ project, urls }: Running, services: Services | undefined): voi
   say('');
   for (const { adapter, url } of urls) say(`  ${adapter.padEnd(10)}${url}`);
   if (http !== '') say(`  ${'OpenAPI'.padEnd(10)}${http}/openapi.json`);
+  if (http !== '' && project.users.length > 0) {
+    const demo = project.users.flatMap(({ name, demoPassword }) => (demoPassword === undefined ? [] : [`${name} / ${demoPassword}`]));
+    say(`  ${'Inbox'.padEnd(10)}${http}/inbox${demo.length === 0 ? '' : `   ${demo.join(', ')}`}`);
+  }
   if (services?.rabbitmq.managementUrl != null) say(`  ${'Queues'.padEnd(10)}${services.rabbitmq.managementUrl}/#/queues   guest / guest`);
   if (example !== undefined && http !== '') {
     say('');

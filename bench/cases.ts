@@ -11,6 +11,7 @@ import { overload } from './overload.js';
 import { pending } from './pending.js';
 import { requestReply } from './request-reply.js';
 import { scatter } from './scatter.js';
+import { tasks } from './tasks.js';
 import { timers } from './timers.js';
 
 export const cases: readonly Case[] = [
@@ -26,4 +27,5 @@ export const cases: readonly Case[] = [
   held,
   overload,
   pending,
+  tasks,
 ];

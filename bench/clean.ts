@@ -2,7 +2,7 @@
 import { connect } from 'amqplib';
 import { Redis } from 'ioredis';
 import { namesIn, topologyOf } from '../broker/topology.js';
-import { flows, hubName, steps } from './ours.js';
+import { flows, hubName, steps, taskFlows, taskSteps } from './ours.js';
 
 export interface Leavings {
   readonly rabbitmq: string;
@@ -16,8 +16,8 @@ export async function removeEverything({ rabbitmq, redis, namespaces }: Leavings
   for (const namespace of namespaces) {
     const topology = topologyOf({
       names: namesIn(namespace),
-      flows,
-      steps: new Map(steps.map((step) => [step.name, step])),
+      flows: [...flows, ...taskFlows],
+      steps: new Map([...steps, ...taskSteps].map((step) => [step.name, step])),
       hub: hubName,
       journalMaxAge: '1D',
     });

@@ -41,6 +41,7 @@ export const ends: Readonly<Record<string, () => Promise<OpenEnd>>> = {
   'peer.rabbitmq-client.replier': async () => (await peer('rabbitmq-client')).replier,
   memory: async () => (await import('./fill.js')).memoryEnd,
   timers: async () => (await import('./lateness.js')).latenessEnd,
+  inbox: async () => (await import('./inbox.js')).inboxEnd,
   hub: async () => (await import('./ours.js')).hubEnd,
   workers: async () => (await import('./ours.js')).workersEnd,
 };

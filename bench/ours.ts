@@ -16,7 +16,7 @@ import type { Step } from '../broker/step.js';
 import { redisStore } from '../broker/store-redis.js';
 import { amqpTransport } from '../broker/transport-amqp.js';
 import { version } from '../broker/version.js';
-import { aggregator, foreign, split, worker } from '../index.js';
+import { aggregator, foreign, split, task, worker } from '../index.js';
 import { adapters } from '../main.js';
 import type { End, EndSettings } from './ends.js';
 
@@ -44,7 +44,25 @@ export const flows: readonly Flow[] = [
   { name: 'plain.scatter', steps: scattered, durable: true, journal: false, ...times },
 ];
 
+/** Tasks for people: apart, since a hub that has any looks after them. */
+export const taskSteps: readonly Step[] = [
+  task<{ readonly n: number }>({
+    name: 'approve',
+    title: ({ n }) => `Approve order ${n}`,
+    summary: 'Two chairs and a desk, from the usual supplier',
+    form: { type: 'object', properties: { reason: { type: 'string', maxLength: 200 } } },
+    candidates: ({ n }) => ({ groups: [`team-${n % teams.length}`] }),
+    due: '20h',
+  }),
+];
+export const taskFlows: readonly Flow[] = [{ name: 'approve', steps: ['approve'], durable: true, ...times }];
+export const teams = Array.from({ length: 10 }, (_, n) => `team-${n}`);
+/** Whoever measures signs in as this one, who is in all of the teams. */
+export const decider = { name: 'ana', groups: teams, roles: ['task-user'], demoPassword: 'ana' } as const;
+
 export interface OurSettings extends EndSettings {
+  /** Tasks for people, too. */
+  readonly tasks?: boolean;
   /** Workers in the hub's process, too. */
   readonly both?: boolean;
   /** The HTTP adapter in front. */
@@ -89,9 +107,10 @@ export interface Ours {
 export async function openOurs(settings: OurSettings): Promise<Ours> {
   const { emit, metrics } = watching('hub');
   const ports = await connect(settings, `hub ${hubName}`);
-  const common = { ports, project: { flows, steps }, namespace: settings.namespace, emit, place: `bench/${process.pid}` };
+  const project = settings.tasks === true ? { flows: [...flows, ...taskFlows], steps: [...steps, ...taskSteps] } : { flows, steps };
+  const common = { ports, project, namespace: settings.namespace, emit, place: `bench/${process.pid}` };
   // Nobody is refused: the limit refuses nobody either. What refusing does is measured by `overload`.
-  const options = { ...common, name: hubName, access: access([]), maxDelayMs: 0 };
+  const options = { ...common, name: hubName, access: access([]), maxDelayMs: 0, users: settings.tasks === true ? [decider] : [] };
   const hub = await openHub(options);
   const workers: Workers | undefined = settings.both === true ? await openWorkers(common) : undefined;
   const http = settings.http === true ? await openHttp(hub, options, metrics) : undefined;
@@ -143,9 +162,11 @@ function openHttp(hub: Hub, { namespace, access, emit }: HubOptions, metrics: ()
     maxConversationsPerPrincipal: 1_000,
     maxOpenPerConversation: 32,
     linger: 0,
+    publicUrl: '',
   };
   return http!.open!(settings as never, {
     gateway: hub.gateway,
+    inbox: { people: hub.people, tasks: hub.tasks },
     access,
     projectFolder: process.cwd(),
     log: emit,

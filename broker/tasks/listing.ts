@@ -33,7 +33,9 @@ export async function pageOf(store: Store, lists: readonly string[], options: Li
   const seen = new Set<string>();
   let { cursor } = options;
   for (let looked = 0; looked < mostLookedAt;) {
-    const size = Math.min(Math.max(limit - found.length + 1, 20), pageSize);
+    // Most lists give their share; where one gives more, the next round goes on from there.
+    const share = Math.ceil((2 * (limit + 1 - found.length)) / lists.length);
+    const size = Math.min(Math.max(share, 5), pageSize);
     const pages = await Promise.all(
       lists.map((list) => store.dossiers(list, { limit: size, highestFirst, ...(cursor === undefined ? {} : { cursor }) })),
     );

@@ -217,11 +217,12 @@ export async function openTasks({ store, dossiers, people, clock, emit, line, an
         return words.every((word) => text.includes(word));
       },
     };
-    const [page, total, its] = await Promise.all([
+    const [page, its, rest] = await Promise.all([
       reachable(pageOf(store, listsOf[view](actor), options)),
-      reachable(countOf(store, listsOf[view](actor), view === 'due' ? latest : undefined)),
       counts(actor),
+      view === 'done' || view === 'all' ? reachable(countOf(store, listsOf[view](actor))) : 0,
     ]);
+    const total = view === 'done' || view === 'all' ? rest : its[view];
     const tasks = await Promise.all(
       page.found.map(async (listed) => summaryOf(listed.id, taskIn(listed), actor, await held(taskIn(listed)))),
     );

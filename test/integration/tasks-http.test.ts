@@ -22,7 +22,13 @@ let users: readonly User[];
 beforeAll(async () => {
   const user = (name: string, more: Partial<User> = {}): User => ({ name, groups: ['buyers'], roles: ['task-user'], ...more });
   const demo = (name: string, groups = ['buyers']): User => user(name, { groups, demoPassword: `${name}-demo` });
-  users = [demo('ana'), demo('bo'), demo('eve', ['sales']), user('cem', { password: await hashPassword('correct horse') })];
+  users = [
+    demo('ana'),
+    demo('bo'),
+    demo('eve', ['sales']),
+    { ...demo('adam', []), roles: ['operator'] },
+    user('cem', { password: await hashPassword('correct horse') }),
+  ];
   served = await serve({}, { flows: { order: ['order.approve'], note: ['order.note'] }, steps, users });
 });
 afterAll(() => served?.close());
@@ -244,6 +250,28 @@ describe('tasks over HTTP', () => {
     expect(done.json).toMatchObject({ decision: { by: 'eve', forWhom: ['ana'] } });
     expect((await ana.call('DELETE', '/absence')).status).toBe(204);
     expect((await eve.call('GET', '/session')).json).toMatchObject({ user: { standsInFor: [] } });
+  });
+});
+
+describe('the story of a request', () => {
+  it('says what it waits for and who waits, to those whom it concerns; an operator may end it', async () => {
+    const [ana, eve, adam] = [await browser('ana'), await browser('eve'), await browser('adam')];
+    const { id, requestId, title } = await newTask(ana);
+    const story = `/requests/${requestId}/story`;
+    expect((await ana.call('GET', story)).json).toMatchObject({
+      id: requestId,
+      state: 'waiting',
+      waitingOn: { kind: 'task', text: title, taskId: id },
+      requestor: { kind: 'detached' },
+      parts: [],
+      mayCancel: false,
+    });
+    expect((await eve.call('GET', story)).status).toBe(404);
+    expect((await ana.call('DELETE', `/requests/${requestId}`)).status).toBe(404);
+    expect((await adam.call('GET', story)).json).toMatchObject({ mayCancel: true });
+    expect((await adam.call('DELETE', `/requests/${requestId}`)).status).toBe(204);
+    expect((await adam.call('GET', story)).json).toMatchObject({ state: 'cancelled', waitingOn: null, mayCancel: false });
+    expect((await adam.call('DELETE', `/requests/${requestId}`)).status).toBe(409);
   });
 });
 

@@ -142,7 +142,8 @@ describe('what must not be lost', () => {
     await Promise.all([ana, bo].map((page) => page.getByLabel('Reason').fill('because of the income')));
     // Neither page hears of the other before it claims: the answer to the claim itself must tell.
     await Promise.all([ana, bo].map((page) => page.route('**/tasks/events', (route) => route.abort())));
-    await Promise.all([ana, bo].map((page) => page.getByRole('button', { name: 'Claim', exact: true }).click()));
+    // Pressed at once: waiting until it stands still, as click() does, one page may hear of the other's claim.
+    await Promise.all([ana, bo].map((page) => page.getByRole('button', { name: 'Claim', exact: true }).dispatchEvent('click')));
 
     await eventually(() => expect(task.assignee).not.toBeNull());
     const loser = task.assignee === 'ana' ? bo : ana;

@@ -52,11 +52,17 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
     const queue = await redis.queue<null>(nameOf(name)).catch((cause: unknown) => {
       throw new Error(`cannot use Redis at ${redis.where} for the jobs of ${name}: ${reasonOf(cause)}`, { cause });
     });
+    let closing: Promise<void> | undefined;
     const running = new Map<string, { readonly lost: AbortController; readonly done: Promise<void> }>();
     const working = () => [...running.values()].map(({ done }) => done.catch(() => undefined));
 
     async function take(job: Job<null>, token: string | undefined): Promise<void> {
       const id = job.id ?? '';
+      // It waited for one when it was told to leave, and BullMQ hands over what then came.
+      if (closing !== undefined) {
+        await job.moveToWait(token);
+        throw new WaitingError();
+      }
       const lost = new AbortController();
       const one = { lost, done: run(job, token, lost.signal) };
       running.set(id, one);
@@ -91,7 +97,6 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
       ...(rateLimit === undefined ? {} : { limiter: { max: rateLimit.max, duration: rateLimit.perMs } }),
     });
     worker.on('lockRenewalFailed', (ids) => ids.forEach((id) => running.get(id)?.lost.abort(new Error('it has lost its lock'))));
-    let closing: Promise<void> | undefined;
     const serving: Serving = {
       close: () => (closing ??= leave().finally(() => served.delete(serving))),
     };

@@ -45,7 +45,7 @@ async function runJest(services) {
   const folder = mkdtempSync(join(tmpdir(), 'answerback-test-'));
   const results = join(folder, 'results.json');
   // Tests that take minutes live in folders of these names, and run only when asked for by that name.
-  const unasked = ['simulation', 'cluster'].filter((folder) => !args.some((arg) => arg.includes(folder)));
+  const unasked = ['simulation', 'cluster', 'long'].filter((folder) => !args.some((arg) => arg.includes(folder)));
   const ignored = ['/node_modules/', ...unasked.map((folder) => `/test/(.+/)?${folder}/`)].flatMap((path) => [
     '--testPathIgnorePatterns',
     path,

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Webhook } from 'standardwebhooks';
-import { eventually } from '../support/eventually.js';
-import { openReceiver, type Receiver } from '../support/receiver.js';
-import { folderOfProject, inScenario, type Process } from './processes.js';
+import { eventually } from '../../support/eventually.js';
+import { openReceiver, type Receiver } from '../../support/receiver.js';
+import { folderOfProject, inScenario, type Process } from '../processes.js';
 
 const secret = `whsec_${randomBytes(32).toString('base64')}`;
 let receiver: Receiver;

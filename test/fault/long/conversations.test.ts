@@ -1,9 +1,9 @@
 /** Conversations, while the hubs that they go through are killed and Redis is emptied: what their client hears, on real processes. */
 import { describe, expect, it } from '@jest/globals';
-import { eventually } from '../support/eventually.js';
-import { redisChild, removeKeys } from '../support/redis.js';
-import { talk, type Frame, type Talk } from '../support/talk.js';
-import { inScenario, type Scenario } from './processes.js';
+import { eventually } from '../../support/eventually.js';
+import { redisChild, removeKeys } from '../../support/redis.js';
+import { talk, type Frame, type Talk } from '../../support/talk.js';
+import { inScenario, type Scenario } from '../processes.js';
 
 /** A client that goes on at the next hub whenever its channel is closed, and says again what has no outcome. */
 function stubborn(scenario: Scenario, flow: string, count: number) {

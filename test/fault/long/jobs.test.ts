@@ -1,9 +1,9 @@
 /** Jobs, and processes and services that die under them, on real services: judged by what clients and handlers wrote down. */
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import { eventually } from '../support/eventually.js';
-import { redisUrl } from '../support/hub.js';
-import { redisChild, removeKeys, withClient } from '../support/redis.js';
-import { inScenario, openScenario, type Process, type Scenario } from './processes.js';
+import { eventually } from '../../support/eventually.js';
+import { redisUrl } from '../../support/hub.js';
+import { redisChild, removeKeys, withClient } from '../../support/redis.js';
+import { inScenario, openScenario, type Process, type Scenario } from '../processes.js';
 
 describe('jobs', () => {
   let scenario: Scenario;

@@ -365,6 +365,7 @@ export async function perform(step: Step, body: unknown, envelope: Partial<Envel
     drop: nobody,
     absorbed: nobody,
     late: nobody,
+    isWatched: false,
     report: async () => false,
   };
   const verdict = await step.run(given, tools);

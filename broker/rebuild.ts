@@ -218,7 +218,7 @@ async function restore(
     if (member === undefined) return;
     const { at, deadline } = member;
     await restoring.openGroup({ id, requestId: sample.requestId, members, deadline });
-    for (const one of parts.values()) await restoring.addPart(id, one, Number.MAX_SAFE_INTEGER);
+    await Promise.all([...parts.values()].map((one) => restoring.addPart(id, one, Number.MAX_SAFE_INTEGER, false)));
     const to = workAddress(names, at, sample);
     const onwards = sample.slip.slice(sample.slip.indexOf(at));
     const ring = (reason: string, when: number) => encode(ringFor(sample, [{ ...member, index: 0 }, ...outer], onwards, reason, when));

@@ -50,6 +50,8 @@ const options = {
 
 export interface Connected {
   readonly redis: Redis;
+  /** Call before each command: what is sent in one turn of the event loop goes out in one write. */
+  coalesce(): void;
   /** Run id of the Redis server that answers on this connection; another one after each of its restarts. Throws when there is none. */
   server(): string;
 }
@@ -91,10 +93,26 @@ export async function connect(url: string, name: string, log: Emit): Promise<Con
   });
   return {
     redis,
+    coalesce: coalescing(redis),
     server() {
       if (runId === undefined) throw new StoreError('away', `Redis at ${where}: not connected`);
       return runId;
     },
+  };
+}
+
+/** The driver writes each command to the socket by itself, which costs more than the command. */
+function coalescing(redis: Redis): () => void {
+  let corked: Redis['stream'] | undefined;
+  const uncork = () => {
+    corked?.uncork();
+    corked = undefined;
+  };
+  return () => {
+    if (corked !== undefined || redis.status !== 'ready') return;
+    corked = redis.stream;
+    corked.cork();
+    setImmediate(uncork);
   };
 }
 

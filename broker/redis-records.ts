@@ -66,6 +66,12 @@ export const reportFields = (report: Report) =>
 export const outcomeFields = (outcome: Outcome) =>
   fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, parts: outcome.parts, oat: outcome.at });
 
+export const partFields = ({ index, body, kind, contentType, at }: Part): (string | number | Buffer)[] => [
+  index,
+  JSON.stringify({ kind, contentType, at }),
+  body,
+];
+
 export function readRecord(id: string, hash: Hash): RequestRecord {
   const text = (name: string) => hash[name]?.toString();
   return {

@@ -236,14 +236,17 @@ class Tools implements StepTools {
     return (step) => workAddress(this.common.names, step, this.envelope);
   }
 
+  get isWatched(): boolean {
+    return this.common.control.isWatched(this.envelope);
+  }
+
   get report(): StepTools['report'] {
-    return (id, what, event) =>
-      this.common.control.isWatched(this.envelope) ? this.store.report(id, what, event) : Promise.resolve(false);
+    return (id, what, event) => (this.isWatched ? this.store.report(id, what, event) : Promise.resolve(false));
   }
 
   get progress(): StepTools['progress'] {
     this.told ??= throttled(this.clock, (progress) => {
-      if (!this.common.control.isWatched(this.envelope)) return;
+      if (!this.isWatched) return;
       void this.store.report(this.envelope.requestId, { progress }, { name: 'progress', data: { ...progress } }).catch(() => undefined);
     });
     return this.told;
@@ -254,7 +257,7 @@ class Tools implements StepTools {
     let isHeard = true;
     return async (part) => {
       await this.common.aside.part(this.envelope, part);
-      if (!this.common.control.isWatched(this.envelope)) return;
+      if (!this.isWatched) return;
       const told = this.store.report(this.envelope.requestId, {}, partEvent(this.envelope, part)).then(
         () => true,
         () => false,

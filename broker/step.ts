@@ -99,6 +99,8 @@ export interface StepTools extends StepContext {
   readonly absorbed: (envelope: Envelope) => Promise<void>;
   /** Writes to the journal that something came too late to count. */
   readonly late: (envelope: Envelope) => Promise<void>;
+  /** Whether anybody may see where the request is. */
+  readonly isWatched: boolean;
   /** Tells watchers of a recorded request what it waits for. */
   readonly report: Store['report'];
 }

@@ -291,7 +291,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     });
   }
 
-  function addPart(groupId: string, part: Part, enough: number): GroupState {
+  function addPart(groupId: string, part: Part, enough: number, looks: boolean): GroupState | undefined {
     const kept = live(groups, groupId);
     if (kept?.state === 'open') {
       if (!kept.parts.has(part.index)) {
@@ -300,7 +300,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       }
       if (kept.parts.size >= enough) close(kept, kept.parts.size >= kept.group.members.length ? 'all' : 'at-least');
     }
-    return groupState(groupId);
+    return kept?.state === 'open' && !looks ? undefined : groupState(groupId);
   }
 
   function close(kept: KeptGroup, reason: string): void {
@@ -336,7 +336,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
               if (kept?.record.outcome !== undefined) kept.record.forwarded = true;
             }),
           openGroup: (group: Group) => open(() => openGroup(group)),
-          addPart: (groupId: string, part: Part, enough: number) => open(() => addPart(groupId, part, enough)),
+          addPart: (groupId: string, part: Part, enough: number, looks: boolean) => open(() => addPart(groupId, part, enough, looks)),
           groupDone: (groupId: string) =>
             open(() => {
               const kept = live(groups, groupId);

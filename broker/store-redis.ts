@@ -15,6 +15,7 @@ import {
   hashOf,
   nameOf,
   outcomeFields,
+  partFields,
   readDossier,
   readEvent,
   readGroup,
@@ -27,7 +28,7 @@ import {
 } from './redis-records.js';
 import { incomplete, scripts } from './store-scripts.js';
 import { dossierScripts } from './store-scripts-dossiers.js';
-import type { Created, Dossier, Group, NewRecord, Part, Report, Restoring, RequestEvent, Settled, Store } from './store.js';
+import type { Created, Dossier, Group, GroupState, NewRecord, Part, Report, Restoring, RequestEvent, Settled, Store } from './store.js';
 import type { Message } from './transport.js';
 
 export interface RedisStoreOptions {
@@ -46,7 +47,7 @@ const all = { ...scripts, ...dossierScripts };
 /** Connects (rejects within 5 s, saying where, why, and how to mend it) and reconnects for ever. */
 export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log = () => undefined }: RedisStoreOptions): Promise<Store> {
   const where = placeOf(url);
-  const { redis, server } = await connect(url, `${ns} store`, log);
+  const { redis, server, coalesce } = await connect(url, `${ns} store`, log);
   try {
     await refuseEviction(redis, where, log);
   } catch (error) {
@@ -72,8 +73,10 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     }
   }
 
-  const run = (script: keyof typeof all, keys: readonly string[], ...args: (string | number | Buffer)[]): Promise<unknown> =>
-    on(commands[`${script}Buffer`]?.call(redis, keys.length, ...keys, ...args) ?? Promise.reject(new Error(`no script ${script}`)));
+  const run = (script: keyof typeof all, keys: readonly string[], ...args: (string | number | Buffer)[]): Promise<unknown> => {
+    coalesce();
+    return on(commands[`${script}Buffer`]?.call(redis, keys.length, ...keys, ...args) ?? Promise.reject(new Error(`no script ${script}`)));
+  };
 
   /** What works as long as the key `gate` is there. */
   function behind(gate: () => string) {
@@ -140,9 +143,15 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         const fields = fieldsOf({ req: group.requestId, members, size: group.members.length, due });
         await through('openGroup', [key('group', group.id)], retention, due, ...fields);
       },
-      async addPart(groupId: string, part: Part, enough: number) {
-        const meta = JSON.stringify({ kind: part.kind, contentType: part.contentType, at: part.at });
-        return readGroup(await through('addPart', [key('group', groupId)], part.index, enough, meta, part.body));
+      async addParts(groupId: string, parts: readonly Part[], enough: number, looks: boolean) {
+        const [taken, isOpen, found] = (await through(
+          'addParts',
+          [key('group', groupId)],
+          enough,
+          looks ? '1' : '',
+          ...parts.flatMap(partFields),
+        )) as [number, number, Buffer[] | undefined];
+        return { taken, isOpen: isOpen === 1, state: found === undefined ? undefined : readGroup(found) };
       },
       async groupDone(groupId: string) {
         await through('groupDone', [key('group', groupId)]);
@@ -156,7 +165,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     };
   }
 
-  const { through, runOn, create, runOnDossier, keep, ...methods } = behind(completeOnServer);
+  const { through, runOn, create, runOnDossier, keep, addParts, ...methods } = behind(completeOnServer);
+  const addPart = together(addParts);
 
   /** Reads, then looks whether what was read could be gone by: whatever emptied Redis in between is noticed. */
   async function read<T>(what: (pipeline: ChainableCommander) => unknown): Promise<T> {
@@ -197,6 +207,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       const restoring = behind(() => key('lease', 'rebuild'));
       return {
         ...restoring,
+        async addPart(groupId, part, enough, looks) {
+          return (await restoring.addParts(groupId, [part], enough, looks)).state;
+        },
         async record(record) {
           await restoring.create(record, true);
         },
@@ -257,6 +270,7 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     },
     watch: listener.watch,
 
+    addPart,
     async closeGroup(groupId, reason) {
       return readGroup(await through('closeGroup', [key('group', groupId)], reason));
     },
@@ -308,5 +322,36 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async close() {
       await Promise.all([end(redis), listener.close()]);
     },
+  };
+}
+
+interface AddedParts {
+  /** How many came while the group was open. */
+  readonly taken: number;
+  readonly isOpen: boolean;
+  readonly state: GroupState | undefined;
+}
+
+/** One call for the parts of a group that come in one turn of the event loop: what was published together mostly comes together. */
+function together(
+  addParts: (groupId: string, parts: readonly Part[], enough: number, looks: boolean) => Promise<AddedParts>,
+): Store['addPart'] {
+  const gathering = new Map<string, { readonly parts: Part[]; readonly added: Promise<AddedParts> }>();
+  return async (groupId, part, enough, looks) => {
+    // What whoever looks sees is as of its own part.
+    if (looks) return (await addParts(groupId, [part], enough, true)).state;
+    const name = `${enough} ${groupId}`;
+    let one = gathering.get(name);
+    if (one === undefined) {
+      const parts: Part[] = [];
+      const added = new Promise<void>((resolve) => process.nextTick(resolve)).then(() => {
+        gathering.delete(name);
+        return addParts(groupId, parts, enough, false);
+      });
+      gathering.set(name, (one = { parts, added }));
+    }
+    const place = one.parts.push(part);
+    const { taken, isOpen, state } = await one.added;
+    return isOpen || place < taken ? undefined : state;
   };
 }

@@ -277,17 +277,32 @@ redis.call('HSET', group, 'state', 'open', 'n', 0, 'touched', at, unpack(ARGV, 3
 redis.call('PEXPIREAT', group, math.max(tonumber(ARGV[2]), at) + tonumber(ARGV[1]))
 `;
 
-/** ARGV: index, how many are enough, what is known of the part (json), body. */
-const addPart = `${group}
+/**
+ * ARGV: how many are enough, '1' to see it while it is open, then of each part its index, what is known of it (json), its body. Returns
+ * how many parts came while it was open, whether it still is, then the group.
+ */
+const addParts = `${group}
+local taken = 0
 if state == 'open' then
-  if redis.call('HSETNX', group, 'm' .. ARGV[1], ARGV[3]) == 1 then
-    redis.call('HSET', group, 'b' .. ARGV[1], ARGV[4], 'touched', now())
-    redis.call('HINCRBY', group, 'n', 1)
+  local enough, has = tonumber(ARGV[1]), redis.call('HMGET', group, 'n', 'size')
+  local count, size, fields = tonumber(has[1]), tonumber(has[2]), {}
+  for at = 3, #ARGV, 3 do
+    taken = taken + 1
+    local known = 'm' .. ARGV[at]
+    if not fields[known] and redis.call('HEXISTS', group, known) == 0 then
+      fields[known] = true
+      count = count + 1
+      redis.call('HSET', group, known, ARGV[at + 1], 'b' .. ARGV[at], ARGV[at + 2], 'n', count, 'touched', now())
+    end
+    if count >= enough then
+      close(count >= size and 'all' or 'at-least')
+      state = 'closed'
+      break
+    end
   end
-  local has = redis.call('HMGET', group, 'n', 'size')
-  if tonumber(has[1]) >= tonumber(ARGV[2]) then close(tonumber(has[1]) >= tonumber(has[2]) and 'all' or 'at-least') end
 end
-return redis.call('HGETALL', group)
+if state == 'open' and ARGV[2] ~= '1' then return { taken, 1 } end
+return { taken, state == 'open' and 1 or 0, redis.call('HGETALL', group) }
 `;
 
 /** ARGV: reason. */
@@ -353,7 +368,7 @@ export const scripts = {
   events: eventsAfter,
   oldest,
   openGroup,
-  addPart,
+  addParts,
   closeGroup,
   groupDone,
   remember,

@@ -297,8 +297,12 @@ export interface Store {
 
   /** Opens a group; opening it again changes nothing. */
   openGroup(group: Group): Promise<void>;
-  /** Adds a part to an open group (the first one of an index stays) and closes it once it has `enough` parts: reason `all` when that is every member, else `at-least`. */
-  addPart(groupId: string, part: Part, enough: number): Promise<GroupState>;
+  /**
+   * Adds a part to an open group (the first one of an index stays) and closes it once it has `enough` parts: reason `all` when that is
+   * every member, else `at-least`. Undefined: it is open still, which whoever does not `look` need not see. The parts of one turn of
+   * the event loop go to the store together; what closes the group is the last of them that counts, and only its caller hears so.
+   */
+  addPart(groupId: string, part: Part, enough: number, looks: boolean): Promise<GroupState | undefined>;
   /** Closes an open group with the parts it has; the first reason stays. */
   closeGroup(groupId: string, reason: string): Promise<GroupState>;
   /** The group's result is with the broker. */

@@ -52,7 +52,7 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
         `step ${options.name} is an aggregator and got a message that is no part of a group: put a step that splits before it`,
       );
     const state = envelope.type === 'event' ? await rung(envelope, tools) : await gathered(envelope, tools);
-    if (state.state === 'open') return { go: 'nowhere' };
+    if (state === undefined || state.state === 'open') return { go: 'nowhere' };
     const counts = envelope.type === 'event' ? state.reason === reasonOf(envelope) : state.parts.some(({ index }) => index === group.index);
     // Its result is with the broker already, or is brought there by what closed it, which is not acknowledged before.
     if (state.state !== 'closed' || !counts) {
@@ -81,8 +81,8 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
     };
   }
 
-  /** A part came in. */
-  async function gathered(envelope: Envelope, tools: StepTools): Promise<GroupState> {
+  /** A part came in. Undefined: the group is open. */
+  async function gathered(envelope: Envelope, tools: StepTools): Promise<GroupState | undefined> {
     const { id, index, size } = envelope.groups[0]!;
     const part: Part = {
       index,
@@ -92,17 +92,19 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
       at: tools.clock.now(),
     };
     failpoint('gather.before-part');
-    const state = await tools.store.addPart(id, part, Math.min(atLeast ?? size, size));
+    const looks = tools.isWatched || completeWhen !== undefined;
+    const state = await tools.store.addPart(id, part, Math.min(atLeast ?? size, size), looks);
     failpoint('gather.after-part');
     await tools.absorbed(envelope);
-    if (state.state !== 'open') return state;
-    if (completeWhen?.(answersOf<Body>(state), manifestOf(state))) return tools.store.closeGroup(id, 'predicate');
-    const silent = manifestOf(state).missing;
-    await tools.report(
-      envelope.requestId,
-      { state: 'waiting', step: options.name, waitingOn: `parts: ${silent.join(', ')}` },
-      { name: 'part', data: { from: state.members[index], kind: part.kind, index, size } },
-    );
+    if (state !== undefined) {
+      if (state.state !== 'open') return state;
+      if (completeWhen?.(answersOf<Body>(state), manifestOf(state))) return tools.store.closeGroup(id, 'predicate');
+      await tools.report(
+        envelope.requestId,
+        { state: 'waiting', step: options.name, waitingOn: `parts: ${manifestOf(state).missing.join(', ')}` },
+        { name: 'part', data: { from: state.members[index], kind: part.kind, index, size } },
+      );
+    }
     if (quietMs !== undefined) await ringLater(envelope, tools, quietMs);
     return state;
   }

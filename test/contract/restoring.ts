@@ -121,6 +121,7 @@ export function restoringContract(name: string, open: (options: { readonly reten
           id,
           { index, kind: 'reply', body: Buffer.from('x'), contentType: 'text/plain', at: 1 },
           Number.MAX_SAFE_INTEGER,
+          false,
         );
       await restoring.complete();
       expect(await store.group(id)).toMatchObject({ state: 'open', parts: [{ index: 0 }, { index: 1 }] });

@@ -209,7 +209,7 @@ describe('the store on a Redis that goes away', () => {
     expect((await remote.events('twice', 0)).map(({ name }) => name)).toEqual(['state', 'state', 'step', 'outcome']);
 
     await remote.openGroup({ id: 'g', requestId: 'twice', members: ['a', 'b'], deadline: Date.now() + 60_000 });
-    const part = () => remote.addPart('g', { index: 0, kind: 'reply', body: Buffer.from('p'), contentType: 'text/plain', at: 1 }, 2);
+    const part = () => remote.addPart('g', { index: 0, kind: 'reply', body: Buffer.from('p'), contentType: 'text/plain', at: 1 }, 2, true);
     await lost(part);
     expect(await part()).toMatchObject({ state: 'open', parts: [{ index: 0 }] });
 

@@ -1,7 +1,7 @@
 /** What every store does, whoever keeps the state: runs on Redis and on memory (`store.test.ts`). */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { randomUUID } from 'node:crypto';
-import type { Claim, NewRecord, Outcome, OutcomeKind, Part, Store } from '../../broker/store.js';
+import type { Claim, GroupState, NewRecord, Outcome, OutcomeKind, Part, Store } from '../../broker/store.js';
 import { eventually } from '../support/eventually.js';
 
 export interface StoreBench {
@@ -657,12 +657,14 @@ export function storeContract(name: string, open: (options: { readonly retention
         await store.openGroup({ id, requestId: 'r', members, deadline: Date.now() + 60_000 });
         return id;
       };
+      const added = async (one: Store, id: string, part: Part, enough: number): Promise<GroupState> =>
+        (await one.addPart(id, part, enough, true))!;
 
       it('that nobody opened is unknown', async () => {
         const id = randomUUID();
         const unknown = { state: 'unknown', parts: [] };
         expect(await store.group(id)).toMatchObject(unknown);
-        expect(await store.addPart(id, aPart(0), 1)).toMatchObject(unknown);
+        expect(await added(store, id, aPart(0), 1)).toMatchObject(unknown);
         expect(await store.closeGroup(id, 'deadline')).toMatchObject(unknown);
         await store.groupDone(id);
         expect(await store.group(id)).toMatchObject(unknown);
@@ -670,13 +672,13 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('collects parts and closes with the last one that is needed', async () => {
         const id = await opened();
-        expect(await store.addPart(id, aPart(2), 3)).toMatchObject({
+        expect(await added(store, id, aPart(2), 3)).toMatchObject({
           state: 'open',
           parts: [{ index: 2 }],
           members: ['bank.a', 'bank.b', 'bank.c'],
         });
-        expect(await hub(1).addPart(id, aPart(0, { kind: 'fault' }), 3)).toMatchObject({ state: 'open' });
-        const closed = await hub(2).addPart(id, aPart(1), 3);
+        expect(await added(hub(1), id, aPart(0, { kind: 'fault' }), 3)).toMatchObject({ state: 'open' });
+        const closed = await added(hub(2), id, aPart(1), 3);
         expect(closed).toMatchObject({ state: 'closed', reason: 'all' });
         expect(closed.parts).toEqual([aPart(0, { kind: 'fault' }), aPart(1), aPart(2)]);
         expect(await hub(3).group(id)).toEqual(closed);
@@ -684,28 +686,28 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('that needs fewer than all says so', async () => {
         const id = await opened();
-        await store.addPart(id, aPart(0), 2);
-        expect(await store.addPart(id, aPart(1), 2)).toMatchObject({ state: 'closed', reason: 'at-least' });
+        await added(store, id, aPart(0), 2);
+        expect(await added(store, id, aPart(1), 2)).toMatchObject({ state: 'closed', reason: 'at-least' });
       });
 
       it('keeps the first part of a member', async () => {
         const id = await opened();
-        await store.addPart(id, aPart(0, { body: Buffer.from('first') }), 3);
-        const { parts, state } = await store.addPart(id, aPart(0, { body: Buffer.from('second') }), 2);
+        await added(store, id, aPart(0, { body: Buffer.from('first') }), 3);
+        const { parts, state } = await added(store, id, aPart(0, { body: Buffer.from('second') }), 2);
         expect(state).toBe('open');
         expect(parts.map(({ body }) => body.toString())).toEqual(['first']);
       });
 
       it('that is opened again keeps what it has', async () => {
         const id = await opened();
-        await store.addPart(id, aPart(0), 3);
+        await added(store, id, aPart(0), 3);
         await store.openGroup({ id, requestId: 'r', members: ['other'], deadline: 1 });
         expect(await store.group(id)).toMatchObject({ state: 'open', members: ['bank.a', 'bank.b', 'bank.c'], parts: [{ index: 0 }] });
       });
 
       it('closes with what it has, for the first reason given', async () => {
         const id = await opened();
-        await store.addPart(id, aPart(1), 3);
+        await added(store, id, aPart(1), 3);
         expect(await store.closeGroup(id, 'deadline')).toMatchObject({ state: 'closed', reason: 'deadline', parts: [{ index: 1 }] });
         expect(await store.closeGroup(id, 'quiet')).toMatchObject({ state: 'closed', reason: 'deadline' });
       });
@@ -713,15 +715,15 @@ export function storeContract(name: string, open: (options: { readonly retention
       it('that is closed takes no more parts', async () => {
         const id = await opened();
         const closed = await store.closeGroup(id, 'deadline');
-        expect(await store.addPart(id, aPart(0), 3)).toEqual(closed);
+        expect(await added(store, id, aPart(0), 3)).toEqual(closed);
       });
 
       it('that is done says so to whoever comes late', async () => {
         const id = await opened();
-        await store.addPart(id, aPart(0), 1);
+        await added(store, id, aPart(0), 1);
         await store.groupDone(id);
         await store.groupDone(id);
-        expect(await store.addPart(id, aPart(1), 1)).toMatchObject({ state: 'done', parts: [{ index: 0 }] });
+        expect(await added(store, id, aPart(1), 1)).toMatchObject({ state: 'done', parts: [{ index: 0 }] });
         expect(await store.closeGroup(id, 'deadline')).toMatchObject({ state: 'done', reason: 'at-least' });
       });
 
@@ -729,13 +731,13 @@ export function storeContract(name: string, open: (options: { readonly retention
         const id = await opened();
         const { touchedAt } = await store.group(id);
         await eventually(async () => expect(await store.time()).toBeGreaterThan(touchedAt));
-        expect((await store.addPart(id, aPart(0), 3)).touchedAt).toBeGreaterThan(touchedAt);
+        expect((await added(store, id, aPart(0), 3)).touchedAt).toBeGreaterThan(touchedAt);
       });
 
       it('closes once, and for ever with the same parts, when parts come at once and twice', async () => {
         const members = Array.from({ length: 30 }, (_, at) => `bank.${at}`);
         const id = await opened(members);
-        const states = await many(90, (one, number) => one.addPart(id, aPart(number % 30, { body: Buffer.from(`from ${number}`) }), 20));
+        const states = await many(90, (one, number) => added(one, id, aPart(number % 30, { body: Buffer.from(`from ${number}`) }), 20));
         const closed = states.filter(({ state }) => state === 'closed');
         expect(closed).toHaveLength(90 - states.filter(({ state }) => state === 'open').length);
         expect(new Set(closed.map(({ parts }) => parts.map(({ index, body }) => `${index} ${body.toString()}`).join()))).toHaveProperty(
@@ -748,14 +750,30 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('closes for one reason when the deadline and the last part come at once', async () => {
         const ids = await Promise.all(Array.from({ length: 30 }, () => opened(['a', 'b'])));
-        for (const id of ids) await store.addPart(id, aPart(0), 2);
+        for (const id of ids) await added(store, id, aPart(0), 2);
         const pairs = await Promise.all(
-          ids.map((id, number) => Promise.all([hub(number).addPart(id, aPart(1), 2), hub(number + 1).closeGroup(id, 'deadline')])),
+          ids.map((id, number) => Promise.all([added(hub(number), id, aPart(1), 2), hub(number + 1).closeGroup(id, 'deadline')])),
         );
         for (const [one, other] of pairs) {
           expect(one).toEqual(other);
           expect(one.parts).toHaveLength(one.reason === 'all' ? 2 : 1);
         }
+      });
+
+      it('that is open still is nothing to see for who does not look', async () => {
+        const id = await opened();
+        expect(await store.addPart(id, aPart(0), 3, false)).toBeUndefined();
+        expect(await store.group(id)).toMatchObject({ state: 'open', parts: [{ index: 0 }] });
+        expect(await store.addPart(randomUUID(), aPart(0), 3, false)).toMatchObject({ state: 'unknown' });
+      });
+
+      it('is closed by the last part that counts of those that come at once, and only its bringer hears so, and who is late', async () => {
+        const id = await opened(['a', 'b', 'c', 'd']);
+        const states = await Promise.all([0, 1, 1, 2, 3].map((index) => store.addPart(id, aPart(index), 3, false)));
+        expect(states.slice(0, 3)).toEqual([undefined, undefined, undefined]);
+        for (const state of states.slice(3))
+          expect(state).toMatchObject({ state: 'closed', reason: 'at-least', parts: [{ index: 0 }, { index: 1 }, { index: 2 }] });
+        expect(await store.addPart(id, aPart(2), 3, false)).toMatchObject({ state: 'closed' });
       });
 
       it('is forgotten some time after its deadline', async () => {

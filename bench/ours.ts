@@ -37,6 +37,7 @@ const scattered = ['split', 'hello', 'gather'];
 
 export const flows: readonly Flow[] = [
   { name: 'volatile', steps: ['hello'], durable: false, ...times },
+  { name: 'batched', steps: ['hello'], durable: false, batch: true, ...times },
   { name: 'journal', steps: ['hello'], durable: true, ...times },
   { name: 'plain', steps: ['hello'], durable: true, journal: false, ...times },
   { name: 'scatter', steps: scattered, durable: true, ...times },

@@ -15,12 +15,15 @@ export const requestReply: Case = {
   about: [
     'A flow of one step that echoes, asked through the gateway in the hub process, served by a worker process. The hand-written limit has',
     'its requestor and its replier in two processes, too, each with one connection, one channel, `noDelay`, prefetch 2,000, and correlates by a Map.',
+    'With batches: `batch: true`, requests and replies of one turn of the event loop in one message.',
     'Volatile: transient messages, noAck, a classic queue for work, an exclusive one for replies, no confirms. Durable: quorum queues for work',
     'and for replies, persistent messages, confirms on both legs, manual acknowledgement, that of a request when its reply is confirmed.',
   ].join(' '),
   bars: {
     'volatile: hub, 64 outstanding, 256 B': 1.0,
     'volatile: hub, 1024 outstanding, 256 B': 0.7,
+    'volatile: hub with batches, 64 outstanding, 256 B': 1.0,
+    'volatile: hub with batches, 1024 outstanding, 256 B': 0.7,
     'durable: hub without journal, 64 outstanding, 256 B': 0.85,
     'durable: hub without journal, 1024 outstanding, 256 B': 0.75,
     'durable: hub with journal, 64 outstanding, 256 B': 0.65,
@@ -34,7 +37,11 @@ export const requestReply: Case = {
     const volatileLimit = await limit(bench, 'volatile');
     const durableLimit = await limit(bench, 'durable');
     return [
-      ...(await compare(bench, { name: 'volatile', limit: volatileLimit, ours: [ours('hub', 'volatile')], loads }, label)),
+      ...(await compare(
+        bench,
+        { name: 'volatile', limit: volatileLimit, ours: [ours('hub', 'volatile'), ours('hub with batches', 'batched')], loads },
+        label,
+      )),
       ...(await compare(
         bench,
         {

@@ -2,6 +2,7 @@
  * Where an envelope goes next: to the step's queue, to a foreign step, to the return address, or nowhere any more. Used by
  * whatever makes envelopes: the runner, and the hub when a foreign worker has answered.
  */
+import { optionsOf, publisher, type Way } from './batches.js';
 import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Emit } from './emit.js';
@@ -31,21 +32,21 @@ export interface Dispatch {
    * Publishes until the broker has it: same id each time, so twice looks like once. Ends when the process stops (the
    * delivery is then given back). A deleted queue comes back by whoever consumes it or checks the topology.
    */
-  publish(to: Address, message: Message, durable?: boolean): Promise<void>;
+  publish(to: Address, message: Message, way?: Way): Promise<void>;
   /** Publishes an envelope to whoever is next. */
   send(envelope: Envelope): Promise<void>;
 }
 
-const durable: PublishOptions = { durable: true };
-const volatile: PublishOptions = { durable: false };
+const durable: Way = { durable: true };
 
 export function openDispatch(
   { transport, store, journal, control, clock, names, emit, steps }: DispatchOptions,
   stopping: AbortSignal,
 ): Dispatch {
-  function publish(to: Address, message: Message, isDurable = true): Promise<void> {
-    const options = isDurable ? durable : volatile;
-    return transport.publish(to, message, options).catch((error: unknown) => publishAgain(to, message, options, error));
+  const publishOnce = publisher(transport);
+
+  function publish(to: Address, message: Message, way = durable): Promise<void> {
+    return publishOnce(to, message, way).catch((error: unknown) => publishAgain(to, message, optionsOf(way), error));
   }
 
   async function publishAgain(to: Address, message: Message, options: PublishOptions, error: unknown): Promise<void> {
@@ -68,7 +69,7 @@ export function openDispatch(
 
   async function sendToStep(step: string, envelope: Envelope): Promise<void> {
     const message = await messageFor(envelope, { store, steps, names, clock, control });
-    return publish(workAddress(names, step, envelope), message, envelope.durable);
+    return publish(workAddress(names, step, envelope), message, envelope);
   }
 
   async function noteDone(envelope: Envelope): Promise<void> {
@@ -82,7 +83,7 @@ export function openDispatch(
     if (step !== undefined) return sendToStep(step, envelope);
     if (envelope.replyTo === undefined) return noteDone(envelope);
     const message = envelope.durable ? encode(envelope) : encodeVolatileReply(envelope);
-    return publish(replyAddress(names, envelope.replyTo, envelope), message, envelope.durable);
+    return publish(replyAddress(names, envelope.replyTo, envelope), message, envelope);
   }
 
   return { publish, send };

@@ -55,6 +55,8 @@ export interface Envelope {
   readonly aside?: AsideAddress | undefined;
   /** False on volatile flows: transient, unconfirmed, best effort. */
   readonly durable: boolean;
+  /** True on volatile flows whose messages may travel with others: `batches.ts`. */
+  readonly batch?: boolean | undefined;
   /** False on flows that leave the journal out (volatile ones always do): their messages go straight to the queues. */
   readonly journal: boolean;
   /** True when the store holds a record of the request, so that steps report where it is. */

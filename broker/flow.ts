@@ -24,6 +24,8 @@ export interface Flow {
    * their records cannot be rebuilt when Redis is lost. Default: true.
    */
   readonly journal?: boolean;
+  /** True: requests and replies of one turn of the event loop share a message, and its fate. Volatile flows only. */
+  readonly batch?: boolean;
   /** True: its requests may be urgent, and then overtake what waits at their steps. */
   readonly urgent?: boolean;
   /** JSON Schemas (2020-12) of the request's and the reply's body. */
@@ -67,6 +69,11 @@ export function checkFlows(flows: readonly Flow[], steps: ReadonlyMap<string, St
           message: `flow ${flow.name} is volatile (durable: false) and step ${name} is ${step.kind === 'aggregator' ? 'an' : 'a'} ${step.kind}: only workers can serve it`,
         });
     });
+    if (flow.batch === true && flow.durable)
+      flaws.push({
+        path: [...at, 'batch'],
+        message: `flow ${flow.name} cannot batch: what shares a message shares its fate, which only a volatile flow may; say durable: false, or leave batch out`,
+      });
     if (flow.urgent === true && !isJournalled(flow))
       flaws.push({
         path: [...at, 'urgent'],

@@ -6,6 +6,7 @@
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
 import { openAdmission } from './admission.js';
+import { unpacked } from './batches.js';
 import type { Callbacks } from './callback.js';
 import { pause, systemClock, type Clock } from './clock.js';
 import { openControl } from './control.js';
@@ -231,7 +232,11 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     await transport.consume(names.continuation, { prefetch: 200, tag: tag('continue') }, continued),
     await transport.consume(names.lastEvents, { prefetch: 200, tag: tag('last-events') }, remembered),
     ...(project.flows.some(({ durable }) => !durable)
-      ? [await transport.subscribe(names.volatileReplies, [names.reply(options.name)], repliedVolatile)]
+      ? [
+          await transport.subscribe(names.volatileReplies, [names.reply(options.name)], (delivery) =>
+            unpacked(delivery).forEach(repliedVolatile),
+          ),
+        ]
       : []),
     await openEntrance({ transport, gateway, people, tasks, access, names, clock, newId, emit, place }),
   ];

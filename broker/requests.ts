@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { mayUse } from './access.js';
+import { publisher } from './batches.js';
 import { callbackAddress, callbackStep } from './callback.js';
 import { endsBy, pause } from './clock.js';
 import type { Wait } from './correlator.js';
@@ -33,7 +34,8 @@ export interface Requests {
 }
 
 export function openRequests(options: GatewayOptions): Requests {
-  const { flows, store, correlator, settler, admission, clock, newId, names, control, transport, journal, emit, line } = options;
+  const { flows, store, correlator, settler, admission, clock, newId, names, control, journal, emit, line } = options;
+  const publish = publisher(options.transport);
   const { recordedWithin, accepted } = openWaiting(options);
   const byName = new Map(flows.map((flow) => [flow.name, flow]));
   const validate = validator(flows);
@@ -116,9 +118,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const entered = admission.entering();
     try {
       failpoint('accept.before-publish');
-      await transport.publish(workAddress(names, envelope.slip[0]!, envelope), await messageFor(envelope, options), {
-        durable: envelope.durable,
-      });
+      await publish(workAddress(names, envelope.slip[0]!, envelope), await messageFor(envelope, options), envelope);
       failpoint('accept.after-publish');
     } catch (cause) {
       // The work queue refused it, and the journal, which is under the same confirm, may have it.
@@ -372,6 +372,7 @@ export function openRequests(options: GatewayOptions): Requests {
       deadline,
       groups: [],
       durable: flow.durable,
+      batch: flow.batch,
       journal: isJournalled(flow),
       recorded,
       at: clock.now(),

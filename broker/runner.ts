@@ -4,6 +4,7 @@
  */
 import { setMaxListeners } from 'node:events';
 import { openAside, type Aside } from './aside.js';
+import { oneByOne } from './batches.js';
 import { deadlineBuckets, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
 import type { Control } from './control.js';
 import { faultEnvelope, openDispatch } from './dispatch.js';
@@ -23,7 +24,7 @@ import { written, type SplitPart, type Step, type StepTools, type Verdict } from
 import type { Progress, Store } from './store.js';
 import { announcer } from './topics.js';
 import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
-import type { Consumer, Delivery, Headers, Message, Transport } from './transport.js';
+import type { Consumer, Delivery, Handler, Headers, Message, Transport } from './transport.js';
 import { openTurns } from './turns.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
@@ -74,8 +75,15 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const resurrect = openResurrect(options, stopping.signal);
   const consumers: Consumer[] = [];
   const mayBeUrgent = options.flows.some(({ urgent }) => urgent === true);
+  const batched = new Set(options.flows.flatMap(({ batch, steps }) => (batch === true ? steps : [])));
   for (const step of options.serve.filter(({ run }) => run !== undefined)) {
-    const turns = mayBeUrgent ? openTurns(step.concurrency) : undefined;
+    // A delivery may be many messages, and of those that wait the urgent ones come first.
+    const turns = mayBeUrgent || batched.has(step.name) ? openTurns(step.concurrency) : undefined;
+    const each: Handler = (delivery) => work(step, delivery);
+    const inTurn = (queue: string): Handler =>
+      turns === undefined
+        ? each
+        : (delivery) => turns.take(queue === names.urgentQueue(step.name), stopping.signal, () => work(step, delivery));
     const consume = (queue: string) =>
       transport.consume(
         queue,
@@ -87,9 +95,7 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
           lazy: queue === names.volatileQueue(step.name),
           ...(queue === names.volatileQueue(step.name) ? {} : { restored: () => void resurrect(step.name) }),
         },
-        turns === undefined
-          ? (delivery) => work(step, delivery)
-          : (delivery) => turns.take(queue === names.urgentQueue(step.name), stopping.signal, () => work(step, delivery)),
+        queue === names.volatileQueue(step.name) ? oneByOne(inTurn(queue)) : inTurn(queue),
       );
     if (mayBeUrgent) consumers.push(await consume(names.urgentQueue(step.name)));
     consumers.push(await consume(names.workQueue(step.name)));

@@ -35,7 +35,7 @@ const asideText = ({ queue, correlationId, parts }: AsideAddress): string =>
 
 function hubHeader(envelope: Envelope): string {
   let header = `flow=${nameOf(envelope.flow)}, slip=(${envelope.slip.join(' ')}), step=${envelope.step}, attempt=${envelope.attempt}, at=${envelope.at}`;
-  if (!envelope.durable) header += ', durable=?0';
+  if (!envelope.durable) header += envelope.batch === true ? ', durable=?0, batch' : ', durable=?0';
   else if (!envelope.journal) header += ', journal=?0';
   if (envelope.groups.length > 0) header += `, groups=(${envelope.groups.map(member).join(' ')})`;
   if (envelope.from !== undefined) header += `, from=${envelope.from}, took=${Math.round(envelope.took ?? 0)}`;
@@ -135,7 +135,7 @@ const countPattern = '(\\d{1,15})';
 const plainHeader = new RegExp(
   [
     `^flow=${wordPattern}, slip=\\(((?:${word}(?: ${word})*)?)\\), step=${countPattern}, attempt=${countPattern}, at=${countPattern}`,
-    '(?:, (durable|journal)=\\?0)?',
+    '(?:, (durable|journal)=\\?0(, batch)?)?',
     `(?:, from=${wordPattern}, took=${countPattern})?(?:, key=${textPattern})?(?:, principal=${textPattern})?(?:, conversation=${textPattern})?`,
     '(, recorded)?, deadline=@(\\d{1,11})$',
   ].join(''),
@@ -145,7 +145,7 @@ const plainHeader = new RegExp(
 function readPlain(message: Whole, hub: string): Envelope | undefined {
   const found = plainHeader.exec(hub);
   if (found === null) return undefined;
-  const [, flow, slip, step, attempt, at, leftOut, from, took, key, principal, conversation, recorded, deadline] = found;
+  const [, flow, slip, step, attempt, at, leftOut, batch, from, took, key, principal, conversation, recorded, deadline] = found;
   return {
     id: message.messageId,
     requestId: message.correlationId,
@@ -157,6 +157,7 @@ function readPlain(message: Whole, hub: string): Envelope | undefined {
     deadline: Number(deadline) * 1_000,
     groups: [],
     durable: leftOut !== 'durable',
+    batch: batch === undefined ? undefined : true,
     journal: leftOut === undefined,
     recorded: recorded !== undefined,
     at: Number(at),
@@ -191,6 +192,7 @@ function read(message: Whole, hub: Dictionary): Envelope {
     deadline: dateIn(hub, 'deadline'),
     groups: listIn(hub, 'groups').map(groupMember),
     durable,
+    batch: bareIn(hub, 'batch') === true ? true : undefined,
     journal: durable && bareIn(hub, 'journal') !== false,
     recorded: bareIn(hub, 'recorded') === true,
     at: numberIn(hub, 'at') ?? (message.timestamp ?? 0) * 1_000,

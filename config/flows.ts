@@ -44,6 +44,8 @@ export const flowKeys = {
   durable: '`false`: volatile. Transient messages without confirms, answered on the line or not at all: for reads that may be repeated',
   journal:
     '`false`: its messages are not in the journal. They are kept and confirmed like any, and cheaper; but `answerback trace` knows nothing of them, and what Redis knew of them (202s, idempotency keys) cannot be rebuilt when Redis is lost',
+  batch:
+    '`true`: requests that come at once share a message, and so do replies: several times the throughput, for a shared fate, and queues that only our own workers can read. Volatile flows only',
   urgent:
     '`true`: its requests may be urgent (`Hub-Priority: urgent`), and then overtake what waits at their steps, which get a second queue',
   example: 'A body to show in documents and in the curl that can be pasted',
@@ -98,6 +100,7 @@ class FlowReader {
     const request = this.#schema('request');
     const reply = this.#schema('reply');
     const journal = this.#setting('journal', 'bool') as boolean | undefined;
+    const batch = this.#setting('batch', 'bool') as boolean | undefined;
     const urgent = this.#setting('urgent', 'bool') as boolean | undefined;
     if (request !== undefined && 'example' in value) this.#checkExample(request.validate, value['example']);
     return {
@@ -110,6 +113,7 @@ class FlowReader {
       maxDeadlineMs,
       durable: (this.#setting('durable', 'bool') as boolean | undefined) ?? true,
       ...(journal === undefined ? {} : { journal }),
+      ...(batch === undefined ? {} : { batch }),
       ...(urgent === undefined ? {} : { urgent }),
       ...(summary === undefined ? {} : { summary }),
       ...(request === undefined ? {} : { request: request.schema }),

@@ -346,6 +346,27 @@ describe.each([
     gate.open(1);
   });
 
+  it('lets requests that come at once share messages, each with its own answer, and no more handlers run than the step says', async () => {
+    let running = 0;
+    let most = 0;
+    const some = worker<number>({
+      name: 'some',
+      concurrency: 3,
+      async handle(n) {
+        most = Math.max(most, ++running);
+        await new Promise((resolve) => setImmediate(resolve));
+        running--;
+        if (n === 7) throw new Fault('rejected', 'not this one');
+        return { n };
+      },
+    });
+    await open({ flows: { many: { steps: ['some', 'echo'], durable: false, batch: true } }, steps: [some, echo] });
+    const answers = await Promise.all(Array.from({ length: 150 }, (_, n) => hub.ask('many', n)));
+    const told = answers.map((answer) => answer.kind === 'outcome' && `${answer.outcome.kind} ${answer.outcome.body.toString()}`);
+    expect(told.filter((one, n) => one !== `reply {"n":${n}}`)).toEqual([expect.stringMatching(/^fault .*not this one/)]);
+    expect(most).toBe(3);
+  });
+
   it('goes on with the slip when a foreign worker in the middle has answered, and in a group', async () => {
     const spread = worker({ name: 'spread', handle: () => split([{ body: 1 }, { body: 2 }]) });
     const sum = aggregator<number>({ name: 'sum', combine: (answers) => answers.reduce((total, { body }) => total + body, 0) });

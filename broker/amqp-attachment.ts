@@ -59,6 +59,11 @@ async function openLive(session: Session, lazily: number): Promise<Live> {
   return { session, channel, ended, end, isOpen: () => isOpen, close, acks, running: 0, isLeft: false };
 }
 
+/** RabbitMQ sends nothing more, on its own account: what was listened to was deleted. */
+export class ConsumerCancelled extends Error {
+  override readonly name = 'ConsumerCancelled';
+}
+
 /** Keeps something listening: attaches it, and attaches it again after every loss, until stopped. */
 export class Attachment {
   /** Aborts when it shall listen no more. */
@@ -70,6 +75,8 @@ export class Attachment {
   readonly #restored: () => void;
   readonly #lazily: number;
   #over: Promise<void> = Promise.resolve();
+  /** It was deleted, and whoever declares it again first may not know that. */
+  #wasDeleted = false;
 
   /** `listen` makes the broker send to the fresh channel; its refusals by reply code are final at the first time. `lazily`: see `Acks`. */
   constructor(
@@ -124,6 +131,7 @@ export class Attachment {
         const error = await live.ended;
         live.isLeft = true;
         if (signal.aborted) return;
+        this.#wasDeleted ||= error instanceof ConsumerCancelled;
         if (live.running === 0) void live.close();
         waitMs = performance.now() - since < shortLifeMs ? longerMs : 0;
         this.#context.log('consumer.lost', { consumer: this.#what, error });
@@ -139,16 +147,19 @@ export class Attachment {
 
   async #attach(): Promise<Live> {
     const session = await this.#context.connection.up(answerMs, this.stopping.signal);
+    let live: Live;
     try {
-      return await this.#listening(session);
+      live = await this.#listening(session);
     } catch (error) {
       if (replyCode(error) !== 404) throw error;
       // A queue or an exchange of ours was deleted: have it back.
+      this.#wasDeleted = true;
       await this.#context.restore(session);
-      const live = await this.#listening(session);
-      this.#restored();
-      return live;
+      live = await this.#listening(session);
     }
+    if (this.#wasDeleted) this.#restored();
+    this.#wasDeleted = false;
+    return live;
   }
 
   async #listening(session: Session): Promise<Live> {

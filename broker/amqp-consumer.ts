@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import { Attachment, type ConsumerContext, type Live } from './amqp-attachment.js';
+import { Attachment, ConsumerCancelled, type ConsumerContext, type Live } from './amqp-attachment.js';
 import { answerMs, closeChannel, type ConsumeMessage, type Session, within } from './amqp-connection.js';
 import { deliveryOf } from './amqp-delivery.js';
 import { pause, systemClock } from './clock.js';
@@ -138,7 +138,7 @@ class QueueConsumer implements AmqpConsumer {
     const take = (message: ConsumeMessage | null) => {
       if (message !== null) return this.#take(live, message);
       this.#position.forget();
-      live.end(new Error('RabbitMQ cancelled the consumer: was the queue deleted?'));
+      live.end(new ConsumerCancelled('RabbitMQ cancelled the consumer: was the queue deleted?'));
     };
     const consumerTag = `${tag}#${nextTag++}`;
     const from = this.#position.startOver();

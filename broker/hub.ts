@@ -74,6 +74,8 @@ export interface HubOptions extends Common {
   /** Absent: nobody is called back. */
   readonly callbacks?: Callbacks;
   readonly maxInFlight?: number;
+  /** How often it is made sure that nothing of ours was deleted. Default 30,000. */
+  readonly checkTopologyMs?: number;
   /** How long requests may wait on this hub before some of the new ones are refused (ms). */
   readonly maxDelayMs?: number;
 }
@@ -93,7 +95,6 @@ export interface Hub {
   close(): Promise<void>;
 }
 
-const checkTopologyMs = 30_000;
 const completeWithinMs = 2_000;
 
 export async function openHub(options: HubOptions): Promise<Hub> {
@@ -259,9 +260,9 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const again = () => {
     if (transport.state() === 'connected')
       void lookAfterTopology().catch((error: unknown) => emit('topology.failed', { error: String(error) }));
-    cancelCheck = clock.after(checkTopologyMs, again, 'round');
+    cancelCheck = clock.after(options.checkTopologyMs ?? 30_000, again, 'round');
   };
-  let cancelCheck = clock.after(checkTopologyMs, again, 'round');
+  let cancelCheck = clock.after(options.checkTopologyMs ?? 30_000, again, 'round');
 
   return {
     gateway,

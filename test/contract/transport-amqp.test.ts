@@ -165,6 +165,27 @@ describe('when the connection is cut', () => {
     expect(await direct.inspect(queue.name)).toMatchObject({ ready: 1 });
   });
 
+  it('knows that its queue was deleted, though somebody else declared it again before it noticed', async () => {
+    const transport = await throughProxy();
+    const queue = queueOf({ type: 'classic' });
+    await transport.declare(only(queue));
+    let restored = 0;
+    const taken: string[] = [];
+    await transport.consume(
+      queue.name,
+      { prefetch: 1, tag: 'mine', restored: () => restored++ },
+      async ({ body }) => void taken.push(body.toString()),
+    );
+    proxy.delay(300);
+    await direct.removeQueue(queue.name);
+    await direct.declare(only(queue));
+    await eventually(() => expect(restored).toBe(1));
+    proxy.delay(0);
+    await direct.publish(to(queue.name), message('x'));
+    await eventually(() => expect(taken).toEqual(['x']));
+    expect(restored).toBe(1);
+  });
+
   it('during the declaring after a cut, heals all the same', async () => {
     const transport = await throughProxy();
     const queues = Array.from({ length: 30 }, () => queueOf({ type: 'classic' }));

@@ -35,6 +35,7 @@ export interface TestHubOptions {
   readonly name?: string;
   readonly maxInFlight?: number;
   readonly maxDelayMs?: number;
+  readonly checkTopologyMs?: number;
   readonly retentionMs?: number;
   /** Serve no steps: whoever tests does the work. */
   readonly idle?: boolean;
@@ -176,6 +177,7 @@ async function assemble(
     ...(options.callbacks === undefined ? {} : { callbacks: options.callbacks }),
     ...(options.maxInFlight === undefined ? {} : { maxInFlight: options.maxInFlight }),
     ...(options.maxDelayMs === undefined ? {} : { maxDelayMs: options.maxDelayMs }),
+    ...(options.checkTopologyMs === undefined ? {} : { checkTopologyMs: options.checkTopologyMs }),
   });
   const workers: Workers | undefined = options.idle === true ? undefined : await openWorkers(common);
   const opened: Open[] = [];

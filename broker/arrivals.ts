@@ -207,7 +207,7 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
     });
     if (changed === undefined) return undefined;
     if (changed.data.state === 'closing' && changed.data.sealed !== undefined)
-      await finish(id, principal, changed.data, sealedAsk(changed), 'abandons');
+      await finish(id, principal, changed.data, changed.data.sealed, 'abandons');
     return { status: openedStatus(id, changed.data), isNew: typeof changed.before.sizes[sequence - 1] !== 'number' };
   }
 
@@ -239,10 +239,7 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
     if (closed === undefined) return undefined;
     const { data } = closed;
     const { waitMs, maxWaitMs } = flowFor(data.flow, principal);
-    const answer =
-      data.state === 'closed'
-        ? undefined
-        : await finish(id, principal, data, { ...ask, again: closed.before.state === 'closing' }, 'reopens');
+    const answer = data.state === 'closed' ? undefined : await finish(id, principal, data, ask, 'reopens');
     if (answer?.kind === 'outcome') return answer;
     const requestId = answer?.id ?? data.requestId ?? id;
     const collected = await options.collect(requestId, principal, Math.max(0, Math.min(ask.waitMs ?? waitMs, maxWaitMs)), ask.signal);
@@ -336,10 +333,8 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
       throw new Fault('invalid', 'hub-parts says how many parts there are: 1 or more', { reason: 'parts' });
     const limits = limitsOf(flow, principal);
     const end = await change({ id, principal }, (data, now) => withEnd(id, data, total, limits, now, sealed));
-    if (end?.data.state === 'closing') await finish(id, principal, end.data, sealedAsk(end), 'abandons');
+    if (end?.data.state === 'closing') await finish(id, principal, end.data, sealed, 'abandons');
   }
-
-  const sealedAsk = ({ before, data }: Changed) => ({ ...data.sealed, again: before.state === 'closing' });
 
   async function abandon(whose: Whose): Promise<'abandoned' | 'closed' | undefined> {
     const changed = await change(whose, (data, now) => {

@@ -83,6 +83,40 @@ export const headers = {
   'WWW-Authenticate': answered('How to authenticate.'),
 } as const;
 
+/** Of hubs with flows that take requests in parts. */
+export const openedSchemas = {
+  Opened: {
+    type: 'object',
+    description: 'A request that arrives in parts.',
+    required: ['id', 'flow', 'state', 'received', 'bytes', 'missing', 'openedAt', 'updatedAt', 'expiresAt', 'links'],
+    properties: {
+      id: string,
+      flow: string,
+      state: { enum: ['open', 'closing', 'closed', 'expired', 'abandoned'] },
+      contentType: { type: 'string', description: 'That of all its parts.' },
+      received: { type: 'integer', description: 'How many parts are here.' },
+      bytes: { type: 'integer', description: 'Of all of them.' },
+      missing: {
+        type: 'array',
+        items: { type: 'integer' },
+        description: 'Numbers that have not come, up to `total`, or to the highest that has.',
+      },
+      total: { type: 'integer', description: 'How many parts it has, once that was said.' },
+      openedAt: time,
+      updatedAt: time,
+      expiresAt: { ...time, description: 'When it ends, unless a part comes before.' },
+      remindedAt: time,
+      callback: { type: 'string', description: 'Where its requestor is called back.' },
+      requestId: { type: 'string', description: 'The request that it is, once it is closed.' },
+      links: {
+        type: 'object',
+        required: ['self', 'parts', 'close', 'events', 'abandon'],
+        properties: { self: string, parts: string, close: string, events: string, abandon: string },
+      },
+    },
+  },
+} as const;
+
 /** A reply in parts. */
 export const lines = { 'application/x-ndjson': { schema: ref('schemas', 'Line') } } as const;
 
@@ -154,36 +188,6 @@ export const sharedSchemas = {
         type: 'object',
         required: ['self', 'reply', 'events', 'cancel'],
         properties: { self: string, reply: string, events: string, cancel: string, answers: string, callback: string },
-      },
-    },
-  },
-  Opened: {
-    type: 'object',
-    description: 'A request that arrives in parts.',
-    required: ['id', 'flow', 'state', 'received', 'bytes', 'missing', 'openedAt', 'updatedAt', 'expiresAt', 'links'],
-    properties: {
-      id: string,
-      flow: string,
-      state: { enum: ['open', 'closing', 'closed', 'expired', 'abandoned'] },
-      contentType: { type: 'string', description: 'That of all its parts.' },
-      received: { type: 'integer', description: 'How many parts are here.' },
-      bytes: { type: 'integer', description: 'Of all of them.' },
-      missing: {
-        type: 'array',
-        items: { type: 'integer' },
-        description: 'Numbers that have not come, up to `total`, or to the highest that has.',
-      },
-      total: { type: 'integer', description: 'How many parts it has, once that was said.' },
-      openedAt: time,
-      updatedAt: time,
-      expiresAt: { ...time, description: 'When it ends, unless a part comes before.' },
-      remindedAt: time,
-      callback: { type: 'string', description: 'Where its requestor is called back.' },
-      requestId: { type: 'string', description: 'The request that it is, once it is closed.' },
-      links: {
-        type: 'object',
-        required: ['self', 'parts', 'close', 'events', 'abandon'],
-        properties: { self: string, parts: string, close: string, events: string, abandon: string },
       },
     },
   },

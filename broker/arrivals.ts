@@ -283,10 +283,9 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
     async function refused({ code }: Fault): Promise<void> {
       // Who cannot be asked again is not refused for good while something is away.
       if (refusal === 'abandons' && code === 'unavailable') return;
-      const limits = limitsOf(flow, principal);
       await change({ id, principal }, (current, now) => {
         if (current.state !== 'closing') return current;
-        return refusal === 'reopens' ? reopened(current, limits, now) : ended(current, 'abandoned', now);
+        return refusal === 'reopens' ? reopened(current, now) : ended(current, 'abandoned', now);
       }).catch(() => undefined); // it is closing still, and can be closed again
     }
   }
@@ -369,19 +368,25 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
     const due = dueAt(data, clock.now());
     if (due === 'remind') return remind(id, data);
     if (due !== 'expire') return;
-    // Whoever was closing it may have died after the broker had the request.
+    // Whoever was closing it may have died after the broker had the request, or before.
     const isRequest = data.state === 'closing' && (await store.get(id)) !== undefined;
     await dossiers.change(openedKind, id, (dossier, now) => {
       const current = openedIn(dossier);
       if (dueAt(current, now) !== 'expire' || current.state !== data.state) return { result: undefined };
-      return { next: nextOf(isRequest ? ended(current, 'closed', now, id) : ended(current, 'expired', now)), result: undefined };
+      const next = isRequest
+        ? ended(current, 'closed', now, id)
+        : current.state === 'closing'
+          ? reopened(current, now)
+          : ended(current, 'expired', now);
+      return { next: nextOf(next), result: undefined };
     });
   }
 
   /** Told, then noted: a reminder may come twice. */
   async function remind(id: string, data: Opened): Promise<void> {
-    const told = openedDocument(openedStatus(id, reminded(data, clock.now())));
-    await tell(id, data, { kind: 'reminder', body: Buffer.from(JSON.stringify(told)), contentType: 'application/json' }, {});
+    const next = reminded(data, clock.now());
+    const body = Buffer.from(JSON.stringify(openedDocument(openedStatus(id, next))));
+    await tell(id, next, { kind: 'reminder', body, contentType: 'application/json' }, {});
     await dossiers.change(openedKind, id, (dossier, now) => {
       const current = openedIn(dossier);
       return dueAt(current, now) === 'remind' ? { next: nextOf(reminded(current, now)), result: undefined } : { result: undefined };

@@ -92,7 +92,7 @@ export function opened(about: Pick<Opened, 'flow' | 'principal' | 'forward'>, li
 }
 
 /** Its requestor was heard of: the lease begins anew. */
-function renewed({ remindAt: _due, remindedAt: _before, ...data }: Opened, { leaseMs }: PartsLimits, now: number): Opened {
+function renewed({ remindAt: _due, remindedAt: _before, ...data }: Opened, { leaseMs }: Pick<PartsLimits, 'leaseMs'>, now: number): Opened {
   const expiresAt = Math.min(now + leaseMs, data.openedAt + longestMs);
   const remindAt = now + Math.round(leaseMs * remindAfter);
   return { ...data, updatedAt: now, expiresAt, ...(data.state === 'open' && remindAt < expiresAt ? { remindAt } : {}) };
@@ -111,11 +111,11 @@ export const typeOf = (contentType: string): string =>
  */
 export function withPart(id: string, data: Opened, part: Arriving, limits: PartsLimits, now: number): Opened {
   const { sequence, size, contentType } = part;
-  if (hasPart(data, sequence) && (isArriving(data) || data.state === 'closed'))
-    return data.state === 'open' ? renewed(data, limits, now) : data;
+  const isCounted = hasPart(data, sequence);
+  if (isCounted && (data.state === 'closing' || data.state === 'closed')) return data;
   refuseUnlessOpen(id, data);
-  refuseTooMuch(data, part, limits);
-  if (data.contentType !== undefined && data.contentType !== contentType)
+  if (!isCounted) refuseTooMuch(data, part, limits);
+  if (!isCounted && data.contentType !== undefined && data.contentType !== contentType)
     throw new Fault(
       'invalid',
       `part ${sequence} is ${contentType}, and those before it are ${data.contentType}: all parts of a request have one content type`,
@@ -125,7 +125,8 @@ export function withPart(id: string, data: Opened, part: Arriving, limits: Parts
     index === sequence - 1 ? size : (data.sizes[index] ?? null),
   );
   const isAll = data.sealed !== undefined && missingOf(sizes, data.total).length === 0;
-  return renewed({ ...data, contentType, sizes, ...(isAll ? { state: 'closing' } : {}) }, limits, now);
+  const counted = isCounted ? {} : { contentType, sizes };
+  return renewed({ ...data, ...counted, ...(isAll ? { state: 'closing' } : {}) }, limits, now);
 }
 
 function refuseTooMuch({ flow, sizes, total: said }: Opened, { sequence, size }: Arriving, limits: PartsLimits): void {
@@ -180,25 +181,29 @@ export function withEnd(id: string, data: Opened, count: number, limits: PartsLi
   });
 }
 
-/** It is no request yet, since that was refused: more can be done about it. */
-export const reopened = ({ total: _said, ...data }: Opened, limits: PartsLimits, now: number): Opened =>
-  renewed({ ...data, state: 'open' }, limits, now);
+/** It is no request yet, since that was refused, or nobody knows why: more can be done about it. What was sealed stays so. */
+export function reopened({ total: said, ...data }: Opened, now: number, leaseMs = data.expiresAt - data.updatedAt): Opened {
+  const sealed = data.sealed === undefined || said === undefined ? {} : { total: said };
+  return renewed({ ...data, ...sealed, state: 'open' }, { leaseMs }, now);
+}
 
 export function ended(data: Opened, state: 'closed' | 'expired' | 'abandoned', now: number, requestId?: string): Opened {
   const { remindAt: _due, ...rest } = data;
   return { ...rest, state, updatedAt: now, ...(requestId === undefined ? {} : { requestId }) };
 }
 
-/** What its time has come for. */
+/** What its time has come for. Nobody's lease ends who was not reminded: the hubs may have been away for longer than that. */
 export function dueAt(data: Opened, now: number): 'expire' | 'remind' | undefined {
   if (!isArriving(data)) return undefined;
-  if (data.expiresAt <= now) return 'expire';
-  return data.remindAt !== undefined && data.remindAt <= now ? 'remind' : undefined;
+  if (now >= data.openedAt + longestMs) return 'expire';
+  if (data.remindAt !== undefined) return data.remindAt <= now ? 'remind' : undefined;
+  return data.expiresAt <= now ? 'expire' : undefined;
 }
 
-export function reminded(data: Opened, now: number): Opened {
-  const { remindAt: _due, ...rest } = data;
-  return { ...rest, remindedAt: now };
+/** Now it has as long as it would have had in time. */
+export function reminded({ remindAt, ...data }: Opened, now: number): Opened {
+  const expiresAt = Math.min(Math.max(data.expiresAt, now + data.expiresAt - (remindAt ?? now)), data.openedAt + longestMs);
+  return { ...data, expiresAt, remindedAt: now };
 }
 
 /** The numbers up to `count` that are not there. */

@@ -52,13 +52,20 @@ describe('a request that arrives in parts', () => {
   });
 
   it('is reminded at half of its lease, expires at its end, and begins anew with each part', () => {
-    expect([dueAt(begun, 1_299), dueAt(begun, 1_300), dueAt(begun, 1_600)]).toEqual([undefined, 'remind', 'expire']);
+    expect([dueAt(begun, 1_299), dueAt(begun, 1_300)]).toEqual([undefined, 'remind']);
     expect(nextOf(begun).wakeAt).toBe(1_300);
     const told = reminded(begun, 1_300);
-    expect([nextOf(told).wakeAt, dueAt(told, 1_599)]).toEqual([1_600, undefined]);
+    expect([nextOf(told).wakeAt, dueAt(told, 1_599), dueAt(told, 1_600)]).toEqual([1_600, undefined, 'expire']);
     expect(dueAt(withPart('r', told, part(1), limits, 1_500), 1_799)).toBeUndefined();
     expect(dueAt(withPart('r', filled(1), part(1), limits, 1_500), 1_800)).toBe('remind');
     expect(dueAt(withPart('r', begun, part(1), limits, 1_000 + longestMs - 1), 1_000 + longestMs)).toBe('expire');
+  });
+
+  it('whose hubs were away over its lease is reminded first, and has the rest of its lease then', () => {
+    expect(dueAt(begun, 9_000)).toBe('remind');
+    const told = reminded(begun, 9_000);
+    expect([told.expiresAt, dueAt(told, 9_299), dueAt(told, 9_300)]).toEqual([9_300, undefined, 'expire']);
+    expect(dueAt(begun, 1_000 + longestMs)).toBe('expire');
   });
 
   it('closes with all its parts, and with no others', () => {
@@ -77,7 +84,7 @@ describe('a request that arrives in parts', () => {
       expect(faultOf(() => withEnd('r', data, 2, limits, 1_400))).toMatchObject({ reason: 'closed' });
       expect(faultOf(() => withPart('r', data, part(2), limits, 1_400))).toMatchObject({ reason: 'closed' });
     }
-    expect(openedStatus('r', reopened(closing, limits, 1_400))).toMatchObject({ state: 'open', expiresAt: 2_000 });
+    expect(openedStatus('r', reopened(closing, 1_400))).toMatchObject({ state: 'open', expiresAt: 2_000 });
   });
 
   it('whose end is told first closes with its last part, and takes none beyond', () => {

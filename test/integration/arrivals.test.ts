@@ -5,7 +5,9 @@ import { http } from '../../adapters/http/index.js';
 import { anonymous, newKey, type KeyedPrincipal } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import type { PartsLimits } from '../../broker/flow.js';
+import { partIdOf } from '../../broker/opened.js';
 import type { Delivery } from '../../broker/transport.js';
+import { storyOf } from '../../cli/trace.js';
 import { raw, timer, worker } from '../../index.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
@@ -100,6 +102,14 @@ describe.each([
     expect([answer.status, answer.headers.get('hub-request-id'), await answer.json()]).toEqual([200, id, { got: ['one', [2], { n: 3 }] }]);
     expect(await json(await client.status(id))).toMatchObject({ id, state: 'replied' });
     await eventually(async () => expect(await openDossiers(id)).toEqual([]));
+    expect(await hub.ports.store.dossier('part', partIdOf(id, 3))).toMatchObject({ isOpen: false, message: { body: Buffer.alloc(0) } });
+    const story = storyOf(await hub.hub.journal.read(id), hub.hub.names).map(({ what }) => what);
+    expect(story.slice(0, 3)).toEqual([
+      'in parts, for list by anonymous: open, 0 here, 0 B',
+      'part 3 came',
+      'in parts, for list by anonymous: open, 1 here, 7 B',
+    ]);
+    expect(story).toContain('in parts, for list by anonymous: closed, 3 here, 15 B');
   });
 
   it('of any other content type is its parts one after the other, byte for byte', async () => {

@@ -31,7 +31,7 @@ function sender(scenario: Scenario, token: string) {
       await insist('PUT', `/requests/${id}/parts/${n}`, {}, JSON.stringify(`${token}.${n}`));
       taken++;
     }
-    return (await (await insist('POST', `/requests/${id}/close`, { 'hub-parts': String(partsEach), prefer: 'wait=10' })).json());
+    return await (await insist('POST', `/requests/${id}/close`, { 'hub-parts': String(partsEach), prefer: 'wait=10' })).json();
   })();
   return { done, token, taken: () => taken, failures: () => failures };
 }

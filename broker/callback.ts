@@ -37,9 +37,18 @@ export function callbackAddress(
   return { queue, callback: callbacks.check(callback, principal) };
 }
 
+/** What a requestor is called back for: the outcome, or since parts of its request are waited for (`opened.ts`). */
+export type CalledFor = OutcomeKind | 'reminder';
+
+/** What it is told; `until`: when it is of no use any more (ms). */
+type Saying = Omit<Outcome, 'kind'> & { readonly kind: CalledFor; readonly until?: number };
+
 /** The message to the step: the body is the outcome's, byte for byte. */
-export function callbackEnvelope({ id, flow, principal, key, forward }: RequestRecord, outcome: Outcome): Envelope {
-  const ownId = deriveId(id, 'callback');
+export function callbackEnvelope(
+  { id, flow, principal, key, forward }: Pick<RequestRecord, 'id' | 'flow' | 'principal' | 'key' | 'forward'>,
+  outcome: Saying,
+): Envelope {
+  const ownId = outcome.kind === 'reminder' ? deriveId(id, 'callback', 'reminder', outcome.at) : deriveId(id, 'callback');
   return {
     id: ownId,
     requestId: ownId,
@@ -48,7 +57,7 @@ export function callbackEnvelope({ id, flow, principal, key, forward }: RequestR
     slip: [callbackStep],
     step: 1,
     attempt: 1,
-    deadline: Math.ceil((outcome.at + lifeMs) / 1_000) * 1_000,
+    deadline: Math.ceil((outcome.until ?? outcome.at + lifeMs) / 1_000) * 1_000,
     replyTo: undefined,
     groups: [],
     key,
@@ -75,7 +84,7 @@ export function callbackEnvelope({ id, flow, principal, key, forward }: RequestR
 export function calledBack({ extra = {} }: Pick<Envelope, 'extra'>) {
   const { 'hub-callback': callback, 'hub-callback-of': of, 'hub-callback-outcome': outcome } = extra;
   if (typeof callback !== 'string' || typeof of !== 'string' || typeof outcome !== 'string') return undefined;
-  return { callback, of, outcome: outcome as OutcomeKind };
+  return { callback, of, outcome: outcome as CalledFor };
 }
 
 /** One attempt. Neither status nor error: it is not known what became of it. */
@@ -92,7 +101,7 @@ export interface CallbackData {
   readonly callback: string;
   /** The request. */
   readonly of: string;
-  readonly outcome: OutcomeKind;
+  readonly outcome: CalledFor;
   readonly principal?: string;
   readonly state: 'waiting' | 'posting' | 'delivered' | 'failed';
   readonly attempts: readonly CallbackAttempt[];

@@ -14,6 +14,7 @@ import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Verdict } from './step.js';
+import { openedKind, partKind, withdrawnOpened, withdrawnPart } from './opened.js';
 import type { Dossier, Store } from './store.js';
 import { taskKind, withdrawn as withdrawnTask } from './tasks/parked.js';
 import { deadAddress, workAddress, type Names } from './topology.js';
@@ -30,6 +31,8 @@ export interface Next {
   readonly index?: Readonly<Record<string, number>>;
   /** When its step is rung, ms since 1970: now or before means at once. */
   readonly wakeAt?: number;
+  /** True: the body of what was parked is not kept any longer. */
+  readonly isEmptied?: boolean;
 }
 
 export interface Dossiers {
@@ -68,12 +71,18 @@ export interface DossiersOptions {
   readonly clock: Clock;
   readonly names: Names;
   readonly emit: Emit;
+  /** Kinds that no step is rung for: the hub looks after them itself, when the sweeper finds that their time has come. May be called again. */
+  readonly own?: Readonly<Record<string, (dossier: Dossier) => Promise<void>>>;
 }
 
 /** What becomes of a kind's dossiers when nobody wants their work any more. Pure. Default: their data says `ended: 'withdrawn'`. */
-type Withdrawn = (id: string, data: unknown, why: string, now: number) => Pick<Next, 'data' | 'index'>;
+type Withdrawn = (id: string, data: unknown, why: string, now: number) => Pick<Next, 'data' | 'index' | 'isEmptied'>;
 
-const withdrawnOf: Readonly<Record<string, Withdrawn>> = { [taskKind]: withdrawnTask };
+const withdrawnOf: Readonly<Record<string, Withdrawn>> = {
+  [taskKind]: withdrawnTask,
+  [openedKind]: withdrawnOpened,
+  [partKind]: withdrawnPart,
+};
 
 /** Whoever was rung and has done nothing is rung again. */
 const ringAgainMs = 10_000;
@@ -86,7 +95,7 @@ export const nameOf = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>): string => `$
 /** List of the open dossiers of a request or group. */
 const listOf = (requestOrGroup: string): string => `of:${requestOrGroup}`;
 
-export function openDossiers({ transport, store, journal, clock, names, emit }: DossiersOptions): Dossiers {
+export function openDossiers({ transport, store, journal, clock, names, emit, own = {} }: DossiersOptions): Dossiers {
   async function park(kind: string, envelope: Envelope, next: Next): Promise<void> {
     const [step = ''] = envelope.slip;
     const about = { kind, id: envelope.id, requestId: envelope.requestId, step, message: encode(envelope) };
@@ -117,7 +126,8 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     await tell(dossier);
     failpoint('dossier.after-journal');
     // Not known to be rung: then the sweeper rings.
-    if (dossier.wakeAt !== undefined && dossier.wakeAt <= clock.now()) await ring(dossier).catch(() => undefined);
+    const isRung = own[dossier.kind] === undefined && dossier.wakeAt !== undefined && dossier.wakeAt <= clock.now();
+    if (isRung) await ring(dossier).catch(() => undefined);
   }
 
   async function tell(dossier: Dossier): Promise<void> {
@@ -141,9 +151,17 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
     await store.called(dossier, ringAgainMs);
   }
 
+  /** Its time has come. Where that fails, it has come again after a while. */
+  async function rouse(dossier: Dossier): Promise<void> {
+    const look = own[dossier.kind];
+    if (look === undefined) return ring(dossier);
+    await store.called(dossier, ringAgainMs);
+    await look(dossier);
+  }
+
   async function withdraw(requestOrGroup: string, why: string): Promise<void> {
     for (let found = await open(requestOrGroup); found.length > 0; found = await open(requestOrGroup))
-      for (const dossier of found) await withdrawOne(dossier, why);
+      await Promise.all(found.map((dossier) => withdrawOne(dossier, why)));
   }
 
   const open = async (requestOrGroup: string) => (await store.dossiers(listOf(requestOrGroup), { limit: atOnce })).found;
@@ -166,7 +184,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
         await Promise.all(found.map(look));
     };
     await all(() => store.untold(atOnce), settle);
-    await all(() => store.wakeable(atOnce), ring);
+    await all(() => store.wakeable(atOnce), rouse);
   }
 
   /** One that the journal must be told of (again): unless nobody wants its work any more. */
@@ -204,7 +222,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
   /** The version that follows. */
   function versionOf(about: Omit<Dossier, 'version' | 'isOpen' | 'data' | 'index' | 'wakeAt'>, version: number, next: Next): Dossier {
     const { kind, id, requestId, step, message } = about;
-    const { data, isOpen = true, index = {}, wakeAt } = next;
+    const { data, isOpen = true, index = {}, wakeAt, isEmptied = false } = next;
     const envelope = decode(message);
     const groups = isUndecodable(envelope) ? [] : envelope.groups;
     const of = isOpen ? Object.fromEntries([requestId, ...groups.map((group) => group.id)].map((one) => [listOf(one), 0])) : {};
@@ -216,7 +234,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
       version,
       isOpen,
       data,
-      message,
+      message: isEmptied ? { ...message, body: Buffer.alloc(0) } : message,
       index: { ...index, ...of },
       ...(wakeAt === undefined ? {} : { wakeAt }),
     };

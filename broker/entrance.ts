@@ -9,7 +9,10 @@
  * With the header `parts: true` it hears the parts of its reply before that. What a step asks it comes there, too, and is answered with the
  * routing key that the question names.
  *
- * Taken from outside: body, content type and encoding, correlation id, reply_to, message id, priority, trace context, `parts`. Nothing else.
+ * A request may come in parts, too: messages of `type=part`, each with its number in `hub-sequence`, one of them with `hub-parts`, how many there are.
+ *
+ * Taken from outside: body, content type and encoding, correlation id, reply_to, message id, priority, trace context, `parts`; of a part its
+ * type, `hub-sequence` and `hub-parts`. Nothing else.
  */
 import { anonymous, type Access, type Principal } from './access.js';
 import { answerOf } from './aside.js';
@@ -52,6 +55,7 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
         return await actOn(delivery, action, principal);
       const answering = answerOf(flow);
       if (answering !== undefined) return await answer(delivery, principal, answering);
+      if (delivery.type === 'part') return await takePart(delivery, principal);
       const volatile = gateway.flows.find(({ name }) => name === flow)?.durable === false;
       if (delivery.replyTo === undefined) await gateway.send({ ...askOf(delivery, principal), flow, requestId: ownId(delivery) });
       else if (volatile) await answerNow(delivery, { ...askOf(delivery, principal), flow });
@@ -71,6 +75,29 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
       if (!isFault(error) || error.code === 'unavailable') throw error;
       await refuse(delivery, error);
     }
+  }
+
+  /** A part of a request, its end, or both. The request is known by return address and correlation id. */
+  async function takePart(delivery: Delivery, principal: Principal): Promise<void> {
+    const { replyTo, correlationId, routingKey: flow } = delivery;
+    const { 'hub-sequence': sequence, 'hub-parts': total } = delivery.headers;
+    if (replyTo === undefined || correlationId === undefined)
+      throw new Fault('invalid', 'a part needs reply_to and correlation_id: they say which request it belongs to', { reason: 'part' });
+    if (sequence === undefined && total === undefined)
+      throw new Fault('invalid', 'a part says its number in the header hub-sequence, or how many there are in hub-parts', {
+        reason: 'part',
+      });
+    const { body, contentType, contentEncoding, principal: _whose, ...sealed } = askOf(delivery, principal);
+    const encoded = contentEncoding === undefined ? {} : { contentEncoding };
+    await gateway.arrivals.take({
+      id: deriveId(principal.name, 'parts', flow, replyTo, correlationId),
+      principal,
+      flow,
+      forward: { queue: replyTo, correlationId },
+      ...(sequence === undefined ? {} : { part: { sequence: Number(sequence), body, contentType, ...encoded } }),
+      ...(total === undefined ? {} : { total: Number(total) }),
+      sealed: { ...sealed, hearsParts: delivery.headers['parts'] === true },
+    });
   }
 
   /** A program acts on a task, as the person that its principal is. */

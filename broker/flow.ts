@@ -28,6 +28,8 @@ export interface Flow {
   readonly batch?: boolean;
   /** True: its requests may be urgent, and then overtake what waits at their steps. */
   readonly urgent?: boolean;
+  /** Its requests may arrive in parts. */
+  readonly parts?: PartsLimits;
   /** JSON Schemas (2020-12) of the request's and the reply's body. */
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
@@ -35,6 +37,17 @@ export interface Flow {
   readonly example?: unknown;
   /** What the example is answered with. */
   readonly exampleReply?: unknown;
+}
+
+/** What a request may be that arrives in parts. */
+export interface PartsLimits {
+  /** How long it stays open after its last part (ms). */
+  readonly leaseMs: number;
+  /** How many parts it may have. */
+  readonly count: number;
+  /** Bytes of a part, and of all together. */
+  readonly size: number;
+  readonly total: number;
 }
 
 /** Are its messages in the journal? Those of a volatile flow never are. */
@@ -78,6 +91,11 @@ export function checkFlows(flows: readonly Flow[], steps: ReadonlyMap<string, St
       flaws.push({
         path: [...at, 'urgent'],
         message: `flow ${flow.name} cannot be urgent: only what is durable and in the journal has a second queue`,
+      });
+    if (flow.parts !== undefined && !isJournalled(flow))
+      flaws.push({
+        path: [...at, 'parts'],
+        message: `flow ${flow.name} cannot take requests in parts: only those that are durable and in the journal are kept until all is there`,
       });
     for (const name of flow.urgent === true ? steps.keys() : [])
       if (steps.has(`${name}.urgent`))

@@ -4,11 +4,14 @@
  */
 import { theRequestor, type Question } from './ask.js';
 import { callbackStatus, type Callbacks, type CallbackStatus } from './callback.js';
-import { pause, type Clock } from './clock.js';
+import type { Clock } from './clock.js';
 import type { Principal } from './access.js';
 import type { Admission, Refusal } from './admission.js';
+import { openAside } from './aside.js';
+import { openArrivals, type Arrivals, type LookedAfter } from './arrivals.js';
 import type { Control } from './control.js';
 import type { Correlator, Hangup } from './correlator.js';
+import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
@@ -26,7 +29,7 @@ import { openStories, type Reader, type Story } from './story.js';
 import type { Person } from './tasks/task.js';
 import type { Names } from './topology.js';
 import type { Transport } from './transport.js';
-import { lookAgainMs, openWaiting, reachable, rebuilding, statusOf } from './waiting.js';
+import { openWaiting, reachable, rebuilding, statusOf, watchUntil } from './waiting.js';
 
 /** A request as it comes in. Rejections are Faults: nothing happened, unless its reason is `unknown`. */
 export interface Ask {
@@ -122,6 +125,8 @@ export interface TopicMessage {
 export interface Gateway {
   /** Every flow, for documents and for adapters that make something of each (SOAP operations, folders). */
   readonly flows: readonly Flow[];
+  /** Requests that arrive in parts. */
+  readonly arrivals: Arrivals;
   /** Sends a request and holds the line. Also throws a Fault for an unknown flow, a wrong body, a missing permission. */
   request(ask: Ask): Promise<Answer>;
   /** One-way: resolves with the id once the broker has confirmed it. */
@@ -176,6 +181,7 @@ export interface GatewayOptions {
   readonly transport: Transport;
   readonly store: Store;
   readonly journal: Journal;
+  readonly dossiers: Dossiers;
   readonly control: Control;
   readonly correlator: Correlator;
   readonly settler: Settler;
@@ -197,9 +203,9 @@ export interface GatewayOptions {
   readonly stopping: AbortSignal;
 }
 
-export function openGateway(options: GatewayOptions): Gateway {
+export function openGateway(options: GatewayOptions): Gateway & LookedAfter {
   const { flows, store, correlator, settler, admission, clock, emit, transport, stopping } = options;
-  const { request, send } = openRequests(options);
+  const { request, send, flowFor } = openRequests(options);
   const { recordedWithin, accepted } = openWaiting(options);
   const topics = openTopics(options);
   const stories = openStories(options);
@@ -245,6 +251,24 @@ export function openGateway(options: GatewayOptions): Gateway {
       ? answer
       : { ...answer, status: await withQuestions(answer.status) };
 
+  async function collect(id: string, principal: Principal, waitMs: number, signal?: Hangup): Promise<Answer | undefined> {
+    const record = await owned(id, principal);
+    if (record === undefined) return undefined;
+    const began = clock.now();
+    const wait = correlator.expect(id, false);
+    const letGo = options.line.hold(record.flow, id, record.outcome === undefined ? waitMs : 0);
+    try {
+      const outcome = await recordedWithin(id, wait, waitMs, signal, async () => undefined);
+      const heldMs = clock.now() - began;
+      return outcome === undefined ? asked(await accepted(id, heldMs, false)) : { kind: 'outcome', id, outcome, heldMs, replayed: false };
+    } finally {
+      wait.close();
+      letGo();
+    }
+  }
+
+  const arrivals = openArrivals({ ...options, flowFor, request, collect, aside: openAside(transport, emit) });
+
   async function cancelled(record: RequestRecord | undefined, by: string): Promise<'cancelled' | 'ended' | undefined> {
     if (record === undefined) return undefined;
     if (record.outcome !== undefined) return 'ended';
@@ -255,48 +279,33 @@ export function openGateway(options: GatewayOptions): Gateway {
 
   return {
     flows,
+    lookAfterOpened: arrivals.lookAfterOpened,
+    arrivals: {
+      ...arrivals,
+      open: (opening) => admitted(opening.principal, () => arrivals.open(opening)),
+      append: (part) => admitted(part.principal, () => arrivals.append(part)),
+      close: (closing) => admitted(closing.principal, () => arrivals.close(closing)),
+      take: (taken) => admitted(taken.principal, () => arrivals.take(taken)),
+    },
     request: async (ask) => asked(await admitted(ask.principal, () => request(ask))),
     send: (message) => admitted(message.principal, () => send(message)),
     async status(id, principal) {
       const record = await owned(id, principal);
       return record === undefined ? undefined : withQuestions(statusOf(record));
     },
-    async collect(id, principal, waitMs, signal) {
-      const record = await owned(id, principal);
-      if (record === undefined) return undefined;
-      const began = clock.now();
-      const wait = correlator.expect(id, false);
-      const letGo = options.line.hold(record.flow, id, record.outcome === undefined ? waitMs : 0);
-      try {
-        const outcome = await recordedWithin(id, wait, waitMs, signal, async () => undefined);
-        const heldMs = clock.now() - began;
-        return outcome === undefined ? asked(await accepted(id, heldMs, false)) : { kind: 'outcome', id, outcome, heldMs, replayed: false };
-      } finally {
-        wait.close();
-        letGo();
-      }
-    },
+    collect,
     async events(id, principal, sequence, listener, signal) {
       if ((await owned(id, principal)) === undefined) return false;
-      let awake: () => void = () => undefined;
-      let changed: boolean;
-      const unlisten = correlator.onWake(id, () => ((changed = true), awake()));
-      try {
-        for (let seen = sequence; !signal.aborted && !correlator.gone;) {
-          changed = false;
-          const ended = (await store.get(id))?.shown !== false;
-          const news = await store.events(id, seen);
-          for (const event of news) await listener(event);
-          seen = news.at(-1)?.sequence ?? seen;
-          if (ended || news.some(({ name }) => name === 'outcome')) return true;
-          const nap = new AbortController();
-          awake = () => nap.abort();
-          if (!changed) await pause(clock, lookAgainMs, AbortSignal.any([signal, nap.signal]));
-        }
-        return true;
-      } finally {
-        unlisten();
-      }
+      let seen = sequence;
+      const look = async () => {
+        const ended = (await store.get(id))?.shown !== false;
+        const news = await store.events(id, seen);
+        for (const event of news) await listener(event);
+        seen = news.at(-1)?.sequence ?? seen;
+        return ended || news.some(({ name }) => name === 'outcome');
+      };
+      await watchUntil(id, look, { correlator, clock, signal });
+      return true;
     },
     async answer(id, principal, answer, questionId) {
       if ((await owned(id, principal)) === undefined) return undefined;

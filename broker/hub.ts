@@ -24,6 +24,7 @@ import { freshMs, openJournal, type Journal } from './journal.js';
 import type { Jobs } from './jobs.js';
 import type { Later } from './later.js';
 import { openLine } from './line.js';
+import { openedKind } from './opened.js';
 import { openPeople, type People, type User } from './people.js';
 import { openQuestions } from './questions.js';
 import { openResurrect } from './resurrect.js';
@@ -31,7 +32,7 @@ import { startRunner } from './runner.js';
 import { openRebuild } from './rebuild.js';
 import { openSettler } from './settle.js';
 import type { Served, Step } from './step.js';
-import type { Store } from './store.js';
+import type { Dossier, Store } from './store.js';
 import { startSweeper } from './sweeper.js';
 import { openTasks, type Tasks } from './tasks/tasks.js';
 import { announcer } from './topics.js';
@@ -115,7 +116,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);
   const leftOut = new Set(project.flows.filter((flow) => !isJournalled(flow)).map(({ name }) => name));
-  const dossiers = openDossiers({ transport, store, journal, clock, names, emit });
+  const own = { [openedKind]: (dossier: Dossier) => gateway.lookAfterOpened(dossier) };
+  const dossiers = openDossiers({ transport, store, journal, clock, names, emit, own });
   const parking = project.steps.some(({ parks }) => parks === true) ? dossiers : undefined;
   const settler = openSettler({
     store,
@@ -139,6 +141,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     transport,
     store,
     journal,
+    dossiers,
     control,
     correlator,
     settler,
@@ -241,7 +244,8 @@ export async function openHub(options: HubOptions): Promise<Hub> {
       : []),
     await openEntrance({ transport, gateway, people, tasks, access, names, clock, newId, emit, place }),
   ];
-  const sweeper = startSweeper({ store, settler, dossiers: parking, journal, leftOut, rebuild, clock, emit, hub: options.name });
+  const keeping = parking ?? (project.flows.some(({ parts }) => parts !== undefined) ? dossiers : undefined);
+  const sweeper = startSweeper({ store, settler, dossiers: keeping, journal, leftOut, rebuild, clock, emit, hub: options.name });
   // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.
   const patience = new AbortController();
   await Promise.race([sweeper.complete, pause(clock, completeWithinMs, patience.signal)]);

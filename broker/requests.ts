@@ -3,7 +3,7 @@
  * end of the hold.
  */
 import { createHash } from 'node:crypto';
-import { mayUse } from './access.js';
+import { mayUse, type Principal } from './access.js';
 import { publisher } from './batches.js';
 import { callbackAddress, callbackStep } from './callback.js';
 import { endsBy, pause } from './clock.js';
@@ -29,6 +29,8 @@ const unpublishedMs = 6_000;
 const noPlaceMs = 4_000;
 
 export interface Requests {
+  /** The flow of this name, if this principal may use it. Throws a Fault. */
+  flowFor(name: string, principal: Principal): Flow;
   request(ask: Ask): Promise<Answer>;
   send(message: OneWay): Promise<string>;
 }
@@ -332,18 +334,23 @@ export function openRequests(options: GatewayOptions): Requests {
 
   /** The flow, if this principal may use it and the body fits. */
   function checked(ask: Ask | OneWay): Flow {
-    const flow = byName.get(ask.flow);
+    const flow = flowFor(ask.flow, ask.principal);
+    validate(flow, ask);
+    return flow;
+  }
+
+  function flowFor(named: string, principal: Principal): Flow {
+    const flow = byName.get(named);
     if (flow === undefined)
       throw new Fault(
         'invalid',
-        `there is no flow "${ask.flow.slice(0, 100)}"${didYouMean(
-          ask.flow.slice(0, 100),
-          flows.filter(({ name }) => mayUse(ask.principal, 'flows', name)).map(({ name }) => name),
+        `there is no flow "${named.slice(0, 100)}"${didYouMean(
+          named.slice(0, 100),
+          flows.filter(({ name }) => mayUse(principal, 'flows', name)).map(({ name }) => name),
         )}`,
         { reason: 'unknown-flow' },
       );
-    if (!mayUse(ask.principal, 'flows', flow.name)) throw new Fault('forbidden', `${ask.principal.name} may not use flow ${flow.name}`);
-    validate(flow, ask);
+    if (!mayUse(principal, 'flows', flow.name)) throw new Fault('forbidden', `${principal.name} may not use flow ${flow.name}`);
     return flow;
   }
 
@@ -397,7 +404,7 @@ export function openRequests(options: GatewayOptions): Requests {
   const untilDeadline = (ask: { readonly deadlineMs?: number }, flow: Flow): number =>
     Math.ceil((clock.now() + Math.min(ask.deadlineMs ?? flow.deadlineMs, flow.maxDeadlineMs)) / 1_000) * 1_000;
 
-  return { request, send };
+  return { flowFor, request, send };
 }
 
 const noPlace = (id: string, cause?: unknown): Fault =>

@@ -41,7 +41,7 @@ export function startSweeper({
 }: {
   readonly store: Store;
   readonly settler: Settler;
-  /** Absent: no step parks anything. */
+  /** Absent: nothing is ever parked. */
   readonly dossiers: Dossiers | undefined;
   readonly journal: Journal;
   /** Names of the flows that leave the journal out. */

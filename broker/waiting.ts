@@ -3,7 +3,7 @@
  * wake-up is a hint, the record is the truth.
  */
 import { theRequestor } from './ask.js';
-import type { Clock } from './clock.js';
+import { pause, type Clock } from './clock.js';
 import type { Correlator, Hangup, Wait } from './correlator.js';
 import { Fault, isFault } from './fault.js';
 import type { Answer, Status } from './gateway.js';
@@ -80,6 +80,31 @@ export function openWaiting({
   }
 
   return { recordedWithin, accepted };
+}
+
+/**
+ * Looks at what is named so until `look` says that there is no more to see, or `signal` aborts, or this hub lets go: each time somebody says that
+ * it changed, and every `lookAgainMs`.
+ */
+export async function watchUntil(
+  name: string,
+  look: () => Promise<boolean>,
+  { correlator, clock, signal }: { readonly correlator: Correlator; readonly clock: Clock; readonly signal: AbortSignal },
+): Promise<void> {
+  let awake: () => void = () => undefined;
+  let changed: boolean;
+  const unlisten = correlator.onWake(name, () => ((changed = true), awake()));
+  try {
+    while (!signal.aborted && !correlator.gone) {
+      changed = false;
+      if (await look()) return;
+      const nap = new AbortController();
+      awake = () => nap.abort();
+      if (!changed) await pause(clock, lookAgainMs, AbortSignal.any([signal, nap.signal]));
+    }
+  } finally {
+    unlisten();
+  }
 }
 
 /** Broker or store away is the requestor's business only as `unavailable`. Faults pass. */

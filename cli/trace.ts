@@ -1,6 +1,7 @@
 /** Tells the story of one request from the journal: accepted, each step with attempt and duration, parts, outcome. */
 import { calledBack, callbackKind, type CallbackData } from '../broker/callback.js';
 import { dossierIn } from '../broker/dossiers.js';
+import { openedIn, openedKind, openedStatus, partKind, type Opened, type PartData } from '../broker/opened.js';
 import type { Dossier } from '../broker/store.js';
 import type { Delivery } from '../broker/transport.js';
 import type { Names } from '../broker/topology.js';
@@ -68,6 +69,8 @@ function noted(entry: Delivery, note: string): TraceLine | undefined {
     const what = callbackText(dossier);
     return what === undefined ? undefined : { at, what };
   }
+  if (dossier?.kind === openedKind) return { at, what: openedText(openedIn(dossier)) };
+  if (dossier?.kind === partKind) return dossier.isOpen ? { at, what: `part ${(dossier.data as PartData).sequence} came` } : undefined;
   const texts: Readonly<Record<string, string>> = {
     recorded: 'the hold is over: 202, from here on there is a record',
     outcome: `the outcome is on record: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
@@ -83,6 +86,12 @@ function noted(entry: Delivery, note: string): TraceLine | undefined {
     undeliverable: "the requestor's queue is gone: the answer is kept, not delivered",
   };
   return { at, what: texts[note] ?? note };
+}
+
+/** How a request stands that arrives in parts. */
+function openedText(data: Opened): string {
+  const { received, bytes, flow, state } = openedStatus('', data);
+  return `in parts, for ${flow} by ${data.principal}: ${state}, ${received} here, ${bytes} B${data.remindedAt === undefined ? '' : ', reminded'}`;
 }
 
 /** What came of an attempt; nothing of one that begins. */

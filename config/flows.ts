@@ -12,6 +12,14 @@ import { accept } from './settings.js';
 
 export type JsonSchema = boolean | { readonly [keyword: string]: unknown };
 
+/** Structurally the `PartsLimits` of `broker/flow.ts`. */
+export interface PartsLimits {
+  readonly leaseMs: number;
+  readonly count: number;
+  readonly size: number;
+  readonly total: number;
+}
+
 /** Structurally the `Flow` of `broker/flow.ts`. */
 export interface Flow {
   readonly name: string;
@@ -24,6 +32,7 @@ export interface Flow {
   readonly durable: boolean;
   readonly journal?: boolean;
   readonly urgent?: boolean;
+  readonly parts?: PartsLimits;
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
   readonly example?: unknown;
@@ -48,8 +57,18 @@ export const flowKeys = {
     '`true`: requests that come at once share a message, and so do replies: several times the throughput, for a shared fate, and queues that only our own workers can read. Volatile flows only',
   urgent:
     '`true`: its requests may be urgent (`Hub-Priority: urgent`), and then overtake what waits at their steps, which get a second queue',
+  parts:
+    '`true`, or a mapping: its requests may arrive in parts (`POST /requests/{flow}/parts`). `lease`: how long one stays open after its last part (10m); `count`: how many parts (1000); `size`: bytes of a part (1mb), `total`: of all together (8mb)',
   example: 'A body to show in documents and in the curl that can be pasted',
   exampleReply: 'What the example is answered with',
+} as const;
+
+/** What `parts` may say. */
+const partsKeys = {
+  lease: ['duration', 600_000],
+  count: ['count', 1_000],
+  size: ['size', 1_048_576],
+  total: ['size', 8 * 1_048_576],
 } as const;
 
 interface Source {
@@ -94,14 +113,15 @@ class FlowReader {
 
   #flow(steps: string[], value: Readonly<Record<string, unknown>>): Flow {
     const { defaults } = this.#source;
-    const summary = this.#setting('summary', 'text') as string | undefined;
+    const summary = this.#setting(['summary'], 'text') as string | undefined;
     const maxWaitMs = this.#ms('maxWait') ?? defaults.maxWait;
     const maxDeadlineMs = this.#ms('maxDeadline') ?? defaults.maxDeadline;
     const request = this.#schema('request');
     const reply = this.#schema('reply');
-    const journal = this.#setting('journal', 'bool') as boolean | undefined;
-    const batch = this.#setting('batch', 'bool') as boolean | undefined;
-    const urgent = this.#setting('urgent', 'bool') as boolean | undefined;
+    const journal = this.#setting(['journal'], 'bool') as boolean | undefined;
+    const batch = this.#setting(['batch'], 'bool') as boolean | undefined;
+    const urgent = this.#setting(['urgent'], 'bool') as boolean | undefined;
+    const parts = this.#parts(value['parts']);
     if (request !== undefined && 'example' in value) this.#checkExample(request.validate, value['example']);
     return {
       name: this.#name,
@@ -111,10 +131,11 @@ class FlowReader {
       maxWaitMs,
       deadlineMs: this.#ms('deadline') ?? Math.min(defaults.deadline, maxDeadlineMs),
       maxDeadlineMs,
-      durable: (this.#setting('durable', 'bool') as boolean | undefined) ?? true,
+      durable: (this.#setting(['durable'], 'bool') as boolean | undefined) ?? true,
       ...(journal === undefined ? {} : { journal }),
       ...(batch === undefined ? {} : { batch }),
       ...(urgent === undefined ? {} : { urgent }),
+      ...(parts === undefined ? {} : { parts }),
       ...(summary === undefined ? {} : { summary }),
       ...(request === undefined ? {} : { request: request.schema }),
       ...(reply === undefined ? {} : { reply: reply.schema }),
@@ -140,18 +161,36 @@ class FlowReader {
     return value.filter((step): step is string => typeof step === 'string');
   }
 
-  #ms(key: string): number | undefined {
-    return this.#setting(key, 'duration') as number | undefined;
+  #parts(value: unknown): PartsLimits | undefined {
+    if (value === undefined) return undefined;
+    if (!isMapping(value)) {
+      const isOn = this.#setting(['parts'], 'bool', 'must be true or false, or a mapping of lease, count, size and total');
+      if (isOn !== true) return undefined;
+    } else this.#source.file.knows([...this.#path, 'parts'], Object.keys(partsKeys), `flow ${this.#name}: parts: `);
+    const limit = (key: keyof typeof partsKeys): number => {
+      const [format, usual] = partsKeys[key];
+      return isMapping(value) ? ((this.#setting(['parts', key], format) as number | undefined) ?? usual) : usual;
+    };
+    const limits = { leaseMs: limit('lease'), count: limit('count'), size: limit('size'), total: limit('total') };
+    if (limits.size > limits.total)
+      this.#complain(['parts'], 'parts: size is larger than total: a part cannot be larger than all together');
+    if (limits.leaseMs > 7 * 86_400_000)
+      this.#complain(['parts', 'lease'], 'parts: lease is longer than 7d, after which an open request ends in any case');
+    return limits;
   }
 
-  #setting(key: string, format: FormatName): unknown {
-    const raw = this.#source.file.at([...this.#path, key]);
+  #ms(key: string): number | undefined {
+    return this.#setting([key], 'duration') as number | undefined;
+  }
+
+  #setting(path: readonly string[], format: FormatName, otherwise?: string): unknown {
+    const raw = this.#source.file.at([...this.#path, ...path]);
     if (raw === undefined) return undefined;
     try {
       return accept({ doc: '', format, default: undefined }, raw);
     } catch (error) {
       const shown = raw === null || typeof raw === 'object' ? '' : ` ${JSON.stringify(raw)}`;
-      this.#complain([key], `${key}${shown} ${(error as Error).message}`);
+      this.#complain(path, `${path.join('.')}${shown} ${otherwise ?? (error as Error).message}`);
       return undefined;
     }
   }

@@ -99,6 +99,14 @@ export function callback(headers: IncomingHttpHeaders): string | undefined {
   return text;
 }
 
+/** `Hub-Parts`: how many parts a request has. */
+export function partCount(headers: IncomingHttpHeaders): number {
+  const text = one(headers['hub-parts']) ?? '';
+  if (!/^[1-9]\d{0,8}$/.test(text))
+    throw new Fault('invalid', 'say how many parts the request has, as in `Hub-Parts: 3`', { reason: 'parts' });
+  return Number(text);
+}
+
 function deadline(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   const ms = /^\d{1,9}(?:\.\d{1,6})?$/.test(text) ? Math.round(Number(text) * 1_000) : 0;

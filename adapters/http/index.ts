@@ -154,6 +154,9 @@ export const http = adapter<HttpSettings>({
 
     const routes: readonly Route[] = [
       ['POST', '/requests/:flow', requests.ask, 'new'],
+      ['POST', '/requests/:flow/parts', requests.open, 'new'],
+      ['PUT', '/requests/:id/parts/:n', requests.append, 'new', { bodyLimit: gateway.arrivals.largestPart || settings.bodyLimit }],
+      ['POST', '/requests/:id/close', requests.close, 'new'],
       ['GET', '/requests/:id', requests.status, 'quick'],
       ['GET', '/requests/:id/reply', requests.reply, 'held'],
       ['GET', '/requests/:id/events', requests.events, 'stream'],

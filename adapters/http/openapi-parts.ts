@@ -47,6 +47,8 @@ export const parameters = {
     { type: 'string', maxLength: 2_000 },
     'crm',
   ),
+  HubParts: header('Hub-Parts', 'How many parts the request has.', { type: 'integer', minimum: 1 }, 3),
+  n: { name: 'n', in: 'path', required: true, description: 'Number of the part: 1, 2, 3, …', schema: { type: 'integer', minimum: 1 } },
   traceparent: header('traceparent', 'W3C trace context.', string, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'),
   LastEventId: header('Last-Event-ID', 'Resumes after this event, or this part of a reply.', string, '7'),
   after: { name: 'after', in: 'query', description: 'As `Last-Event-ID`.', schema: { type: 'integer', minimum: 0 } },
@@ -79,6 +81,40 @@ export const headers = {
   ETag: answered('Changes with the status.'),
   Vary: answered('`Prefer`.'),
   'WWW-Authenticate': answered('How to authenticate.'),
+} as const;
+
+/** Of hubs with flows that take requests in parts. */
+export const openedSchemas = {
+  Opened: {
+    type: 'object',
+    description: 'A request that arrives in parts.',
+    required: ['id', 'flow', 'state', 'received', 'bytes', 'missing', 'openedAt', 'updatedAt', 'expiresAt', 'links'],
+    properties: {
+      id: string,
+      flow: string,
+      state: { enum: ['open', 'closing', 'closed', 'expired', 'abandoned'] },
+      contentType: { type: 'string', description: 'That of all its parts.' },
+      received: { type: 'integer', description: 'How many parts are here.' },
+      bytes: { type: 'integer', description: 'Of all of them.' },
+      missing: {
+        type: 'array',
+        items: { type: 'integer' },
+        description: 'Numbers that have not come, up to `total`, or to the highest that has.',
+      },
+      total: { type: 'integer', description: 'How many parts it has, once that was said.' },
+      openedAt: time,
+      updatedAt: time,
+      expiresAt: { ...time, description: 'When it ends, unless a part comes before.' },
+      remindedAt: time,
+      callback: { type: 'string', description: 'Where its requestor is called back.' },
+      requestId: { type: 'string', description: 'The request that it is, once it is closed.' },
+      links: {
+        type: 'object',
+        required: ['self', 'parts', 'close', 'events', 'abandon'],
+        properties: { self: string, parts: string, close: string, events: string, abandon: string },
+      },
+    },
+  },
 } as const;
 
 /** A reply in parts. */

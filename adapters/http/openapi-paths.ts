@@ -19,12 +19,19 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
     schema: { type: 'string', ...(flows.length === 0 ? {} : { enum: flows.map(({ name }) => name) }) },
   };
   return {
+    ...arrivalPaths(flows),
     '/requests/{id}': {
       parameters: id,
       get: operation('status', 'requests', 'Where a request is', {
         parameters: [parameter('IfNoneMatch')],
         responses: {
-          '200': { description: 'The status document.', headers: sent('ETag', 'Hub-Request-Id'), content: status },
+          '200': {
+            description: 'The status document; of one that arrives in parts, how that stands.',
+            headers: sent('ETag', 'Hub-Request-Id'),
+            content: flows.some(({ parts }) => parts !== undefined)
+              ? json({ anyOf: [ref('schemas', 'Status'), ref('schemas', 'Opened')] })
+              : status,
+          },
           '304': { description: 'Unchanged.' },
           ...problems(401, 404, 410),
         },
@@ -32,7 +39,7 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       delete: operation('cancel', 'requests', 'Cancel a request', {
         responses: {
           '200': { description: 'Cancelled.', headers: sent('Hub-Request-Id'), content: status },
-          '204': { description: 'Cancelled, by an operator.' },
+          '204': { description: 'Cancelled, by an operator; or abandoned before it was closed.' },
           ...problems(401, 404, 409, 410),
         },
       }),
@@ -79,7 +86,9 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
     '/requests/{id}/events': {
       parameters: id,
       get: operation('watch', 'requests', 'What happens to a request, as server-sent events', {
-        description: 'Events `state`, `step`, `progress`, `part`, `ask` and `outcome`; ends after `outcome`.',
+        description:
+          'Events `state`, `step`, `progress`, `part`, `ask` and `outcome`; ends after `outcome`. Before them, of one that arrives in parts: `opened`, ' +
+          '`reminder`, and `closed`, or `expired` or `abandoned`, which end it.',
         parameters: [parameter('LastEventId')],
         responses: {
           '200': { description: 'Server-sent events.', content: stream },
@@ -149,6 +158,71 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
     '/metrics': {
       get: operation('metrics', 'hub', 'Metrics in the Prometheus format', {
         responses: { '200': { description: 'Metrics.', content: { 'text/plain': { schema: { type: 'string' } } } }, ...problems(401) },
+      }),
+    },
+  };
+}
+
+/** Requests that arrive in parts, if any flow takes them. */
+function arrivalPaths(flows: readonly Flow[]): Readonly<Record<string, object>> {
+  const takers = flows.filter(({ parts }) => parts !== undefined);
+  if (takers.length === 0) return {};
+  const flow = {
+    name: 'flow',
+    in: 'path',
+    required: true,
+    description: 'Name of a flow that takes requests in parts.',
+    schema: { type: 'string', enum: takers.map(({ name }) => name) },
+  };
+  const opened = json(ref('schemas', 'Opened'));
+  const accepted = sent('Location', 'Retry-After', 'Hub-Request-Id', 'Preference-Applied', 'Idempotency-Replayed', 'Vary');
+  return {
+    '/requests/{flow}/parts': {
+      parameters: [flow],
+      post: operation('open', 'requests', 'Open a request whose body arrives in parts', {
+        parameters: [parameter('HubCallback')],
+        responses: {
+          '201': { description: 'Open. It stays so for its lease.', headers: sent('Location', 'Hub-Request-Id'), content: opened },
+          ...problems(400, 401, 403, 404, 429, 503),
+        },
+      }),
+    },
+    '/requests/{id}/parts/{n}': {
+      parameters: [parameter('id'), parameter('n')],
+      put: operation('append', 'requests', 'Append a part, in any order', {
+        description: 'All parts have one content type. JSON parts become an array, others are put one after the other.',
+        requestBody: { content: anything },
+        responses: {
+          '200': { description: 'It was here before.', headers: sent('Hub-Request-Id'), content: opened },
+          '201': { description: 'It is kept.', headers: sent('Hub-Request-Id'), content: opened },
+          ...problems(400, 401, 403, 404, 409, 410, 413, 429, 503),
+        },
+      }),
+    },
+    '/requests/{id}/close': {
+      parameters: [parameter('id')],
+      post: operation('close', 'requests', 'Close it: a request like any other', {
+        description: 'Whatever `POST /requests/{flow}` takes and answers. A refusal leaves it open.',
+        parameters: [
+          'HubParts',
+          'Prefer',
+          'IdempotencyKey',
+          'HubDeadline',
+          'HubKey',
+          'HubSupersedes',
+          'HubCallback',
+          'HubPriority',
+          'traceparent',
+        ].map(parameter),
+        responses: {
+          '200': {
+            description: 'The reply, with its own content type.',
+            headers: sent('Hub-Request-Id', 'Preference-Applied', 'Idempotency-Replayed', 'Vary'),
+            content: { ...anything, ...lines },
+          },
+          '202': { description: 'Accepted; the answer comes later.', headers: accepted, content: status },
+          ...problems(400, 401, 403, 404, 409, 410, 413, 422, 429, 502, 503, 504),
+        },
       }),
     },
   };

@@ -2,7 +2,7 @@
 import type { Flow } from '../../broker/flow.js';
 import { hubPaths } from './openapi-paths.js';
 import { taskPaths, taskSchemas } from './openapi-tasks.js';
-import { headers, json, lines, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
+import { headers, json, lines, openedSchemas, parameters, problemAnswers, ref, securitySchemes, sharedSchemas } from './openapi-parts.js';
 import { flowSchemas, schemaOf } from './schemas.js';
 
 export function openApi(
@@ -48,7 +48,12 @@ export function openApi(
     ],
     paths,
     components: {
-      schemas: { ...sharedSchemas, ...taskSchemas, ...flowSchemas(flows) },
+      schemas: {
+        ...sharedSchemas,
+        ...(flows.some(({ parts }) => parts !== undefined) ? openedSchemas : {}),
+        ...taskSchemas,
+        ...flowSchemas(flows),
+      },
       parameters: usedIn(paths, 'parameters', parameters),
       headers: usedIn([paths, problemAnswers], 'headers', headers),
       responses: usedIn(paths, 'responses', problemAnswers),

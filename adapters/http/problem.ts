@@ -30,6 +30,7 @@ export const httpProblems = {
   'not-asked': [409, 'The request asks nothing of the kind.'],
   conflict: [409, 'This cannot be done as things are now.'],
   gone: [410, 'The request is forgotten.'],
+  expired: [410, 'The request was not closed in time.'],
   'too-large': [413, 'The body is larger than this hub takes.'],
   'uri-too-long': [414, 'The address is too long.'],
   'unsupported-media-type': [415, 'The content type is not a media type.'],
@@ -84,17 +85,43 @@ export function faultProblem(fault: Fault, requestId?: string): Problem {
   return { type: `urn:answerback:error:${code}`, title: faultCodes[code].summary, status, detail: message, code, ...more };
 }
 
+/** What is said of a request in parts (`broker/opened.ts`), by its reason. */
+const partsProblems: Readonly<Record<string, HttpProblem>> = {
+  'too-large': 'too-large',
+  expired: 'expired',
+  abandoned: 'gone',
+  closed: 'conflict',
+  parts: 'conflict',
+  'part-differs': 'conflict',
+  'missing-parts': 'conflict',
+};
+
+/** The problem that a Fault is which the hub itself threw. */
+function refusalProblem(fault: Fault): Problem {
+  const { code, message, reason, requestId } = fault;
+  const found = reason === undefined ? undefined : partsProblems[reason];
+  if (found === undefined || (reason === 'parts' && code === 'invalid')) return faultProblem(fault, requestId);
+  return httpProblem(found, message, {
+    ...(reason === undefined ? {} : { reason }),
+    ...(requestId === undefined ? {} : { requestId, instance: `/requests/${requestId}` }),
+  });
+}
+
 /** The problem that an outcome other than a reply is. */
 export function outcomeProblem(outcome: Outcome, requestId: string): Problem {
   const code = outcome.kind === 'timeout' || outcome.kind === 'cancelled' ? outcome.kind : undefined;
   return faultProblem(readFault(outcome.body, code), requestId);
 }
 
-/** Anything that was thrown while an answer was being made: a fault, an error of Fastify with its status, or our own. */
-export function thrownProblem(error: unknown): Problem {
-  if (isFault(error)) return faultProblem(error, error.requestId);
+/** Anything that was thrown while an answer was being made: a fault, an error of Fastify with its status, or our own. `bodyLimit`: bytes. */
+export function thrownProblem(error: unknown, bodyLimit?: number): Problem {
+  if (isFault(error)) return refusalProblem(error);
   const { code = '', statusCode = 500, message } = error as { code?: string; statusCode?: number; message: string };
-  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') return httpProblem('too-large', 'the body is larger than this hub takes');
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
+    return httpProblem(
+      'too-large',
+      `the body is larger than this hub takes${bodyLimit === undefined ? '' : `: ${bodyLimit} bytes at most`}`,
+    );
   if (code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
     return httpProblem('unsupported-media-type', 'Content-Type is not a media type, like `application/json`');
   if (code === 'FST_ERR_MAX_PARAM_LENGTH') return httpProblem('uri-too-long', 'a part of the address is longer than 255 characters');

@@ -2,17 +2,19 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { timeOfId, urgentPriority } from '../../broker/envelope.js';
 import { Fault, messageOf } from '../../broker/fault.js';
+import type { Principal } from '../../broker/access.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
+import { refusalOf, type OpenedStatus } from '../../broker/opened.js';
 import type { People } from '../../broker/people.js';
 import type { Outcome } from '../../broker/store.js';
 import type { Role } from '../../broker/tasks/task.js';
-import { callback, headerValue, isUrgent, matches, readHeaders, supersedes, unformed } from './headers.js';
+import { callback, headerValue, isUrgent, matches, partCount, readHeaders, supersedes, unformed } from './headers.js';
 import { sendJson } from './json.js';
 import { lastPart, lineType, streamReply } from './parts.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
-import { httpProblem, outcomeProblem, sendProblem } from './problem.js';
+import { httpProblem, outcomeProblem, sendProblem, thrownProblem, type Problem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler } from './server.js';
-import { callbackDocument, etagOf, iso, retryAfterSeconds, statusDocument, storyDocument } from './status.js';
+import { callbackDocument, etagOf, iso, openedStatusDocument, retryAfterSeconds, statusDocument, storyDocument } from './status.js';
 import { eventStream, type EventStream } from './stream.js';
 
 interface Needs {
@@ -27,6 +29,9 @@ interface Needs {
 
 export interface RequestHandlers {
   readonly ask: Handler;
+  readonly open: Handler;
+  readonly append: Handler;
+  readonly close: Handler;
   readonly send: Handler;
   readonly status: Handler;
   readonly reply: Handler;
@@ -46,13 +51,26 @@ const mayCancel = (role: Role): boolean => role === 'operator' || role === 'admi
 export function requestHandlers({ gateway, people, retention, pingMs, streams }: Needs): RequestHandlers {
   const flowNamed = (name: string) => gateway.flows.find((flow) => flow.name === name);
 
-  /** Unknown, somebody else's, forgotten: the store cannot tell, only the time in the id can. */
-  const missing = (reply: FastifyReply, id: string) => {
+  /** Not closed, unknown, somebody else's, forgotten: of the last the store cannot tell, only the time in the id can. */
+  const missing = async (reply: FastifyReply, id: string) => {
+    const opened = await gateway.arrivals.find({ id, principal: reply.request.principal });
+    if (opened !== undefined) return sendProblem(reply, openedProblem(opened));
     const madeAt = timeOfId(id);
     return madeAt !== undefined && madeAt + retention < Date.now()
       ? sendProblem(reply, httpProblem('gone', `request ${id} is older than what this hub remembers`))
       : sendProblem(reply, httpProblem('not-found', `there is no request ${id}`));
   };
+
+  const isArriving = async (whose: { readonly id: string; readonly principal: Principal }) => {
+    const state = (await gateway.arrivals.find(whose))?.state;
+    return state === 'open' || state === 'closing';
+  };
+
+  /** A request that is none yet. */
+  async function abandon({ principal }: FastifyRequest, reply: FastifyReply, id: string): Promise<FastifyReply> {
+    const done = await gateway.arrivals.abandon({ id, principal });
+    return done === 'abandoned' ? reply.code(204).header('hub-request-id', id).send() : missing(reply, id);
+  }
 
   async function inParts(
     request: FastifyRequest,
@@ -68,40 +86,102 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
     return said === undefined ? missing(reply, id) : sendAnswer(reply, said, prefer, hold);
   }
 
+  /** What a request says in its headers beside its content type, and how it wants its answer. */
+  function wishesOf(request: FastifyRequest, flow: string, isCalledBack = false) {
+    const { contentType, contentEncoding, ...said } = readHeaders(request.headers);
+    const { durable = true, maxWaitMs = 0, urgent: mayBeUrgent = false } = flowNamed(flow) ?? {};
+    const wished = readPrefer(request.headers['prefer']);
+    // A volatile flow cannot answer later: a preference may be ignored (RFC 7240 §2).
+    const prefer = durable || holdMs(wished, maxWaitMs) !== 0 ? wished : none;
+    const callBack = callback(request.headers);
+    const takesPlace = supersedes(request.headers);
+    const urgent = isUrgent(request.headers);
+    if (urgent && !mayBeUrgent)
+      throw new Fault('invalid', `flow ${flow} takes no urgent requests: hub.yaml says which do`, { reason: 'not-urgent' });
+    // Who wants to be called back need not stay on the line.
+    const hold = holdMs(prefer, maxWaitMs) ?? (callBack === undefined && !isCalledBack ? undefined : 0);
+    const type = durable && hold !== 0 ? lineType(request) : undefined;
+    const ask = {
+      ...said,
+      ...(type !== undefined ? { waitMs: 0 } : hold === undefined ? {} : { waitMs: hold }),
+      ...(callBack === undefined ? {} : { callback: callBack }),
+      ...(takesPlace === undefined ? {} : { supersedes: takesPlace }),
+      ...(urgent ? { priority: urgentPriority } : {}),
+      signal: visitOf(request),
+    };
+    const encoded = contentEncoding === undefined ? {} : { contentEncoding };
+    return { ask, content: { contentType, ...encoded }, prefer, hold, type, maxWaitMs };
+  }
+
+  async function answered(request: FastifyRequest, reply: FastifyReply, answer: Answer, wishes: ReturnType<typeof wishesOf>) {
+    const { prefer, hold, type, maxWaitMs } = wishes;
+    if (answer.replayed) reply.header('idempotency-replayed', 'true');
+    if (type === undefined) return sendAnswer(reply, answer, prefer, hold);
+    return inParts(request, reply, answer.id, { type, prefer, hold: hold ?? maxWaitMs });
+  }
+
   return {
     async ask(request, reply) {
       reply.header('vary', 'Prefer, Accept');
       const flow = parameter(request, 'flow');
-      const said = readHeaders(request.headers);
-      const { durable = true, maxWaitMs = 0, urgent: mayBeUrgent = false } = flowNamed(flow) ?? {};
-      const wished = readPrefer(request.headers['prefer']);
-      // A volatile flow cannot answer later: a preference may be ignored (RFC 7240 §2).
-      const prefer = durable || holdMs(wished, maxWaitMs) !== 0 ? wished : none;
-      const callBack = callback(request.headers);
-      const takesPlace = supersedes(request.headers);
-      const urgent = isUrgent(request.headers);
-      if (urgent && !mayBeUrgent)
-        throw new Fault('invalid', `flow ${flow} takes no urgent requests: hub.yaml says which do`, { reason: 'not-urgent' });
-      // Who wants to be called back need not stay on the line.
-      const hold = holdMs(prefer, maxWaitMs) ?? (callBack === undefined ? undefined : 0);
-      const type = durable && hold !== 0 ? lineType(request) : undefined;
-      const visit = visitOf(request);
-      visit.take();
+      const wishes = wishesOf(request, flow);
+      const { ask, content } = wishes;
+      const body = bodyOf(request);
+      visitOf(request).take();
       const answer = await gateway.request({
         flow,
         principal: request.principal,
-        body: bodyOf(request),
-        ...said,
-        contentType: unformed(said.contentType, bodyOf(request)),
-        ...(type !== undefined ? { waitMs: 0 } : hold === undefined ? {} : { waitMs: hold }),
-        ...(callBack === undefined ? {} : { callback: callBack }),
-        ...(takesPlace === undefined ? {} : { supersedes: takesPlace }),
-        ...(urgent ? { priority: urgentPriority } : {}),
-        signal: visit,
+        body,
+        ...ask,
+        ...content,
+        contentType: unformed(content.contentType, body),
       });
-      if (answer.replayed) reply.header('idempotency-replayed', 'true');
-      if (type === undefined) return sendAnswer(reply, answer, prefer, hold);
-      return inParts(request, reply, answer.id, { type, prefer, hold: hold ?? maxWaitMs });
+      return answered(request, reply, answer, wishes);
+    },
+
+    async open(request, reply) {
+      refuseBody(request, 'send the parts with PUT /requests/{id}/parts/1, 2, 3, …');
+      const callBack = callback(request.headers);
+      const flow = parameter(request, 'flow');
+      visitOf(request).take();
+      const opened = await gateway.arrivals.open({
+        flow,
+        principal: request.principal,
+        ...(callBack === undefined ? {} : { callback: callBack }),
+      });
+      return sendOpened(reply.code(201).header('location', `/requests/${opened.id}`), opened);
+    },
+
+    async append(request, reply) {
+      const id = parameter(request, 'id');
+      const n = parameter(request, 'n');
+      const { contentType, contentEncoding } = readHeaders(request.headers);
+      const body = bodyOf(request);
+      visitOf(request).take();
+      const taken = await gateway.arrivals.append({
+        id,
+        principal: request.principal,
+        sequence: /^\d{1,9}$/.test(n) ? Number(n) : NaN,
+        body,
+        contentType: unformed(contentType, body),
+        ...(contentEncoding === undefined ? {} : { contentEncoding }),
+      });
+      if (taken === undefined) return missing(reply, id);
+      return sendOpened(reply.code(taken.isNew ? 201 : 200), taken.status);
+    },
+
+    async close(request, reply) {
+      reply.header('vary', 'Prefer, Accept');
+      const id = parameter(request, 'id');
+      const { principal } = request;
+      refuseBody(request, 'the parts are the body');
+      const total = partCount(request.headers);
+      const opened = await gateway.arrivals.find({ id, principal });
+      if (opened === undefined) return missing(reply, id);
+      const wishes = wishesOf(request, opened.flow, opened.callback !== undefined);
+      visitOf(request).take();
+      const answer = await gateway.arrivals.close({ id, principal, total, ask: wishes.ask });
+      return answer === undefined ? missing(reply, id) : answered(request, reply, answer, wishes);
     },
 
     async send(request, reply) {
@@ -120,9 +200,13 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
 
     async status(request, reply) {
       const id = parameter(request, 'id');
-      const status = await gateway.status(id, request.principal);
-      if (status === undefined) return missing(reply, id);
-      const body = Buffer.from(JSON.stringify(statusDocument(status)));
+      const { principal } = request;
+      const status = await gateway.status(id, principal);
+      const opened = status === undefined ? await gateway.arrivals.find({ id, principal }) : undefined;
+      if (status === undefined && (opened === undefined || opened.state === 'expired' || opened.state === 'abandoned'))
+        return missing(reply, id);
+      const document = status === undefined ? openedStatusDocument(opened!) : statusDocument(status);
+      const body = Buffer.from(JSON.stringify(document));
       const etag = etagOf(body);
       reply.header('etag', etag).header('cache-control', 'no-store').header('hub-request-id', id);
       if (matches(request.headers['if-none-match'], etag)) return reply.code(304).send();
@@ -148,13 +232,22 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
     async events(request, reply) {
       const id = parameter(request, 'id');
       const { principal } = request;
+      const whose = { id, principal };
       const status = await gateway.status(id, principal);
-      if (status === undefined) return missing(reply, id);
+      const isOpen = status === undefined && (await isArriving(whose));
+      if (status === undefined && !isOpen) return missing(reply, id);
       const stream = eventStream(reply, { pingMs, gone: visitOf(request).signal });
       streams.add(stream);
       try {
         // Of an ended request the headers wait for a first event: a client that has seen all is told to stop (204).
-        if (status.endedAt === undefined) stream.begin();
+        if (status?.endedAt === undefined) stream.begin();
+        // What comes before it is a request has no place of its own: who comes again hears how it stands then.
+        if (isOpen)
+          await gateway.arrivals.follow(
+            whose,
+            ({ name, status: opened }) => stream.send({ id: 0, event: name, data: openedStatusDocument(opened) }),
+            stream.signal,
+          );
         const found = await gateway.events(
           id,
           principal,
@@ -224,13 +317,34 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
           : sendProblem(reply, httpProblem('ended', `request ${id} has its outcome already`, { requestId: id }));
       }
       const done = await gateway.cancel(id, request.principal);
-      if (done === undefined) return missing(reply, id);
+      if (done === undefined) return abandon(request, reply, id);
       reply.header('hub-request-id', id);
       if (done === 'ended') return sendProblem(reply, httpProblem('ended', `request ${id} has its outcome already`, { requestId: id }));
       const status = await gateway.status(id, request.principal);
       return status === undefined ? missing(reply, id) : sendStatus(reply, status);
     },
   };
+}
+
+function refuseBody(request: FastifyRequest, instead: string): void {
+  if (bodyOf(request).length > 0) throw new Fault('invalid', `this has no body: ${instead}`, { reason: 'parts' });
+}
+
+/** Why an opened request is not what was asked for. */
+function openedProblem(opened: OpenedStatus): Problem {
+  const { id, state } = opened;
+  const refusal = state === 'open' ? undefined : refusalOf(opened);
+  return refusal === undefined
+    ? httpProblem('conflict', `request ${id} is open: it is none before it is closed, with POST /requests/${id}/close`, {
+        requestId: id,
+        reason: 'open',
+      })
+    : thrownProblem(refusal);
+}
+
+function sendOpened(reply: FastifyReply, opened: OpenedStatus): FastifyReply {
+  reply.header('hub-request-id', opened.id).header('cache-control', 'no-store').header('content-type', 'application/json');
+  return reply.send(Buffer.from(JSON.stringify(openedStatusDocument(opened))));
 }
 
 /** The body of an answer: JSON, whatever it is. */

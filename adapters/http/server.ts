@@ -85,7 +85,7 @@ export function httpServer(
   const inFlight = visits({ all: limits.maxInFlight, perPrincipal });
 
   const failed = (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply) => {
-    const problem = thrownProblem(error);
+    const problem = thrownProblem(error, request.routeOptions.bodyLimit);
     if (problem.code === 'error')
       context.log('failed', { method: request.method, route: request.routeOptions.url, error: messageOf(error) });
     // What is left of a refused body is read and dropped, so that the client can read the answer.

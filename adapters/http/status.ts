@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { CallbackStatus } from '../../broker/callback.js';
 import type { Status } from '../../broker/gateway.js';
+import { openedDocument, type OpenedStatus } from '../../broker/opened.js';
 import type { Story } from '../../broker/story.js';
 import { statusOf } from '../../broker/waiting.js';
 
@@ -49,6 +50,13 @@ export function statusDocument(status: Status): StatusDocument {
       ...(callback === undefined ? {} : { callback: `${self}/callback` }),
     },
   };
+}
+
+/** How a request stands that arrives in parts. */
+export function openedStatusDocument(status: OpenedStatus): object {
+  const self = `/requests/${status.id}`;
+  const links = { self, parts: `${self}/parts/{n}`, close: `${self}/close`, events: `${self}/events`, abandon: self };
+  return { ...openedDocument(status), links };
 }
 
 /** How far calling back is, attempt by attempt. */

@@ -24,6 +24,11 @@ describe('a search for a trip', () => {
     );
   });
 
+  it('prices a journey of several trips', async () => {
+    const asked = await hub.ask('travel.journey', [trip, { from: 'Lisbon', to: 'Rome', days: 3 }]);
+    await eventually(async () => expect(await asked.reply()).toEqual({ trips: 2, price: 370 }));
+  });
+
   it('takes the cheaper of the first two, and stops the third', async () => {
     const asked = await hub.ask('travel.best', trip);
     await eventually(async () =>

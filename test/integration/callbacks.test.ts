@@ -36,6 +36,7 @@ const flows = {
   never: ['never'],
   'odd.read': { steps: ['odd'], durable: false },
   plain: { steps: ['odd'], journal: false },
+  parted: { steps: ['odd'], parts: { leaseMs: 1_000, count: 10, size: 1_000, total: 1_000 } },
 };
 
 const target = (name: string, more: Partial<Target>): Target => ({
@@ -118,6 +119,29 @@ describe.each([
       state: 'delivered',
       attempts: [{ at: expect.any(String), tookMs: expect.any(Number), status: 204 }],
     });
+  });
+
+  it('tells whoever opened a request in parts that it is waited for, then its answer, or that it has expired', async () => {
+    const call = await open();
+    const opened = async () => {
+      const answer = await call('/requests/parted/parts', { method: 'POST', headers: { 'hub-callback': 'crm' } });
+      return ((await answer.json()) as { id: string }).id;
+    };
+    const [kept, left] = [await opened(), await opened()];
+    const append = (n: number) => call(`/requests/${kept}/parts/${n}`, { method: 'PUT', body: 'part' });
+    const heard = (id: string) => receiver.received.filter(({ headers }) => headers['hub-request-id'] === id);
+    const states = (id: string) => heard(id).map(({ headers }) => headers['hub-state']);
+    await append(1);
+    await eventually(() => expect(states(kept)).toEqual(['open']));
+    await append(2);
+    const closed = await call(`/requests/${kept}/close`, { method: 'POST', headers: { 'hub-parts': '2' } });
+    expect([200, 202]).toContain(closed.status); // nobody stays on the line for it
+    await eventually(() => expect(states(kept)).toEqual(['open', 'replied']));
+    await eventually(() => expect(states(left)).toEqual(['open', 'timed-out']));
+    expect(verified(heard(kept)[0]!)).toMatchObject({ id: kept, state: 'open', received: 1, callback: 'crm' });
+    expect(verified(heard(left)[1]!)).toMatchObject({ code: 'timeout', reason: 'expired' });
+    expect(new Set(named(receiver)).size).toBe(4);
+    expect((await call('/requests/parted/parts', { method: 'POST', headers: { 'hub-callback': 'nobody' } })).status).toBe(403);
   });
 
   it('posts a fault, a timeout and a cancel as the problem that would be read', async () => {

@@ -85,6 +85,7 @@ export const flows: TestHubOptions['flows'] = {
   'slow.read': { steps: ['slow'], maxWaitMs: 300, waitMs: 300 },
   fill: ['fill'],
   'fast.read': { steps: ['echo'], durable: false },
+  parted: { steps: ['echo'], parts: { leaseMs: 600_000, count: 100, size: 1_000, total: 10_000 } },
 };
 
 export interface Served {

@@ -43,6 +43,7 @@ const odd: readonly Flow[] = flowsOf({
   plain: ['a'],
   anything: { steps: ['a'], request: true, reply: false, example: 'text' },
   fast: { steps: ['a'], durable: false },
+  parted: { steps: ['a'], parts: { leaseMs: 1_000, count: 3, size: 10, total: 20 } },
 });
 
 beforeAll(async () => {
@@ -141,6 +142,12 @@ describe('the OpenAPI document', () => {
     const accepted = await served.fetch('/requests/double', { json: { n: 1 }, headers: { prefer: 'respond-async' } });
     await fits('Status', accepted);
     await fits('Status', await served.fetch(accepted.headers.get('location')!));
+    const opened = await served.fetch('/requests/parted/parts', { method: 'POST' });
+    const at = opened.headers.get('location')!;
+    await fits('Opened', opened);
+    await fits('Opened', await served.fetch(`${at}/parts/1`, { method: 'PUT', body: 'part' }));
+    await fits('Opened', await served.fetch(at));
+    await fits('Problem', await served.fetch(`${at}/close`, { method: 'POST', headers: { 'hub-parts': '2' } }));
     await fits('Problem', await served.fetch('/requests/double', { json: {} }));
     await fits('Problem', await served.fetch('/requests/fail', { json: { code: 'rejected' } }));
     await fits('Problem', await served.fetch('/nothing'));

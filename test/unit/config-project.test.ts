@@ -169,6 +169,14 @@ principals:
     });
   });
 
+  it('takes requests in parts if it says so, with limits of its own', () => {
+    const usual = { leaseMs: 600_000, count: 1_000, size: 1_048_576, total: 8_388_608 };
+    const partsOf = (parts: string) => load(`flows: { hello: { steps: [hello], parts: ${parts} } }`).flows[0]?.parts;
+    expect(partsOf('true')).toEqual(usual);
+    expect(partsOf('false')).toBeUndefined();
+    expect(partsOf('{ lease: 2h, total: 2mb }')).toEqual({ ...usual, leaseMs: 7_200_000, total: 2_097_152 });
+  });
+
   it('finds its way through anchors and aliases', () => {
     const project = load('flows:\n  a: &slip { steps: [one] }\n  b: *slip\n');
     expect(project.flows.map(({ steps }) => steps)).toEqual([['one'], ['one']]);
@@ -376,6 +384,31 @@ describe('a refusal names its line', () => {
       'a durable that is neither',
       'flows: { hello: { steps: [a], durable: maybe } }',
       'hub.yaml:1:31: flow hello: durable "maybe" must be one of true, yes, on, 1, false, no, off, 0',
+    ],
+    [
+      'parts that are neither',
+      'flows: { hello: { steps: [a], parts: some } }',
+      'hub.yaml:1:31: flow hello: parts "some" must be true or false, or a mapping of lease, count, size and total',
+    ],
+    [
+      'an unknown limit of parts',
+      'flows: { hello: { steps: [a], parts: { leese: 1m } } }',
+      'hub.yaml:1:40: flow hello: parts: unknown key "leese"; did you mean "lease"?',
+    ],
+    [
+      'a limit of parts that is none',
+      'flows: { hello: { steps: [a], parts: { size: big } } }',
+      'hub.yaml:1:40: flow hello: parts.size "big" must be a size: a number and b, kb, mb or gb, as in 64kb, 1mb',
+    ],
+    [
+      'a part that is larger than all',
+      'flows: { hello: { steps: [a], parts: { size: 9mb } } }',
+      'hub.yaml:1:31: flow hello: parts: size is larger than total: a part cannot be larger than all together',
+    ],
+    [
+      'a lease that is longer than a week',
+      'flows: { hello: { steps: [a], parts: { lease: 8d } } }',
+      'hub.yaml:1:40: flow hello: parts: lease is longer than 7d, after which an open request ends in any case',
     ],
     [
       'an inline schema that is none',

@@ -123,10 +123,10 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
       'user-agent': `answerback/${version}`,
       'hub-request-id': of,
       'hub-flow': flow,
-      'hub-state': stateOf[kind],
+      'hub-state': kind === 'reminder' ? 'open' : stateOf[kind],
       ...(key === undefined ? {} : { 'hub-key': key }),
     };
-    if (kind !== 'reply') {
+    if (kind !== 'reply' && kind !== 'reminder') {
       const problem = Buffer.from(JSON.stringify(problemOf({ kind, body, contentType, at }, of)));
       return { body: problem, headers: { ...about, 'content-type': 'application/problem+json' } };
     }

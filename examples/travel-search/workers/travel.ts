@@ -66,3 +66,10 @@ export const best = aggregator<Offer>({
     return { best: cheapest, asked: answers.length + missing.length, notWaitedFor: missing };
   },
 });
+
+/** Of all trips together. Whether they came in one request or in parts of one, it cannot tell. */
+export const journey = worker<readonly Trip[]>({
+  name: 'travel.journey',
+  summary: 'Journeys to be priced',
+  handle: (trips) => ({ trips: trips.length, price: trips.reduce((sum, { days }) => sum + airlines[1].price + days, 0) }),
+});

@@ -45,6 +45,7 @@ const answer = ({ token, parts, members, manifest }: Body, { requestId }: Envelo
 export const first = noted('first', (body) => body);
 export const last = noted('last', answer);
 export const part = noted('part', (body) => body);
+export const parted = worker({ name: 'parted', handle: (parts) => ({ parts }) });
 export const flaky = noted('flaky', (body, { attempt }) => {
   if (attempt === 1) throw new Error('not at the first attempt');
   return body;

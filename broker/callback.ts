@@ -37,9 +37,9 @@ export function callbackAddress(
   return { queue, callback: callbacks.check(callback, principal) };
 }
 
-/** The message to the step: the body is the outcome's, byte for byte. */
-export function callbackEnvelope({ id, flow, principal, key, forward }: RequestRecord, outcome: Outcome): Envelope {
-  const ownId = deriveId(id, 'callback');
+/** The message to the step: the body is the outcome's, or that of a further version, byte for byte. Each version is a message of its own. */
+export function callbackEnvelope({ id, flow, principal, key, forward }: RequestRecord, outcome: Outcome, version = 1): Envelope {
+  const ownId = callbackId(id, version);
   return {
     id: ownId,
     requestId: ownId,
@@ -67,15 +67,24 @@ export function callbackEnvelope({ id, flow, principal, key, forward }: RequestR
     tracestate: undefined,
     priority: undefined,
     urgent: undefined,
-    extra: { 'hub-callback': forward?.callback ?? '', 'hub-callback-of': id, 'hub-callback-outcome': outcome.kind },
+    extra: {
+      'hub-callback': forward?.callback ?? '',
+      'hub-callback-of': id,
+      'hub-callback-outcome': outcome.kind,
+      ...(outcome.amendable === undefined ? {} : { 'hub-callback-version': version }),
+    },
   };
 }
 
+/** The `webhook-id`. */
+const callbackId = (requestId: string, version: number): string =>
+  version === 1 ? deriveId(requestId, 'callback') : deriveId(requestId, 'callback', version);
+
 /** What such a message says of itself; undefined for any other. */
 export function calledBack({ extra = {} }: Pick<Envelope, 'extra'>) {
-  const { 'hub-callback': callback, 'hub-callback-of': of, 'hub-callback-outcome': outcome } = extra;
+  const { 'hub-callback': callback, 'hub-callback-of': of, 'hub-callback-outcome': outcome, 'hub-callback-version': version } = extra;
   if (typeof callback !== 'string' || typeof of !== 'string' || typeof outcome !== 'string') return undefined;
-  return { callback, of, outcome: outcome as OutcomeKind };
+  return { callback, of, outcome: outcome as OutcomeKind, ...(typeof version === 'number' ? { version } : {}) };
 }
 
 /** One attempt. Neither status nor error: it is not known what became of it. */
@@ -93,6 +102,8 @@ export interface CallbackData {
   /** The request. */
   readonly of: string;
   readonly outcome: OutcomeKind;
+  /** Of the reply, where it may be amended. */
+  readonly version?: number;
   readonly principal?: string;
   readonly state: 'waiting' | 'posting' | 'delivered' | 'failed';
   readonly attempts: readonly CallbackAttempt[];
@@ -108,6 +119,8 @@ export interface CallbackStatus {
   readonly callback: string;
   /** Its `webhook-id`, the same in each attempt. */
   readonly webhookId: string;
+  /** Which version of the reply it brings, where that may be amended; the newest that there is. */
+  readonly version?: number;
   /** `pending`: the request has no outcome yet. `failed`: for good; it is in `hub.dead.webhook`. */
   readonly state: 'pending' | CallbackData['state'];
   readonly attempts: readonly CallbackAttempt[];
@@ -121,11 +134,19 @@ export async function callbackStatus(store: Store, requestId: string, principal:
   if (found !== undefined) return statusIn(found, principal);
   const record = await store.get(requestId);
   const callback = record?.principal === principal.name ? record.forward?.callback : undefined;
-  return callback === undefined ? undefined : { callback, webhookId: deriveId(requestId, 'callback'), state: 'pending', attempts: [] };
+  return callback === undefined ? undefined : { callback, webhookId: callbackId(requestId, 1), state: 'pending', attempts: [] };
 }
 
 function statusIn({ requestId, data, wakeAt }: Listed, { name }: Principal): CallbackStatus | undefined {
-  const { callback, state, attempts, principal } = data as CallbackData;
+  const { callback, version, state, attempts, principal } = data as CallbackData;
   if (principal !== name) return undefined;
-  return { callback, webhookId: requestId, state, attempts, ...(state === 'waiting' && wakeAt !== undefined ? { nextAt: wakeAt } : {}) };
+  const which = version === undefined ? {} : { version };
+  return {
+    callback,
+    webhookId: requestId,
+    ...which,
+    state,
+    attempts,
+    ...(state === 'waiting' && wakeAt !== undefined ? { nextAt: wakeAt } : {}),
+  };
 }

@@ -2,6 +2,7 @@
  * The door that every inbound adapter uses (EIP: Messaging Gateway). An adapter hands in an `Ask` and gets an `Answer`:
  * the outcome, or "accepted, answer later". What those look like on the adapter's protocol is the adapter's business.
  */
+import { amendableUntil, mayBeAmended } from './amendable.js';
 import { theRequestor, type Question } from './ask.js';
 import { callbackStatus, type Callbacks, type CallbackStatus } from './callback.js';
 import { pause, type Clock } from './clock.js';
@@ -72,6 +73,10 @@ export type Answer =
       readonly outcome: Outcome;
       readonly heldMs: number;
       /** Answered from an earlier request of the same key. */ readonly replayed: boolean;
+      /** Which version of the reply it is, from 1; absent where late parts amend nothing. */
+      readonly version?: number;
+      /** The newest version, where this is not it. */
+      readonly latest?: number;
     }
   | { readonly kind: 'accepted'; readonly id: string; readonly status: Status; readonly heldMs: number; readonly replayed: boolean };
 
@@ -95,6 +100,9 @@ export interface Status {
   readonly deadline: number;
   /** When it got its outcome. */
   readonly endedAt?: number;
+  /** The newest version of a reply that late parts may amend, and until when there may be a further one. */
+  readonly version?: number;
+  readonly amendableUntil?: number;
 }
 
 export interface OneWay {
@@ -128,11 +136,14 @@ export interface Gateway {
   send(message: OneWay): Promise<string>;
   /** Where a request is. Undefined when there is none, when it is forgotten, or when it is somebody else's. */
   status(id: string, principal: Principal): Promise<Status | undefined>;
-  /** The outcome, waiting up to `waitMs` for it; `accepted` when it is not there yet; undefined as with `status`. */
+  /** The outcome (of a reply the newest version), waiting up to `waitMs` for it; `accepted` when it is not there yet; undefined as with `status`. */
   collect(id: string, principal: Principal, waitMs: number, signal?: Hangup): Promise<Answer | undefined>;
+  /** One version of the outcome, from 1; `none` when there is none of that number; undefined as with `status`. */
+  version(id: string, principal: Principal, version: number): Promise<Answer | 'none' | undefined>;
   /**
    * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, each when it is done with the
-   * one before, until the `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.
+   * one before, until the `outcome` event (then resolves), or `signal` aborts. With `toTheLast` until no further version can come. Resolves
+   * `false` when there is no such request.
    */
   events(
     id: string,
@@ -140,6 +151,7 @@ export interface Gateway {
     sequence: number,
     listener: (event: RequestEvent) => unknown,
     signal: AbortSignal,
+    toTheLast?: 'toTheLast',
   ): Promise<boolean>;
   /**
    * Answers a question of a step: `answered`, also when it was before, with the same; `none`: nothing of the kind is asked; undefined as with
@@ -253,9 +265,22 @@ export function openGateway(options: GatewayOptions): Gateway {
     return (await reachable(settler.settle(record.id, outcome, false))) === 'won' ? 'cancelled' : 'ended';
   }
 
+  /** The first version: who asks again by the same key gets the same bytes. */
+  async function first(answer: Answer): Promise<Answer> {
+    if (answer.kind !== 'outcome' || answer.outcome.amendable === undefined) return answer;
+    const record = answer.replayed ? await store.get(answer.id).catch(() => undefined) : undefined;
+    return { ...answer, version: 1, ...(record?.amended === undefined ? {} : { latest: record.amended.version }) };
+  }
+
+  async function newest(answer: Answer): Promise<Answer> {
+    if (answer.kind !== 'outcome' || answer.outcome.amendable === undefined) return answer;
+    const { outcome, version } = (await reachable(store.amendment(answer.id))) ?? { outcome: answer.outcome, version: 1 };
+    return { ...answer, outcome, version };
+  }
+
   return {
     flows,
-    request: async (ask) => asked(await admitted(ask.principal, () => request(ask))),
+    request: async (ask) => first(await asked(await admitted(ask.principal, () => request(ask)))),
     send: (message) => admitted(message.principal, () => send(message)),
     async status(id, principal) {
       const record = await owned(id, principal);
@@ -270,13 +295,27 @@ export function openGateway(options: GatewayOptions): Gateway {
       try {
         const outcome = await recordedWithin(id, wait, waitMs, signal, async () => undefined);
         const heldMs = clock.now() - began;
-        return outcome === undefined ? asked(await accepted(id, heldMs, false)) : { kind: 'outcome', id, outcome, heldMs, replayed: false };
+        return await newest(
+          outcome === undefined
+            ? await asked(await accepted(id, heldMs, false))
+            : { kind: 'outcome', id, outcome, heldMs, replayed: false },
+        );
       } finally {
         wait.close();
         letGo();
       }
     },
-    async events(id, principal, sequence, listener, signal) {
+    async version(id, principal, version) {
+      const record = await owned(id, principal);
+      if (record === undefined) return undefined;
+      if (!record.shown || record.outcome === undefined) return 'none';
+      const outcome = version === 1 ? record.outcome : (await reachable(store.amendment(id, version)))?.outcome;
+      if (outcome === undefined) return 'none';
+      const latest = record.amended?.version ?? 1;
+      const which = record.outcome.amendable === undefined ? {} : { version, ...(version < latest ? { latest } : {}) };
+      return { kind: 'outcome', id, outcome, heldMs: 0, replayed: false, ...which };
+    },
+    async events(id, principal, sequence, listener, signal, toTheLast) {
       if ((await owned(id, principal)) === undefined) return false;
       let awake: () => void = () => undefined;
       let changed: boolean;
@@ -284,14 +323,17 @@ export function openGateway(options: GatewayOptions): Gateway {
       try {
         for (let seen = sequence; !signal.aborted && !correlator.gone;) {
           changed = false;
-          const ended = (await store.get(id))?.shown !== false;
+          const record = await store.get(id);
+          const goesOn = toTheLast !== undefined && record !== undefined && mayBeAmended(record, clock.now());
+          const ended = record?.shown !== false && !goesOn;
           const news = await store.events(id, seen);
           for (const event of news) await listener(event);
           seen = news.at(-1)?.sequence ?? seen;
-          if (ended || news.some(({ name }) => name === 'outcome')) return true;
+          if (ended || (toTheLast === undefined && news.some(({ name }) => name === 'outcome'))) return true;
           const nap = new AbortController();
           awake = () => nap.abort();
-          if (!changed) await pause(clock, lookAgainMs, AbortSignal.any([signal, nap.signal]));
+          const again = goesOn ? Math.min(lookAgainMs, amendableUntil(record)! - clock.now()) : lookAgainMs;
+          if (!changed) await pause(clock, again, AbortSignal.any([signal, nap.signal]));
         }
         return true;
       } finally {

@@ -7,6 +7,7 @@ import { connect, end, refuseEviction, storeError, wakeListener, type ChainableC
 import { placeOf } from './redis-place.js';
 import {
   atLeastOne,
+  correctionMeta,
   dossierFields,
   digestOf,
   fieldsOf,
@@ -15,6 +16,7 @@ import {
   hashOf,
   nameOf,
   outcomeFields,
+  readAmended,
   readDossier,
   readEvent,
   readGroup,
@@ -26,8 +28,23 @@ import {
   type Hash,
 } from './redis-records.js';
 import { incomplete, scripts } from './store-scripts.js';
+import { amendScripts } from './store-scripts-amend.js';
 import { dossierScripts } from './store-scripts-dossiers.js';
-import type { Created, Dossier, Group, NewRecord, Part, Report, Restoring, RequestEvent, Settled, Store } from './store.js';
+import type {
+  Amended,
+  Amendment,
+  Correction,
+  Created,
+  Dossier,
+  Group,
+  NewRecord,
+  Part,
+  Report,
+  Restoring,
+  RequestEvent,
+  Settled,
+  Store,
+} from './store.js';
 import type { Message } from './transport.js';
 
 export interface RedisStoreOptions {
@@ -41,7 +58,13 @@ export interface RedisStoreOptions {
 }
 
 const dayMs = 86_400_000;
-const all = { ...scripts, ...dossierScripts };
+const all = { ...scripts, ...amendScripts, ...dossierScripts };
+
+const partMeta = ({ kind, contentType, at }: Part): string => JSON.stringify({ kind, contentType, at });
+const correctionArgs = (correction: Correction) => {
+  const { body } = correction.outcome;
+  return [correction.rank, digestOf(body), correctionMeta(correction), body] as const;
+};
 
 /** Connects (rejects within 5 s, saying where, why, and how to mend it) and reconnects for ever. */
 export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log = () => undefined }: RedisStoreOptions): Promise<Store> {
@@ -141,8 +164,13 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         await through('openGroup', [key('group', group.id)], retention, due, ...fields);
       },
       async addPart(groupId: string, part: Part, enough: number) {
-        const meta = JSON.stringify({ kind: part.kind, contentType: part.contentType, at: part.at });
-        return readGroup(await through('addPart', [key('group', groupId)], part.index, enough, meta, part.body));
+        return readGroup(await through('addPart', [key('group', groupId)], part.index, enough, partMeta(part), part.body));
+      },
+      async addLatePart(groupId: string, part: Part) {
+        return readGroup(await through('addLatePart', [key('group', groupId)], part.index, partMeta(part), part.body));
+      },
+      async closeGroup(groupId: string, reason: string) {
+        return readGroup(await through('closeGroup', [key('group', groupId)], reason));
       },
       async groupDone(groupId: string) {
         await through('groupDone', [key('group', groupId)]);
@@ -204,6 +232,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
           const { kind, body } = outcome;
           await restoring.runOn(id, 'restoreOutcome', [retention, decided ? '1' : '', kind, digestOf(body), ...outcomeFields(outcome)]);
         },
+        async amendment(id, { version, ...correction }) {
+          await restoring.runOn(id, 'restoreAmendment', [version, ...correctionArgs(correction)], key('amended', id));
+        },
         async keep(dossier) {
           await restoring.keep(dossier, true);
         },
@@ -238,6 +269,16 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async show(id) {
       await runOn(id, 'show', [retention]);
     },
+    async amend(id, correction): Promise<Amended> {
+      return readAmended(await runOn(id, 'amend', correctionArgs(correction), key('amended', id))) ?? { result: 'unknown' };
+    },
+    async showAmendment(id, version) {
+      await runOn(id, 'showAmendment', [version], key('amended', id));
+    },
+    async amendment(id, version): Promise<Amendment | undefined> {
+      const found = readAmended(await runOn(id, 'amendment', [version ?? ''], key('amended', id)));
+      return found !== undefined && 'amendment' in found ? found.amendment : undefined;
+    },
     due: (limit) => oldest('deadlines', 0, limit),
     owed: (olderThanMs, limit) => oldest('owed', olderThanMs, limit),
     async uncarried(olderThanMs, cursor, limit) {
@@ -257,9 +298,6 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     },
     watch: listener.watch,
 
-    async closeGroup(groupId, reason) {
-      return readGroup(await through('closeGroup', [key('group', groupId)], reason));
-    },
     async group(groupId) {
       return groupOf(await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('group', groupId))));
     },

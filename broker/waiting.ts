@@ -2,6 +2,7 @@
  * Waiting for the outcome of a request that has a record: it may be settled by any hub. Subscribe, then read the record; a
  * wake-up is a hint, the record is the truth.
  */
+import { amendableUntil } from './amendable.js';
 import { theRequestor } from './ask.js';
 import type { Clock } from './clock.js';
 import type { Correlator, Hangup, Wait } from './correlator.js';
@@ -137,10 +138,21 @@ export function statusOf(record: RequestRecord): Status {
     updatedAt,
     deadline,
     outcome,
+    amended,
     shown,
   } = record;
   const callback = forward?.callback;
-  const optional = { key, conversation, step, attempt, waitingOn, progress, callback, endedAt: shown ? outcome?.at : undefined };
+  const optional = {
+    key,
+    conversation,
+    step,
+    attempt,
+    waitingOn,
+    progress,
+    callback,
+    endedAt: shown ? outcome?.at : undefined,
+    ...(shown && outcome?.amendable !== undefined ? { version: amended?.version ?? 1, amendableUntil: amendableUntil(record) } : {}),
+  };
   return {
     id,
     flow,

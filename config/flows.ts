@@ -24,6 +24,8 @@ export interface Flow {
   readonly durable: boolean;
   readonly journal?: boolean;
   readonly urgent?: boolean;
+  readonly late?: 'journal' | 'amend';
+  readonly amendForMs?: number;
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
   readonly example?: unknown;
@@ -46,6 +48,8 @@ export const flowKeys = {
     '`false`: its messages are not in the journal. They are kept and confirmed like any, and cheaper; but `answerback trace` knows nothing of them, and what Redis knew of them (202s, idempotency keys) cannot be rebuilt when Redis is lost',
   urgent:
     '`true`: its requests may be urgent (`Hub-Priority: urgent`), and then overtake what waits at their steps, which get a second queue',
+  late: 'What becomes of a part that comes when its group is complete: `journal` (it is written down, no more) or `amend` (a corrected result, a further version of the reply; its last step must be an aggregator)',
+  amendFor: 'With `late: amend`: how long after the reply it may be amended; default and at most: the deadline of the request',
   example: 'A body to show in documents and in the curl that can be pasted',
   exampleReply: 'What the example is answered with',
 } as const;
@@ -99,6 +103,8 @@ class FlowReader {
     const reply = this.#schema('reply');
     const journal = this.#setting('journal', 'bool') as boolean | undefined;
     const urgent = this.#setting('urgent', 'bool') as boolean | undefined;
+    const late = this.#oneOf('late', ['journal', 'amend']);
+    const amendForMs = this.#ms('amendFor');
     if (request !== undefined && 'example' in value) this.#checkExample(request.validate, value['example']);
     return {
       name: this.#name,
@@ -111,6 +117,8 @@ class FlowReader {
       durable: (this.#setting('durable', 'bool') as boolean | undefined) ?? true,
       ...(journal === undefined ? {} : { journal }),
       ...(urgent === undefined ? {} : { urgent }),
+      ...(late === undefined ? {} : { late }),
+      ...(amendForMs === undefined ? {} : { amendForMs }),
       ...(summary === undefined ? {} : { summary }),
       ...(request === undefined ? {} : { request: request.schema }),
       ...(reply === undefined ? {} : { reply: reply.schema }),
@@ -140,7 +148,11 @@ class FlowReader {
     return this.#setting(key, 'duration') as number | undefined;
   }
 
-  #setting(key: string, format: FormatName): unknown {
+  #oneOf<Value extends string>(key: string, values: readonly Value[]): Value | undefined {
+    return this.#setting(key, values) as Value | undefined;
+  }
+
+  #setting(key: string, format: FormatName | readonly string[]): unknown {
     const raw = this.#source.file.at([...this.#path, key]);
     if (raw === undefined) return undefined;
     try {

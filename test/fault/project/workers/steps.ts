@@ -132,4 +132,9 @@ export const spreadPartly = worker<Body>({
   name: 'spread.partly',
   handle: (body) => split(members.map((name) => ({ body, name, steps: [name === 'c' ? 'silent' : 'part'] }))),
 });
+export const spreadLate = worker<Body>({
+  name: 'spread.late',
+  handle: (body) => split(members.map((name) => ({ body, name, steps: [name === 'c' ? 'slow' : 'last'] }))),
+});
+export const gatherTwo = aggregator<Body>({ name: 'gather.two', timeout: '40s', atLeast: 2, combine: gathered });
 export const gatherSoon = aggregator<Body>({ name: 'gather.soon', timeout: '1s', combine: gathered });

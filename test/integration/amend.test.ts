@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { http, outcomeProblem } from '../../adapters/http/index.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
+import { checkFlows } from '../../broker/flow.js';
 import type { Answer, Ask } from '../../broker/gateway.js';
 import type { RequestEvent } from '../../broker/store.js';
 import type { Delivery, Message } from '../../broker/transport.js';
@@ -11,7 +12,7 @@ import { verify } from '../../cli/verify.js';
 import { aggregator, Fault, job, split, worker, type AggregatorOptions } from '../../index.js';
 import { keyOf, targetsOf, webhook } from '../../workers/webhook/index.js';
 import { eventually } from '../support/eventually.js';
-import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
+import { flowsOf, memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
 import { openReceiver } from '../support/receiver.js';
 import { talk as openTalk } from '../support/talk.js';
 import { gate, settings } from './http-server.js';
@@ -93,8 +94,9 @@ describe.each([
 
   it('is answered at once with who is there, and corrected by who comes later, version by version', async () => {
     await open();
-    const { id, ...answer } = await hub.ask('loan', {});
-    expect(saidIn({ id, ...answer } as Answer)).toEqual({ version: 1, said: firstAnswer });
+    const answer = await hub.ask('loan', {});
+    const { id } = answer;
+    expect(saidIn(answer)).toEqual({ version: 1, said: firstAnswer });
     expect(await hub.gateway.status(id, anonymous)).toMatchObject({ state: 'replied', version: 1, amendableUntil: expect.any(Number) });
     gateOf('bank.c').open();
     await isVersion(id, 2);
@@ -116,6 +118,14 @@ describe.each([
         expect.stringMatching(/^corrected: version 3 of the reply, with bank\.d, /),
       ]),
     );
+  });
+
+  it('is amended, too, by who comes before it is there', async () => {
+    await open();
+    for (const name of banks) gateOf(name).open();
+    const ids = await Promise.all(Array.from({ length: 10 }, () => ask({ waitMs: 0 })));
+    for (const id of ids) await eventually(async () => expect(await collected(id)).toMatchObject({ said: { rates: banks, missing: [] } }));
+    expect(await judged()).toMatchObject({ replied: 10, violations: [] });
   });
 
   it('has a number, an entity tag and the newest by default over HTTP; a repeat of the request gets the first one', async () => {
@@ -181,7 +191,7 @@ describe.each([
     const [reply, amended] = receiver.received;
     expect(reply!.headers).toMatchObject({ 'hub-reply-version': '1', 'hub-event': 'request.replied', 'hub-request-id': id });
     expect(amended!.headers).toMatchObject({ 'hub-reply-version': '2', 'hub-event': 'request.amended', 'hub-request-id': id });
-    expect([reply, amended].map((one) => JSON.parse(one!.body.toString()))).toEqual([firstAnswer, withC]);
+    expect([reply, amended].map((one) => JSON.parse(one!.body.toString()) as unknown)).toEqual([firstAnswer, withC]);
     expect(reply!.headers['webhook-id']).not.toBe(amended!.headers['webhook-id']);
     await eventually(async () =>
       expect(await hub.gateway.callback(id, anonymous)).toMatchObject({
@@ -359,6 +369,19 @@ describe.each([
   });
 });
 
+it.each([
+  [
+    { steps: ['spread', 'best', 'bank.a'], late: 'amend' },
+    'late',
+    /its last step bank\.a is a worker: .* Make the aggregator the last step/,
+  ],
+  [{ steps: ['spread', 'best'], late: 'amend', journal: false }, 'late', /says late: amend, and is not in the journal/],
+  [{ steps: ['spread', 'best'], amendForMs: 1 }, 'amendFor', /says amendFor and not late: amend/],
+] as const)('refuses at the start what cannot be amended: %j', (said, key, message) => {
+  const known = new Map(stepsWith().map((step) => [step.name, step]));
+  expect(checkFlows(flowsOf({ loan: said }), known)).toEqual([{ path: ['flows', 'loan', key], message: expect.stringMatching(message) }]);
+});
+
 describe('how long a reply may be amended', () => {
   it.each([
     ['as long as the flow says', { amendForMs: 60_000 }, 61_000],
@@ -366,7 +389,7 @@ describe('how long a reply may be amended', () => {
   ])('is %s', async (_how, more, afterMs) => {
     const clock = testClock();
     let answer: () => void = () => undefined;
-    const late = worker({ name: 'late', timeoutMs: 1e9, handle: () => new Promise((resolve) => (answer = () => resolve('late'))) });
+    const late = worker({ name: 'late', timeoutMs: 1e9, handle: () => new Promise((resolve) => (answer = () => resolve(['late']))) });
     const hub = await memoryHub({
       clock,
       flows: { slow: { steps: ['two', 'join'], late: 'amend', deadlineMs: 600_000, ...more } },
@@ -379,9 +402,9 @@ describe('how long a reply may be amended', () => {
               { body: 2, steps: ['late'] },
             ]),
         }),
-        worker({ name: 'now', handle: () => 'now' }),
+        worker({ name: 'now', handle: () => ['now'] }),
         late,
-        aggregator<string>({ name: 'join', atLeast: 1, combine: (answers) => answers.map(({ body }) => body) }),
+        aggregator<string[]>({ name: 'join', atLeast: 1, combine: (answers) => answers.flatMap(({ body }) => body) }),
       ],
     });
     const asked = hub.ask('slow', 1, { waitMs: 0 });

@@ -169,6 +169,15 @@ principals:
     });
   });
 
+  it('says what becomes of late parts, and for how long', () => {
+    expect(load('flows: { hello: { steps: [a], late: amend, amendFor: 5m } }').flows[0]).toMatchObject({
+      late: 'amend',
+      amendForMs: 300_000,
+    });
+    expect(load('flows: { hello: { steps: [a], late: journal } }').flows[0]).toMatchObject({ late: 'journal' });
+    expect(load('flows: { hello: [a] }').flows[0]).not.toHaveProperty('late');
+  });
+
   it('finds its way through anchors and aliases', () => {
     const project = load('flows:\n  a: &slip { steps: [one] }\n  b: *slip\n');
     expect(project.flows.map(({ steps }) => steps)).toEqual([['one'], ['one']]);
@@ -376,6 +385,11 @@ describe('a refusal names its line', () => {
       'a durable that is neither',
       'flows: { hello: { steps: [a], durable: maybe } }',
       'hub.yaml:1:31: flow hello: durable "maybe" must be one of true, yes, on, 1, false, no, off, 0',
+    ],
+    [
+      'a late that is neither',
+      'flows: { hello: { steps: [a], late: ammend } }',
+      'hub.yaml:1:31: flow hello: late "ammend" must be one of journal, amend',
     ],
     [
       'an inline schema that is none',

@@ -266,8 +266,11 @@ export function openGateway(options: GatewayOptions): Gateway {
   }
 
   /** The first version: who asks again by the same key gets the same bytes. */
-  async function first(answer: Answer): Promise<Answer> {
-    if (answer.kind !== 'outcome' || answer.outcome.amendable === undefined) return answer;
+  function first(answer: Answer): Answer | Promise<Answer> {
+    return answer.kind === 'outcome' && answer.outcome.amendable !== undefined ? firstOfSome(answer) : answer;
+  }
+
+  async function firstOfSome(answer: Extract<Answer, { kind: 'outcome' }>): Promise<Answer> {
     const record = answer.replayed ? await store.get(answer.id).catch(() => undefined) : undefined;
     return { ...answer, version: 1, ...(record?.amended === undefined ? {} : { latest: record.amended.version }) };
   }

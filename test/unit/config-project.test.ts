@@ -389,7 +389,7 @@ describe('a refusal names its line', () => {
     [
       'a late that is neither',
       'flows: { hello: { steps: [a], late: ammend } }',
-      'hub.yaml:1:31: flow hello: late "ammend" must be one of journal, amend',
+      'hub.yaml:1:31: flow hello: late "ammend" must be one of journal, amend; did you mean "amend"?',
     ],
     [
       'an inline schema that is none',

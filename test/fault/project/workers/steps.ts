@@ -16,7 +16,7 @@ interface Body {
 
 const file = process.env['FAULT_EFFECTS'] ?? '/dev/null';
 
-function note(what: 'start' | 'end', step: string, token: string, { requestId, attempt }: Envelope, said?: unknown): void {
+function note(what: 'start' | 'end', step: string, token: string, { requestId, attempt }: Pick<Envelope, 'requestId' | 'attempt'>, said?: unknown): void {
   appendFileSync(file, `${JSON.stringify({ what, step, token, id: requestId, attempt, pid: process.pid, at: Date.now(), said })}\n`);
 }
 
@@ -136,5 +136,15 @@ export const spreadLate = worker<Body>({
   name: 'spread.late',
   handle: (body) => split(members.map((name) => ({ body, name, steps: [name === 'c' ? 'slow' : 'last'] }))),
 });
-export const gatherTwo = aggregator<Body>({ name: 'gather.two', timeout: '40s', atLeast: 2, combine: gathered });
+/** What it says is the reply, and each version of it. */
+export const gatherTwo = aggregator<Body & { readonly for: string }>({
+  name: 'gather.two',
+  timeout: '40s',
+  atLeast: 2,
+  combine(answers, manifest) {
+    const said = gathered(answers, manifest);
+    note('end', 'gather.two', said.token, { requestId: answers[0]?.body.for ?? '', attempt: 1 }, said);
+    return said;
+  },
+});
 export const gatherSoon = aggregator<Body>({ name: 'gather.soon', timeout: '1s', combine: gathered });

@@ -218,7 +218,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     if (kept === undefined) return { result: 'unknown' };
     const { outcome, shown } = kept.record;
     if (outcome === undefined || !shown) return { result: 'early' };
-    if (outcome.kind !== 'reply') return { result: 'stale' };
+    if (outcome.kind !== 'reply' || outcome.amendable === undefined) return { result: 'stale' };
     const versions = (kept.amendments ??= new Map());
     const newest = [...versions.values()].at(-1);
     if (newest !== undefined && correction.rank <= newest.amendment.rank) {

@@ -42,10 +42,10 @@ end
 /** ARGV: rank, digest of the body, what is known of it (json), body. */
 const amend = `${versions}
 local rank = tonumber(ARGV[3])
-local has = redis.call('HMGET', record, 'state', 'kind', 'shown', 'hash')
+local has = redis.call('HMGET', record, 'state', 'kind', 'shown', 'hash', 'late')
 if not has[1] then return { 'unknown' } end
 if not has[2] or not has[3] then return { 'early' } end
-if has[2] ~= 'reply' then return { 'stale' } end
+if has[2] ~= 'reply' or not has[5] then return { 'stale' } end
 local last = redis.call('HMGET', amended, 'n', 'r')
 local newest, newestRank = tonumber(last[1] or 1), tonumber(last[2] or 0)
 if rank <= newestRank then

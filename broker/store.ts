@@ -73,7 +73,7 @@ export type Correction = Omit<Amendment, 'version'>;
  * - `amended`: this is a version now, or was before.
  * - `behind`: the version before is not shown: that comes first.
  * - `same`: its bytes are those of the newest version.
- * - `stale`: the newest version counts more late parts; or the request was not answered by a reply.
+ * - `stale`: the newest version counts more late parts; or the request was not answered by a reply that may be amended.
  * - `early`: the request has no outcome that is shown.
  */
 export type Amended =

@@ -69,7 +69,7 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
     const until = tools.amendsUntil(envelope);
     return {
       go: 'on',
-      ...(await resultOf(state)),
+      ...(await resultOf(state, manifest)),
       // Not derived from the part that happened to come last: the same group gives the same message.
       change: {
         id: deriveId(group.id, 'result'),
@@ -87,7 +87,7 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
     };
   }
 
-  const resultOf = async (state: GroupState) => written(await combine(answersOf<Body>(state), manifestOf(state)));
+  const resultOf = async (state: GroupState, manifest = manifestOf(state)) => written(await combine(answersOf<Body>(state), manifest));
 
   /** A part came in. */
   async function gathered(envelope: Envelope, tools: StepTools): Promise<GroupState> {

@@ -136,6 +136,8 @@ export function amendingContract(name: string, open: (options: { readonly retent
       await store.settle(pending.id, outcome('first', 1), false);
       expect(await amend(pending.id, 1, 'x')).toBe('early');
       expect(await amend(await answered(outcome('{}', 1, 'timeout')), 1, 'x')).toBe('stale');
+      const { amendable: _amendable, ...final } = outcome('first', 0);
+      expect(await amend(await answered(final), 1, 'x')).toBe('stale');
     });
 
     it('are one version each, when all come at once', async () => {

@@ -16,7 +16,13 @@ interface Body {
 
 const file = process.env['FAULT_EFFECTS'] ?? '/dev/null';
 
-function note(what: 'start' | 'end', step: string, token: string, { requestId, attempt }: Pick<Envelope, 'requestId' | 'attempt'>, said?: unknown): void {
+function note(
+  what: 'start' | 'end',
+  step: string,
+  token: string,
+  { requestId, attempt }: Pick<Envelope, 'requestId' | 'attempt'>,
+  said?: unknown,
+): void {
   appendFileSync(file, `${JSON.stringify({ what, step, token, id: requestId, attempt, pid: process.pid, at: Date.now(), said })}\n`);
 }
 

@@ -80,9 +80,12 @@ export type AskOptions = Partial<Pick<Ask, 'key' | 'idempotencyKey' | 'deadlineM
 export interface Asked {
   readonly id: string;
   status(): Promise<Status>;
-  /** The reply, parsed if it is JSON; throws the Fault that was answered instead, and an error that says what is waited for when there is no answer yet. */
-  reply(): Promise<unknown>;
-  /** What became of it, if anything has. */
+  /**
+   * The reply, parsed if it is JSON: its newest version, or that of this number. Throws the Fault that was answered instead, and an error that
+   * says what is waited for when there is no answer yet.
+   */
+  reply(version?: number): Promise<unknown>;
+  /** What became of it, if anything has: the first version. */
   outcome(): Promise<Outcome | undefined>;
   /** Answers what a step asks; the oldest question, or that of this id. Throws when nothing is asked, or when the answer does not fit. */
   answer(answer: unknown, questionId?: string): Promise<void>;
@@ -217,10 +220,11 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
       disturbances.set(step, [...(disturbances.get(step) ?? []), ...more]);
     },
     async loseStore() {
+      const rebuilds = () => events.filter(({ event }) => event === 'rebuild.done').length;
+      const before = rebuilds();
       state.lose();
       allJobs.lose();
-      while (!events.slice(events.findLastIndex(({ event }) => event === 'rebuild.started')).some(({ event }) => event === 'rebuild.done'))
-        await clock.advance(second);
+      while (rebuilds() === before) await clock.advance(second);
     },
     async ask(flow, body, { as, ...more } = {}) {
       const principal = principalNamed(as);
@@ -257,7 +261,7 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
       id,
       status,
       outcome,
-      async reply() {
+      async reply(version) {
         const found = await outcome();
         if (found === undefined) {
           const { state: where, step, waitingOn } = await status();
@@ -266,7 +270,9 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
           );
         }
         if (found.kind !== 'reply') throw readFault(found.body);
-        return bodyOf(found);
+        const amendment = version === 1 ? undefined : await store.amendment(id, version);
+        if (amendment === undefined && (version ?? 1) > 1) throw new Error(`the reply to request ${id} has no version ${version}`);
+        return bodyOf(amendment?.outcome ?? found);
       },
       async answer(value, questionId) {
         if ((await now(hub.gateway.answer(id, principal, value, questionId))) !== 'answered')
@@ -365,6 +371,7 @@ export async function perform(step: Step, body: unknown, envelope: Partial<Envel
     drop: nobody,
     absorbed: nobody,
     late: nobody,
+    amendsUntil: () => undefined,
     isWatched: false,
     report: async () => false,
   };

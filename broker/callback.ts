@@ -43,12 +43,13 @@ export type CalledFor = OutcomeKind | 'reminder';
 /** What it is told; `until`: when it is of no use any more (ms). */
 type Saying = Omit<Outcome, 'kind'> & { readonly kind: CalledFor; readonly until?: number };
 
-/** The message to the step: the body is the outcome's, byte for byte. */
+/** The message to the step: the body is the outcome's, or that of a further version, byte for byte. Each version is a message of its own. */
 export function callbackEnvelope(
   { id, flow, principal, key, forward }: Pick<RequestRecord, 'id' | 'flow' | 'principal' | 'key' | 'forward'>,
   outcome: Saying,
+  version = 1,
 ): Envelope {
-  const ownId = outcome.kind === 'reminder' ? deriveId(id, 'callback', 'reminder', outcome.at) : deriveId(id, 'callback');
+  const ownId = outcome.kind === 'reminder' ? deriveId(id, 'callback', 'reminder', outcome.at) : callbackId(id, version);
   return {
     id: ownId,
     requestId: ownId,
@@ -76,15 +77,24 @@ export function callbackEnvelope(
     tracestate: undefined,
     priority: undefined,
     urgent: undefined,
-    extra: { 'hub-callback': forward?.callback ?? '', 'hub-callback-of': id, 'hub-callback-outcome': outcome.kind },
+    extra: {
+      'hub-callback': forward?.callback ?? '',
+      'hub-callback-of': id,
+      'hub-callback-outcome': outcome.kind,
+      ...(outcome.amendable === undefined ? {} : { 'hub-callback-version': version }),
+    },
   };
 }
 
+/** The `webhook-id`. */
+const callbackId = (requestId: string, version: number): string =>
+  version === 1 ? deriveId(requestId, 'callback') : deriveId(requestId, 'callback', version);
+
 /** What such a message says of itself; undefined for any other. */
 export function calledBack({ extra = {} }: Pick<Envelope, 'extra'>) {
-  const { 'hub-callback': callback, 'hub-callback-of': of, 'hub-callback-outcome': outcome } = extra;
+  const { 'hub-callback': callback, 'hub-callback-of': of, 'hub-callback-outcome': outcome, 'hub-callback-version': version } = extra;
   if (typeof callback !== 'string' || typeof of !== 'string' || typeof outcome !== 'string') return undefined;
-  return { callback, of, outcome: outcome as CalledFor };
+  return { callback, of, outcome: outcome as CalledFor, ...(typeof version === 'number' ? { version } : {}) };
 }
 
 /** One attempt. Neither status nor error: it is not known what became of it. */
@@ -102,6 +112,8 @@ export interface CallbackData {
   /** The request. */
   readonly of: string;
   readonly outcome: CalledFor;
+  /** Of the reply, where it may be amended. */
+  readonly version?: number;
   readonly principal?: string;
   readonly state: 'waiting' | 'posting' | 'delivered' | 'failed';
   readonly attempts: readonly CallbackAttempt[];
@@ -117,6 +129,8 @@ export interface CallbackStatus {
   readonly callback: string;
   /** Its `webhook-id`, the same in each attempt. */
   readonly webhookId: string;
+  /** Which version of the reply it brings, where that may be amended; the newest that there is. */
+  readonly version?: number;
   /** `pending`: the request has no outcome yet. `failed`: for good; it is in `hub.dead.webhook`. */
   readonly state: 'pending' | CallbackData['state'];
   readonly attempts: readonly CallbackAttempt[];
@@ -130,11 +144,19 @@ export async function callbackStatus(store: Store, requestId: string, principal:
   if (found !== undefined) return statusIn(found, principal);
   const record = await store.get(requestId);
   const callback = record?.principal === principal.name ? record.forward?.callback : undefined;
-  return callback === undefined ? undefined : { callback, webhookId: deriveId(requestId, 'callback'), state: 'pending', attempts: [] };
+  return callback === undefined ? undefined : { callback, webhookId: callbackId(requestId, 1), state: 'pending', attempts: [] };
 }
 
 function statusIn({ requestId, data, wakeAt }: Listed, { name }: Principal): CallbackStatus | undefined {
-  const { callback, state, attempts, principal } = data as CallbackData;
+  const { callback, version, state, attempts, principal } = data as CallbackData;
   if (principal !== name) return undefined;
-  return { callback, webhookId: requestId, state, attempts, ...(state === 'waiting' && wakeAt !== undefined ? { nextAt: wakeAt } : {}) };
+  const which = version === undefined ? {} : { version };
+  return {
+    callback,
+    webhookId: requestId,
+    ...which,
+    state,
+    attempts,
+    ...(state === 'waiting' && wakeAt !== undefined ? { nextAt: wakeAt } : {}),
+  };
 }

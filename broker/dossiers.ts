@@ -7,6 +7,7 @@
  * queue, and what the step returns then leaves by the runner, as from any other step. Who is not rung (a process died, a queue was
  * deleted) is rung again by the sweeper, for as long as `wakeAt` is in the past.
  */
+import { mayBeAmended } from './amendable.js';
 import type { Clock } from './clock.js';
 import type { Emit } from './emit.js';
 import { deriveId, ringFor, type Envelope } from './envelope.js';
@@ -202,7 +203,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit, ow
     const isLate = envelope === undefined || envelope.deadline <= clock.now();
     if (dossier.message.replyTo === undefined) return isLate;
     const record = await store.get(dossier.requestId);
-    return record === undefined ? isLate : record.outcome !== undefined;
+    return record === undefined ? isLate : record.outcome !== undefined && !mayBeAmended(record, clock.now());
   }
 
   const bury: Dossiers['bury'] = ({ step, message }, why) =>

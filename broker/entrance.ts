@@ -67,7 +67,11 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
           requestId: ownId(delivery),
           again: delivery.redelivered,
           hearsParts: delivery.headers['parts'] === true,
-          forward: { queue: delivery.replyTo, ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }) },
+          forward: {
+            queue: delivery.replyTo,
+            ...(delivery.correlationId === undefined ? {} : { correlationId: delivery.correlationId }),
+            ...(delivery.headers['amended'] === true ? { amended: true } : {}),
+          },
         });
       failpoint('entrance.after-request');
     } catch (error) {

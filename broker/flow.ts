@@ -30,6 +30,10 @@ export interface Flow {
   readonly urgent?: boolean;
   /** Its requests may arrive in parts. */
   readonly parts?: PartsLimits;
+  /** What becomes of a part that comes when its group is complete: it is journalled, or the reply is amended. Default: `journal`. */
+  readonly late?: 'journal' | 'amend';
+  /** How long after the reply it may be amended (ms). Default and maximum: the deadline of the request. */
+  readonly amendForMs?: number;
   /** JSON Schemas (2020-12) of the request's and the reply's body. */
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
@@ -103,11 +107,33 @@ export function checkFlows(flows: readonly Flow[], steps: ReadonlyMap<string, St
           path: [...at, 'urgent'],
           message: `flow ${flow.name} is urgent, and step ${name}.urgent has the name of the second queue of ${name}`,
         });
+    flaws.push(...lateFlaws(flow, steps).map(({ key, message }) => ({ path: [...at, key], message: `flow ${flow.name} ${message}` })));
     if (flow.waitMs > flow.maxWaitMs) flaws.push({ path: [...at, 'wait'], message: `flow ${flow.name}: wait is longer than maxWait` });
     if (flow.deadlineMs > flow.maxDeadlineMs)
       flaws.push({ path: [...at, 'deadline'], message: `flow ${flow.name}: deadline is longer than maxDeadline` });
     return flaws;
   });
+}
+
+/** A corrected result is the reply itself, so nothing may follow the aggregator; and what it is made of must be in the journal. */
+function lateFlaws(flow: Flow, steps: ReadonlyMap<string, Step>): { readonly key: string; readonly message: string }[] {
+  if (flow.late !== 'amend')
+    return flow.amendForMs === undefined
+      ? []
+      : [{ key: 'amendFor', message: 'says amendFor and not late: amend, without which nothing is amended' }];
+  const last = flow.steps.at(-1) ?? '';
+  const kind = steps.get(last)?.kind;
+  if (!isJournalled(flow))
+    return [
+      { key: 'late', message: 'says late: amend, and is not in the journal: leave out late: amend, or durable: false and journal: false' },
+    ];
+  if (kind === undefined || kind === 'aggregator') return [];
+  return [
+    {
+      key: 'late',
+      message: `says late: amend, and its last step ${last} is a ${kind}: only the result of an aggregator can be amended, and only where it is the reply. Make the aggregator the last step`,
+    },
+  ];
 }
 
 /** `; did you mean "x"?`, or what there is when nothing is near. */

@@ -1,19 +1,36 @@
 /** Hands an outcome on to where its requestor wants it, once the journal has it: a queue of the requestor's own, or the step that calls back. */
+import { versionHeader } from './amendable.js';
 import { callbackEnvelope, callbackStep } from './callback.js';
+import { deriveId } from './envelope.js';
+import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
+import type { Journal } from './journal.js';
 import { partsHeader } from './parts.js';
-import type { SettlerOptions } from './settle.js';
-import { stateOf, type Outcome, type RequestRecord } from './store.js';
-import { workAddress } from './topology.js';
-import { PublishError } from './transport.js';
+import { stateOf, type Amendment, type Outcome, type RequestRecord, type Store } from './store.js';
+import { workAddress, type Names } from './topology.js';
+import { PublishError, type Transport } from './transport.js';
 import { version } from './version.js';
 import { encode } from './wire.js';
 
-type Needs = Pick<SettlerOptions, 'transport' | 'store' | 'journal' | 'names' | 'leftOut' | 'emit'>;
+interface Needs {
+  readonly transport: Transport;
+  readonly store: Store;
+  readonly journal: Journal;
+  readonly names: Names;
+  /** Names of the flows that leave the journal out. */
+  readonly leftOut: ReadonlySet<string>;
+  readonly emit: Emit;
+}
 
-/** May be done again: then the same message goes there again. */
-export function openForward({ transport, store, journal, names, leftOut, emit }: Needs) {
-  return async function forward(record: RequestRecord, outcome: Outcome): Promise<void> {
+/** Both may be done again: then the same message goes there again. */
+export interface Forward {
+  outcome(record: RequestRecord, outcome: Outcome): Promise<void>;
+  /** A further version of the reply: to who is called back, and to a queue whose owner asked for it. */
+  amendment(record: RequestRecord, amendment: Amendment): Promise<void>;
+}
+
+export function openForward({ transport, store, journal, names, leftOut, emit }: Needs): Forward {
+  async function forwardOutcome(record: RequestRecord, outcome: Outcome): Promise<void> {
     if (record.forward === undefined || record.forwarded === true) return;
     failpoint('settle.before-forward');
     const { callback } = record.forward;
@@ -22,31 +39,38 @@ export function openForward({ transport, store, journal, names, leftOut, emit }:
     // So that a rebuild does not send it again.
     if (!leftOut.has(record.flow)) await journal.note(how, record.id, {}, callback === undefined ? {} : { 'hub-callback': callback });
     await store.forwarded(record.id);
-  };
+  }
+
+  async function forwardAmendment(record: RequestRecord, { version, outcome }: Amendment): Promise<void> {
+    const { callback, amended } = record.forward ?? {};
+    if (callback !== undefined) await toStep(record, outcome, version);
+    else if (amended === true) await toQueue(record, outcome, version);
+  }
 
   /** To the step that calls back, which keeps it until it is delivered. */
-  async function toStep(record: RequestRecord, outcome: Outcome): Promise<'forwarded'> {
-    const envelope = callbackEnvelope(record, outcome);
+  async function toStep(record: RequestRecord, outcome: Outcome, which?: number): Promise<'forwarded'> {
+    const envelope = callbackEnvelope(record, outcome, which);
     await transport.publish(workAddress(names, callbackStep, envelope), encode(envelope));
     return 'forwarded';
   }
 
   /** To the foreign requestor's own queue, under its own correlation id. */
-  async function toQueue({ id, forward: address }: RequestRecord, outcome: Outcome): Promise<'forwarded' | 'undeliverable'> {
+  async function toQueue({ id, forward: address }: RequestRecord, outcome: Outcome, which = 1): Promise<'forwarded' | 'undeliverable'> {
     const { queue = '', correlationId = id } = address ?? {};
     const direct = queue.startsWith('amq.rabbitmq.reply-to');
     const message = {
       body: outcome.body,
       contentType: outcome.contentType,
-      messageId: id,
+      messageId: which === 1 ? id : deriveId(id, 'amended', which),
       correlationId,
-      type: outcome.kind === 'reply' ? 'reply' : 'fault',
+      type: which > 1 ? 'amended' : outcome.kind === 'reply' ? 'reply' : 'fault',
       appId: `answerback/${version}`,
       timestamp: Math.floor(outcome.at / 1_000),
       headers: {
         'hub-request-id': id,
         'hub-state': stateOf[outcome.kind],
         ...(outcome.parts === undefined ? {} : partsHeader(outcome.parts)),
+        ...(outcome.amendable === undefined ? {} : versionHeader(which)),
       },
       ...(outcome.contentEncoding === undefined ? {} : { contentEncoding: outcome.contentEncoding }),
     };
@@ -60,4 +84,6 @@ export function openForward({ transport, store, journal, names, leftOut, emit }:
       return 'undeliverable';
     }
   }
+
+  return { outcome: forwardOutcome, amendment: forwardAmendment };
 }

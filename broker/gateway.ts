@@ -2,6 +2,7 @@
  * The door that every inbound adapter uses (EIP: Messaging Gateway). An adapter hands in an `Ask` and gets an `Answer`:
  * the outcome, or "accepted, answer later". What those look like on the adapter's protocol is the adapter's business.
  */
+import { amendableUntil, mayBeAmended } from './amendable.js';
 import { theRequestor, type Question } from './ask.js';
 import { callbackStatus, type Callbacks, type CallbackStatus } from './callback.js';
 import type { Clock } from './clock.js';
@@ -75,6 +76,10 @@ export type Answer =
       readonly outcome: Outcome;
       readonly heldMs: number;
       /** Answered from an earlier request of the same key. */ readonly replayed: boolean;
+      /** Which version of the reply it is, from 1; absent where late parts amend nothing. */
+      readonly version?: number;
+      /** The newest version, where this is not it. */
+      readonly latest?: number;
     }
   | { readonly kind: 'accepted'; readonly id: string; readonly status: Status; readonly heldMs: number; readonly replayed: boolean };
 
@@ -98,6 +103,9 @@ export interface Status {
   readonly deadline: number;
   /** When it got its outcome. */
   readonly endedAt?: number;
+  /** The newest version of a reply that late parts may amend, and until when there may be a further one. */
+  readonly version?: number;
+  readonly amendableUntil?: number;
 }
 
 export interface OneWay {
@@ -133,11 +141,14 @@ export interface Gateway {
   send(message: OneWay): Promise<string>;
   /** Where a request is. Undefined when there is none, when it is forgotten, or when it is somebody else's. */
   status(id: string, principal: Principal): Promise<Status | undefined>;
-  /** The outcome, waiting up to `waitMs` for it; `accepted` when it is not there yet; undefined as with `status`. */
+  /** The outcome (of a reply the newest version), waiting up to `waitMs` for it; `accepted` when it is not there yet; undefined as with `status`. */
   collect(id: string, principal: Principal, waitMs: number, signal?: Hangup): Promise<Answer | undefined>;
+  /** One version of the outcome, from 1; `none` when there is none of that number; undefined as with `status`. */
+  version(id: string, principal: Principal, version: number): Promise<Answer | 'none' | undefined>;
   /**
    * Calls `listener` for each event after `sequence`, first those that were, then those that come, in order, each when it is done with the
-   * one before, until the `outcome` event (then resolves), or `signal` aborts. Resolves `false` when there is no such request.
+   * one before, until the `outcome` event (then resolves), or `signal` aborts. With `toTheLast` until no further version can come. Resolves
+   * `false` when there is no such request.
    */
   events(
     id: string,
@@ -145,6 +156,7 @@ export interface Gateway {
     sequence: number,
     listener: (event: RequestEvent) => unknown,
     signal: AbortSignal,
+    toTheLast?: 'toTheLast',
   ): Promise<boolean>;
   /**
    * Answers a question of a step: `answered`, also when it was before, with the same; `none`: nothing of the kind is asked; undefined as with
@@ -260,7 +272,9 @@ export function openGateway(options: GatewayOptions): Gateway & LookedAfter {
     try {
       const outcome = await recordedWithin(id, wait, waitMs, signal, async () => undefined);
       const heldMs = clock.now() - began;
-      return outcome === undefined ? asked(await accepted(id, heldMs, false)) : { kind: 'outcome', id, outcome, heldMs, replayed: false };
+      return await newest(
+        outcome === undefined ? await asked(await accepted(id, heldMs, false)) : { kind: 'outcome', id, outcome, heldMs, replayed: false },
+      );
     } finally {
       wait.close();
       letGo();
@@ -277,6 +291,22 @@ export function openGateway(options: GatewayOptions): Gateway & LookedAfter {
     return (await reachable(settler.settle(record.id, outcome, false))) === 'won' ? 'cancelled' : 'ended';
   }
 
+  /** The first version: who asks again by the same key gets the same bytes. */
+  function first(answer: Answer): Answer | Promise<Answer> {
+    return answer.kind === 'outcome' && answer.outcome.amendable !== undefined ? firstOfSome(answer) : answer;
+  }
+
+  async function firstOfSome(answer: Extract<Answer, { kind: 'outcome' }>): Promise<Answer> {
+    const record = answer.replayed ? await store.get(answer.id).catch(() => undefined) : undefined;
+    return { ...answer, version: 1, ...(record?.amended === undefined ? {} : { latest: record.amended.version }) };
+  }
+
+  async function newest(answer: Answer): Promise<Answer> {
+    if (answer.kind !== 'outcome' || answer.outcome.amendable === undefined) return answer;
+    const { outcome, version } = (await reachable(store.amendment(answer.id))) ?? { outcome: answer.outcome, version: 1 };
+    return { ...answer, outcome, version };
+  }
+
   return {
     flows,
     lookAfterOpened: arrivals.lookAfterOpened,
@@ -287,22 +317,35 @@ export function openGateway(options: GatewayOptions): Gateway & LookedAfter {
       close: (closing) => admitted(closing.principal, () => arrivals.close(closing)),
       take: (taken) => admitted(taken.principal, () => arrivals.take(taken)),
     },
-    request: async (ask) => asked(await admitted(ask.principal, () => request(ask))),
+    request: async (ask) => first(await asked(await admitted(ask.principal, () => request(ask)))),
     send: (message) => admitted(message.principal, () => send(message)),
     async status(id, principal) {
       const record = await owned(id, principal);
       return record === undefined ? undefined : withQuestions(statusOf(record));
     },
     collect,
-    async events(id, principal, sequence, listener, signal) {
+    async version(id, principal, version) {
+      const record = await owned(id, principal);
+      if (record === undefined) return undefined;
+      if (!record.shown || record.outcome === undefined) return 'none';
+      const outcome = version === 1 ? record.outcome : (await reachable(store.amendment(id, version)))?.outcome;
+      if (outcome === undefined) return 'none';
+      const latest = record.amended?.version ?? 1;
+      const which = record.outcome.amendable === undefined ? {} : { version, ...(version < latest ? { latest } : {}) };
+      return { kind: 'outcome', id, outcome, heldMs: 0, replayed: false, ...which };
+    },
+    async events(id, principal, sequence, listener, signal, toTheLast) {
       if ((await owned(id, principal)) === undefined) return false;
       let seen = sequence;
       const look = async () => {
-        const ended = (await store.get(id))?.shown !== false;
+        const record = await store.get(id);
+        const goesOn = toTheLast !== undefined && record !== undefined && mayBeAmended(record, clock.now());
+        const ended = record?.shown !== false && !goesOn;
         const news = await store.events(id, seen);
         for (const event of news) await listener(event);
         seen = news.at(-1)?.sequence ?? seen;
-        return ended || news.some(({ name }) => name === 'outcome');
+        if (ended || (toTheLast === undefined && news.some(({ name }) => name === 'outcome'))) return true;
+        return goesOn && amendableUntil(record)! - clock.now();
       };
       await watchUntil(id, look, { correlator, clock, signal });
       return true;

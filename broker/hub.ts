@@ -6,6 +6,8 @@
 import { setMaxListeners } from 'node:events';
 import type { Access } from './access.js';
 import { openAdmission } from './admission.js';
+import { openAmend } from './amend.js';
+import { correctsIn } from './amendable.js';
 import { unpacked } from './batches.js';
 import type { Callbacks } from './callback.js';
 import { pause, systemClock, type Clock } from './clock.js';
@@ -19,6 +21,7 @@ import { follow, newId as uuid } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { readFault } from './fault.js';
 import { isJournalled, type Flow } from './flow.js';
+import { openForward } from './forward.js';
 import { openGateway, type Gateway } from './gateway.js';
 import { freshMs, openJournal, type Journal } from './journal.js';
 import type { Jobs } from './jobs.js';
@@ -119,14 +122,15 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const own = { [openedKind]: (dossier: Dossier) => gateway.lookAfterOpened(dossier) };
   const dossiers = openDossiers({ transport, store, journal, clock, names, emit, own });
   const parking = project.steps.some(({ parks }) => parks === true) ? dossiers : undefined;
+  const forward = openForward({ transport, store, journal, names, leftOut, emit });
+  const amend = openAmend({ store, journal, forward, emit });
   const settler = openSettler({
     store,
     journal,
     correlator,
     control,
     dossiers: parking,
-    transport,
-    names,
+    forward,
     leftOut,
     clock,
     emit,
@@ -163,6 +167,11 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   /** Whatever comes to our return address is the outcome of the request that it names. */
   async function replied(delivery: Delivery): Promise<void> {
     if (delivery.correlationId === undefined) return bury(delivery, 'a reply without correlation_id');
+    const corrects = correctsIn(delivery);
+    if (corrects !== undefined) {
+      const { group, ...correction } = corrects;
+      return amend(delivery.correlationId, group, { ...correction, outcome: outcomeOf(delivery, clock.now()) });
+    }
     // By our own exchange it came to the journal, too. What has waited for long is told again: see `freshMs`; and what was given back,
     // since another reply may have overtaken it meanwhile, which a rebuild could not know.
     const isFirst = delivery.exchange === names.replies && !delivery.redelivered;

@@ -3,10 +3,11 @@
  * to the durable exchanges beside the work queues; what no message tells (outcomes that a hub decides, what came too
  * late) is noted here.
  */
+import { amendableHeaders, correctsHeaders, versionHeader } from './amendable.js';
 import { timeOfId } from './envelope.js';
 import type { Names } from './topology.js';
 import { partsHeader } from './parts.js';
-import type { NewRecord, Outcome } from './store.js';
+import type { Amendment, NewRecord, Outcome } from './store.js';
 import type { Delivery, Headers, Message, Transport } from './transport.js';
 import { recordHeader } from './wire.js';
 
@@ -16,16 +17,30 @@ import { recordHeader } from './wire.js';
  * - `forwarded`: the outcome is in the requestor's own queue.  - `undeliverable`: that queue is gone.
  * - `late`: it came when there was another outcome.  - `duplicate`: this very outcome came once more.
  * - `refused`: the broker refused the request: it was never accepted.
+ * - `amended`: a reply has a further version.
  * - `part`: an aggregator took a part that had waited for long.  - `dossier`: work that outlives its delivery, as it is now.
  */
 export type Note =
-  'recorded' | 'carried' | 'outcome' | 'done' | 'forwarded' | 'undeliverable' | 'late' | 'duplicate' | 'refused' | 'part' | 'dossier';
+  | 'recorded'
+  | 'carried'
+  | 'outcome'
+  | 'amended'
+  | 'done'
+  | 'forwarded'
+  | 'undeliverable'
+  | 'late'
+  | 'duplicate'
+  | 'refused'
+  | 'part'
+  | 'dossier';
 
 export interface Journal {
   /** Resolves when the journal has it. */
   note(note: Note, requestId: string, message?: Partial<Message>, headers?: Headers): Promise<void>;
   /** With the record, if there is one: it may be far back, or come later. */
   outcome(requestId: string, outcome: Outcome, record?: NewRecord): Promise<void>;
+  /** A corrected result of the group, and which version it is. */
+  amended(requestId: string, group: string, amendment: Amendment): Promise<void>;
   /** Everything about a request, in order of the journal. Reads from the time in its id to now. */
   read(requestId: string): Promise<readonly Delivery[]>;
   /**
@@ -57,7 +72,7 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
     });
   return {
     note,
-    outcome: (requestId, { kind, body, contentType, contentEncoding, parts }, record) =>
+    outcome: (requestId, { kind, body, contentType, contentEncoding, parts, amendable }, record) =>
       note(
         'outcome',
         requestId,
@@ -65,7 +80,19 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
         {
           'hub-outcome': kind,
           ...(parts === undefined ? {} : partsHeader(parts)),
+          ...(amendable === undefined ? {} : amendableHeaders(amendable)),
           ...(record === undefined ? {} : recordHeader(record)),
+        },
+      ),
+    amended: (requestId, group, { version, rank, by, outcome: { body, contentType, contentEncoding, amendable } }) =>
+      note(
+        'amended',
+        requestId,
+        { type: 'reply', body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) },
+        {
+          ...versionHeader(version),
+          ...correctsHeaders({ group, rank, by }),
+          ...(amendable === undefined ? {} : amendableHeaders(amendable)),
         },
       ),
 

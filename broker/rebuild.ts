@@ -5,8 +5,10 @@
  * that begins anew, since everything here may be done twice.
  *
  * What is read tells all: the first message of a recorded request carries its record; so do the notes `recorded`, `carried` and
- * `outcome`, and `dossier` the whole of it. A part that is addressed to its aggregator is in the group; the aggregator's result says that the group is done.
+ * `outcome`, and `dossier` the whole of it. A part that is addressed to its aggregator is in the group; the aggregator's result says that the group is done;
+ * and where late parts may amend it, which parts count in it, so that the others are late.
  */
+import { amendmentIn, correctsIn, countedIn } from './amendable.js';
 import type { Clock } from './clock.js';
 import { parkingOf, unforeign } from './dispatch.js';
 import { dossierIn } from './dossiers.js';
@@ -93,20 +95,28 @@ export function openRebuild(options: RebuildOptions): Rebuild {
   return { isComplete: () => isComplete, check };
 }
 
-/** How far back anything may be that is still needed: outcomes that are kept, groups that are open, foreign workers that have not answered. */
+/** How far back anything may be that is still needed: outcomes that are kept, groups that are open or amended, foreign workers that have not answered. */
 function windowOf({ store, flows, steps }: RebuildOptions): number {
   const gathers = [...steps.values()].map(({ gatherMs }) => gatherMs ?? 0);
   const foreigns = flows
     .filter((flow) => flow.steps.some((name) => steps.get(name)?.kind === 'foreign'))
     .map(({ maxDeadlineMs }) => maxDeadlineMs);
-  return Math.max(dayMs, store.retentionMs, ...gathers, ...foreigns) + hourMs;
+  const amended = flows.filter(({ late }) => late === 'amend').map(({ maxDeadlineMs }) => maxDeadlineMs);
+  return Math.max(dayMs, store.retentionMs, ...gathers, ...foreigns, ...amended) + hourMs;
 }
 
-/** A group that was opened and is not known to be done. */
+/** A group that was opened and is not known to be done; or one whose result may be amended. */
 interface OpenGroup {
   readonly sample: Envelope;
   readonly members: string[];
   readonly parts: Map<number, Part>;
+  /** The messages that brought them, where late ones may amend the result. */
+  readonly messages: Map<number, Envelope>;
+  /** Of a result that may be amended: what completed it, and which parts count in it. */
+  completedBy?: string;
+  counted?: readonly number[];
+  /** Those that came late and count in a correction, in their order. */
+  late?: readonly number[];
 }
 
 interface Restored {
@@ -116,13 +126,14 @@ interface Restored {
 }
 
 async function restore(
-  { store, journal, later, clock, names, steps, hub }: RebuildOptions,
+  { store, journal, later, clock, names, flows, steps, hub }: RebuildOptions,
   from: number,
   signal: AbortSignal,
 ): Promise<Restored> {
   const restoring = store.restoring(hub);
   const groups = new Map<string, OpenGroup>();
   const done = new Map<string, number>();
+  const amended = new Set(flows.filter(({ late }) => late === 'amend').map(({ name }) => name));
   const topics = new Map<string, { readonly message: Message; readonly at: number }>();
   /** Keyed one-way messages: they have their outcome once the broker has them. */
   const sent = new Map<string, number>();
@@ -153,6 +164,8 @@ async function restore(
     const at = Number(delivery.headers['hub-note-at'] ?? 0);
     if (note === 'outcome')
       writes.push(restoring.outcome(id, { ...outcomeOf(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind }, true));
+    const amendment = amendmentIn(delivery, outcomeOf(delivery, at));
+    if (amendment !== undefined) writes.push(restoring.amendment(id, amendment));
     if (note === 'forwarded' || note === 'undeliverable') writes.push(restoring.forwarded(id));
     if (note === 'refused') {
       sent.delete(id);
@@ -183,7 +196,18 @@ async function restore(
     if (original !== undefined && envelope.deadline > clock.now())
       writes.push(restoring.park(...parkingOf(original, envelope.deadline, clock.now())));
     const completed = envelope.extra?.['hub-group'];
-    if (typeof completed === 'string') {
+    const counts = countedIn(envelope.extra);
+    const corrects = correctsIn({ headers: envelope.extra ?? {} });
+    if (corrects !== undefined) {
+      const group = groups.get(corrects.group);
+      if (group !== undefined && counts !== undefined && corrects.rank > (group.late ?? []).length)
+        group.late = counts.counted.slice(-corrects.rank);
+      // Which version it became is in a note.
+      return;
+    }
+    if (typeof completed === 'string' && counts !== undefined && groups.has(completed))
+      Object.assign(groups.get(completed)!, { counted: counts.counted, completedBy: String(envelope.extra?.['hub-completed-by']) });
+    else if (typeof completed === 'string') {
       groups.delete(completed);
       done.set(completed, envelope.deadline);
       // Whose deadline has passed is not opened again anyway.
@@ -204,11 +228,13 @@ async function restore(
       sample: envelope,
       members: Array.from({ length: member.size }, (_, index) => String(index)),
       parts: new Map<number, Part>(),
+      messages: new Map<number, Envelope>(),
     };
     groups.set(member.id, group);
     group.members[member.index] = member.name;
     if (envelope.slip[0] !== member.at || group.parts.has(member.index)) return;
     const { body, contentType, at } = envelope;
+    if (amended.has(envelope.flow)) group.messages.set(member.index, envelope);
     group.parts.set(member.index, { index: member.index, kind: envelope.type === 'fault' ? 'fault' : 'reply', body, contentType, at });
   }
 
@@ -228,10 +254,30 @@ async function restore(
     if (quietMs !== undefined) await later.schedule({ id: `${id}-rebuilt-quiet`, at: now + quietMs, to, message: ring('quiet', now) });
   }
 
+  /** A group whose result is there: the parts that count in it, those that count in a correction; and the others come again. */
+  async function complete(
+    id: string,
+    { sample, members, parts, messages, counted = [], late = [], completedBy = '' }: OpenGroup,
+  ): Promise<void> {
+    const [member] = sample.groups;
+    if (member === undefined || sample.deadline <= clock.now()) return;
+    const those = (indexes: readonly number[]) => indexes.flatMap((index) => parts.get(index) ?? []);
+    await restoring.openGroup({ id, requestId: sample.requestId, members, deadline: member.deadline });
+    await Promise.all(those(counted).map((one) => restoring.addPart(id, one, Number.MAX_SAFE_INTEGER, false)));
+    await restoring.closeGroup(id, completedBy);
+    await restoring.groupDone(id);
+    for (const one of those(late)) await restoring.addLatePart(id, one);
+    for (const [index, envelope] of messages) {
+      if (counted.includes(index) || late.includes(index)) continue;
+      const to = workAddress(names, member.at, envelope);
+      await later.schedule({ id: `${envelope.id}-rebuilt`, at: clock.now(), to, message: encode(envelope) });
+    }
+  }
+
   await journal.replay(from, async (delivery) => void (await entry(delivery)), signal);
   for (const [topic, { message: last, at }] of topics) await restoring.remember(topic, last, at);
   for (const [id, at] of sent) await restoring.outcome(id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at }, true);
-  for (const [id, group] of groups) await reopen(id, group);
+  for (const [id, group] of groups) await (group.counted === undefined ? reopen : complete)(id, group);
   signal.throwIfAborted();
   await restoring.complete();
   return { entries, records, groups: groups.size };

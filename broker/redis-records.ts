@@ -2,6 +2,10 @@
 import { createHash } from 'node:crypto';
 import type { Message } from './transport.js';
 import type {
+  Amendable,
+  Amended,
+  Amendment,
+  Correction,
   Dossier,
   GroupState,
   Listed,
@@ -47,6 +51,7 @@ export const recordFields = (record: NewRecord) =>
     fwdq: record.forward?.queue,
     fwdc: record.forward?.correlationId,
     fwdb: record.forward?.callback,
+    fwda: record.forward?.amended === true ? 1 : undefined,
     claim: record.claim?.scope,
     sup: record.supersedes,
     print: record.claim?.fingerprint,
@@ -63,8 +68,32 @@ export const reportFields = (report: Report) =>
     prog: report.progress === undefined ? undefined : JSON.stringify(report.progress),
   });
 
-export const outcomeFields = (outcome: Outcome) =>
-  fieldsOf({ body: outcome.body, type: outcome.contentType, enc: outcome.contentEncoding, parts: outcome.parts, oat: outcome.at });
+export const outcomeFields = ({ body, contentType, contentEncoding, parts, at, amendable }: Outcome) =>
+  fieldsOf({
+    body,
+    type: contentType,
+    enc: contentEncoding,
+    parts,
+    oat: at,
+    late: amendable === undefined ? undefined : JSON.stringify(amendable),
+  });
+
+/** What is kept of a correction beside its body. `missing` is read by the script, too. */
+export function correctionMeta({ rank, by, outcome: { body: _body, kind: _kind, ...outcome } }: Correction): string {
+  return JSON.stringify({ rank, by, missing: outcome.amendable?.missing ?? 0, outcome });
+}
+
+/** What `amend` and `amendment` return; undefined when there is none. */
+export function readAmended(reply: unknown): Amended | undefined {
+  const [result, version, meta, body] = reply as [Buffer?, number?, Buffer?, Buffer?];
+  if (result === undefined) return undefined;
+  if (meta === undefined) return { result: String(result) as Exclude<Amended['result'], 'amended' | 'behind'> };
+  const { rank, by, outcome } = JSON.parse(String(meta)) as Pick<Amendment, 'rank' | 'by'> & { outcome: Omit<Outcome, 'kind' | 'body'> };
+  return {
+    result: String(result) as 'amended' | 'behind',
+    amendment: { version: Number(version), rank, by, outcome: { kind: 'reply', body: body ?? Buffer.alloc(0), ...outcome } },
+  };
+}
 
 export const partFields = ({ index, body, kind, contentType, at }: Part): (string | number | Buffer)[] => [
   index,
@@ -92,7 +121,12 @@ export function readRecord(id: string, hash: Hash): RequestRecord {
     ...given('conversation', hash['conv'] && (JSON.parse(hash['conv'].toString()) as Turn)),
     ...given(
       'forward',
-      hash['fwdq'] && { queue: hash['fwdq'].toString(), ...given('correlationId', text('fwdc')), ...given('callback', text('fwdb')) },
+      hash['fwdq'] && {
+        queue: hash['fwdq'].toString(),
+        ...given('correlationId', text('fwdc')),
+        ...given('callback', text('fwdb')),
+        ...given('amended', hash['fwda'] && true),
+      },
     ),
     ...given('forwarded', hash['fwdd'] && true),
     ...given('claim', hash['claim'] && { scope: hash['claim'].toString(), fingerprint: text('print') ?? '' }),
@@ -100,11 +134,12 @@ export function readRecord(id: string, hash: Hash): RequestRecord {
     ...given('detached', hash['det'] && true),
     ...given('carriedAt', hash['carr'] && Number(text('carr'))),
     ...given('outcome', readOutcome(hash)),
+    ...given('amended', hash['ver'] && { version: Number(text('ver')), missing: Number(text('miss')) }),
   };
 }
 
 function readOutcome(hash: Hash): Outcome | undefined {
-  const { kind, body, type, enc, parts, oat } = hash;
+  const { kind, body, type, enc, parts, oat, late } = hash;
   if (kind === undefined || body === undefined) return undefined;
   return {
     kind: kind.toString() as OutcomeKind,
@@ -113,6 +148,7 @@ function readOutcome(hash: Hash): Outcome | undefined {
     at: Number(oat),
     ...given('contentEncoding', enc?.toString()),
     ...given('parts', parts && Number(String(parts))),
+    ...given('amendable', late && (JSON.parse(String(late)) as Amendable)),
   };
 }
 
@@ -129,7 +165,7 @@ export function readEvent(line: string, sequence: number): RequestEvent {
 export const readGroup = (reply: unknown): GroupState => groupOf(hashOf(reply as Buffer[]));
 
 export function groupOf(hash: Hash): GroupState {
-  const { state, members, due, touched, reason } = hash;
+  const { state, members, due, touched, reason, late } = hash;
   if (state === undefined) return { state: 'unknown', parts: [], members: [], deadline: 0, touchedAt: 0 };
   return {
     state: state.toString() as GroupState['state'],
@@ -138,6 +174,14 @@ export function groupOf(hash: Hash): GroupState {
     deadline: Number(due),
     touchedAt: Number(touched),
     ...given('reason', reason?.toString()),
+    ...given(
+      'late',
+      late &&
+        String(late)
+          .split(' ')
+          .map(Number)
+          .map((index) => partIn(hash, index, 'l')),
+    ),
   };
 }
 
@@ -145,10 +189,14 @@ function partsOf(hash: Hash): Part[] {
   const parts = Object.keys(hash).flatMap((field) => {
     const index = /^m(\d+)$/.exec(field)?.[1];
     if (index === undefined) return [];
-    const meta = JSON.parse(String(hash[field])) as Omit<Part, 'index' | 'body'>;
-    return [{ index: Number(index), ...meta, body: hash[`b${index}`] ?? Buffer.alloc(0) }];
+    return [partIn(hash, Number(index))];
   });
   return parts.sort((a, b) => a.index - b.index);
+}
+
+function partIn(hash: Hash, index: number, before = ''): Part {
+  const meta = JSON.parse(String(hash[`${before}m${index}`])) as Omit<Part, 'index' | 'body'>;
+  return { index, ...meta, body: hash[`${before}b${index}`] ?? Buffer.alloc(0) };
 }
 
 export const nameOf = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>): string => `${kind}/${id}`;

@@ -43,6 +43,8 @@ export function openRequests(options: GatewayOptions): Requests {
   const validate = validator(flows);
   /** Flows whose requests may wait for longer than anybody holds the line. */
   const parking = new Set(flows.filter((flow) => flow.steps.some((name) => options.steps.get(name)?.parks)).map(({ name }) => name));
+  /** Flows whose requests have a record from the start: those, and the ones whose replies may be amended. */
+  const recording = new Set([...parking, ...flows.filter(({ late }) => late === 'amend').map(({ name }) => name)]);
 
   async function request(asked: Ask): Promise<Answer> {
     const flow = checked(asked);
@@ -56,7 +58,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const deadline = untilDeadline(ask, flow);
     const recorded =
       waitMs === 0 ||
-      parking.has(flow.name) ||
+      recording.has(flow.name) ||
       ask.idempotencyKey !== undefined ||
       ask.forward !== undefined ||
       ask.supersedes !== undefined ||

@@ -2,6 +2,7 @@
  * A step's queue was deleted, by whoever, with work in it. The journal has every message that went there: those from which nothing
  * has followed yet are sent to the queue again, under their own ids, so that what was done meanwhile only happens twice.
  */
+import { amendableIn, countedIn } from './amendable.js';
 import { pause, type Clock } from './clock.js';
 import type { Emit } from './emit.js';
 import { deriveId } from './envelope.js';
@@ -73,8 +74,10 @@ function pendingAt(step: string, names: Names, clock: Clock): { entry(delivery: 
     entry(delivery) {
       const { messageId, correlationId, exchange, routingKey, headers } = delivery;
       if (messageId !== undefined) end(messageId);
-      if (typeof headers['hub-group'] === 'string') end(headers['hub-group']);
-      if (correlationId !== undefined && (exchange === names.replies || headers['hub-note'] === 'outcome')) end(correlationId);
+      // Parts that do not count in a result that may be amended are still wanted.
+      if (typeof headers['hub-group'] === 'string' && countedIn(headers) === undefined) end(headers['hub-group']);
+      const isOver = exchange === names.replies || headers['hub-note'] === 'outcome';
+      if (correlationId !== undefined && isOver && !((amendableIn(headers)?.missing ?? 0) > 0)) end(correlationId);
       // What came to the step is kept elsewhere by now.
       if (headers['hub-note'] === 'dossier') waiting.delete(String(headers['hub-dossier']).replace(/^[^/]*\//, ''));
       if (exchange !== names.work || !isKeyOf(step, routingKey)) return;

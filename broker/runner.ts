@@ -3,6 +3,7 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
+import { amendsUntil } from './amendable.js';
 import { openAside, type Aside } from './aside.js';
 import { oneByOne } from './batches.js';
 import { deadlineBuckets, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
@@ -185,7 +186,7 @@ class Attempt implements Ending {
 /** What the tools of all attempts have in common. */
 interface Common extends Pick<
   StepTools,
-  'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'tellQuestion' | 'clock' | 'drop' | 'absorbed' | 'late'
+  'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'tellQuestion' | 'clock' | 'drop' | 'absorbed' | 'late' | 'amendsUntil'
 > {
   readonly aside: Aside;
   readonly names: Names;
@@ -209,6 +210,7 @@ class Tools implements StepTools {
   readonly drop: StepTools['drop'];
   readonly absorbed: StepTools['absorbed'];
   readonly late: StepTools['late'];
+  readonly amendsUntil: StepTools['amendsUntil'];
   private readonly common: Common;
   private readonly envelope: Envelope;
   private readonly tried: Attempt;
@@ -225,6 +227,7 @@ class Tools implements StepTools {
     this.drop = common.drop;
     this.absorbed = common.absorbed;
     this.late = common.late;
+    this.amendsUntil = common.amendsUntil;
     this.common = common;
     this.envelope = envelope;
     this.tried = tried;
@@ -282,6 +285,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   const deadlines = deadlineBuckets(clock);
   const patiently = patience(options, stopping);
   const parks = [...steps.values()].some((step) => step.parks === true);
+  const amended = new Map(options.flows.filter((flow) => flow.late === 'amend').map((flow) => [flow.name, flow]));
   const common: Common = {
     names,
     control,
@@ -300,6 +304,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     absorbed: async (part) => {
       if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
     },
+    amendsUntil: (envelope) => amendsUntil(amended.get(envelope.flow), envelope, clock.now()),
     late: async (late) => {
       if (late.journal) await journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' });
     },

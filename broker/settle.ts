@@ -3,18 +3,17 @@
  * operation (or, for a request that has no record, in the memory of the hub that alone waits for it). Nobody sees an outcome before
  * the journal has it.
  */
+import { mayBeAmended } from './amendable.js';
 import { pause, type Clock } from './clock.js';
 import type { Control } from './control.js';
 import type { Correlator, Wait } from './correlator.js';
 import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
-import { openForward } from './forward.js';
+import type { Forward } from './forward.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Outcome, Settled, Store } from './store.js';
-import type { Names } from './topology.js';
-import type { Transport } from './transport.js';
 import { faultMessage } from './wire.js';
 
 export interface Settler {
@@ -36,8 +35,7 @@ export interface SettlerOptions {
   readonly control: Control;
   /** Absent: no step parks anything. */
   readonly dossiers: Dossiers | undefined;
-  readonly transport: Transport;
-  readonly names: Names;
+  readonly forward: Forward;
   /** Names of the flows that leave the journal out. */
   readonly leftOut: ReadonlySet<string>;
   readonly clock: Clock;
@@ -62,8 +60,7 @@ const endOf = {
 } as const satisfies Record<Outcome['kind'], string>;
 
 export function openSettler(options: SettlerOptions): Settler {
-  const { store, journal, correlator, control, dossiers, leftOut, clock, emit, stopping } = options;
-  const forward = openForward(options);
+  const { store, journal, correlator, control, dossiers, forward, leftOut, clock, emit, stopping } = options;
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
   /** Requests with record whose outcome the store is being told. */
@@ -157,14 +154,14 @@ export function openSettler(options: SettlerOptions): Settler {
       failpoint('settle.before-journal');
       if (!leftOut.has(record.flow)) await journal.outcome(requestId, outcome, record);
       failpoint('settle.after-journal');
-      // Nobody wants what was still to be done.
-      await dossiers?.withdraw(requestId, endOf[outcome.kind]);
+      // Nobody wants what was still to be done, unless late parts amend the reply.
+      if (!mayBeAmended({ outcome }, clock.now())) await dossiers?.withdraw(requestId, endOf[outcome.kind]);
       await store.show(requestId);
       failpoint('settle.after-show');
     }
     correlator.deliver(requestId, outcome);
     if (outcome.kind === 'cancelled' || outcome.kind === 'timeout') await control.drop(requestId);
-    await forward(record, outcome);
+    await forward.outcome(record, outcome);
   }
 
   return {

@@ -97,6 +97,8 @@ export interface StepTools extends StepContext {
   readonly drop: (id: string) => Promise<void>;
   /** The store has this part for good: if it waited for long, the journal is told so. */
   readonly absorbed: (envelope: Envelope) => Promise<void>;
+  /** Until when late parts may amend the result of the group that this message is of, ms since 1970; undefined: never. */
+  readonly amendsUntil: (envelope: Envelope) => number | undefined;
   /** Writes to the journal that something came too late to count. */
   readonly late: (envelope: Envelope) => Promise<void>;
   /** Whether anybody may see where the request is. */

@@ -7,6 +7,9 @@ import {
   longPendingMs,
   stateOf,
   StoreError,
+  type Amended,
+  type Amendment,
+  type Correction,
   type Created,
   type Dossier,
   type Group,
@@ -54,6 +57,8 @@ interface Kept {
   expiresAt: number;
   /** The outcome is a reply that was found in the journal. */
   found?: boolean;
+  /** Versions from 2 on, by number, and whether they are shown. */
+  amendments?: Map<number, { readonly amendment: Amendment; shown: boolean }>;
 }
 
 interface KeptGroup {
@@ -61,6 +66,7 @@ interface KeptGroup {
   reason: string | undefined;
   touchedAt: number;
   readonly parts: Map<number, Part>;
+  readonly late: Map<number, Part>;
   readonly group: Group;
   readonly expiresAt: number;
 }
@@ -207,6 +213,51 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     show(kept);
   }
 
+  function amend(id: string, correction: Correction): Amended {
+    const kept = live(requests, id);
+    if (kept === undefined) return { result: 'unknown' };
+    const { outcome, shown } = kept.record;
+    if (outcome === undefined || !shown) return { result: 'early' };
+    if (outcome.kind !== 'reply' || outcome.amendable === undefined) return { result: 'stale' };
+    const versions = (kept.amendments ??= new Map());
+    const newest = [...versions.values()].at(-1);
+    if (newest !== undefined && correction.rank <= newest.amendment.rank) {
+      const known = [...versions.values()].find(({ amendment }) => amendment.rank === correction.rank);
+      return known === undefined ? { result: 'stale' } : { result: 'amended', amendment: known.amendment };
+    }
+    if (newest?.shown === false) return { result: 'behind', amendment: newest.amendment };
+    if ((newest?.amendment.outcome ?? outcome).body.equals(correction.outcome.body)) return { result: 'same' };
+    const amendment = { ...correction, version: (newest?.amendment.version ?? 1) + 1 };
+    versions.set(amendment.version, { amendment, shown: false });
+    return { result: 'amended', amendment };
+  }
+
+  function showAmendment(id: string, version: number): void {
+    const kept = live(requests, id);
+    const found = kept?.amendments?.get(version);
+    if (kept === undefined || found === undefined || found.shown) return;
+    found.shown = true;
+    const { by, outcome } = found.amendment;
+    const missing = outcome.amendable?.missing ?? 0;
+    if (version > (kept.record.amended?.version ?? 1)) kept.record.amended = { version, missing };
+    kept.record.updatedAt = clock.now();
+    append(kept, 'amended', { version, by, missing });
+    wake(id);
+  }
+
+  function restoreAmendment(id: string, amendment: Amendment): void {
+    const kept = live(requests, id);
+    if (kept?.record.outcome?.kind !== 'reply') return;
+    const versions = (kept.amendments ??= new Map());
+    if (versions.get(amendment.version)?.shown !== true) versions.set(amendment.version, { amendment, shown: false });
+    showAmendment(id, amendment.version);
+  }
+
+  function amendment(id: string, version: number | undefined): Amendment | undefined {
+    const shown = [...(live(requests, id)?.amendments?.values() ?? [])].filter((one) => one.shown).map((one) => one.amendment);
+    return version === undefined ? shown.at(-1) : shown.find((one) => one.version === version);
+  }
+
   /** Ids after `cursor`, in the order in which they came. */
   function uncarried(olderThanMs: number, cursor: string, limit: number): { ids: readonly string[]; cursor: string } {
     const pending = [...alive()].map(({ record }) => record).filter(({ outcome }) => outcome === undefined);
@@ -224,8 +275,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
 
   function copy(): () => void {
     const before = {
-      requests: [...requests].map(([id, kept]) => [id, { ...kept, record: { ...kept.record }, events: [...kept.events] }] as const),
-      groups: [...groups].map(([id, kept]) => [id, { ...kept, parts: new Map(kept.parts) }] as const),
+      requests: [...requests].map(([id, kept]) => [id, copyOf(kept)] as const),
+      groups: [...groups].map(([id, kept]) => [id, copyOfGroup(kept)] as const),
       claims: [...claims],
       topics: [...topics],
       parked: [...parked],
@@ -235,14 +286,22 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     return () => {
       lose();
       dossiersAgain();
-      for (const [id, kept] of before.requests) requests.set(id, { ...kept, record: { ...kept.record }, events: [...kept.events] });
-      for (const [id, kept] of before.groups) groups.set(id, { ...kept, parts: new Map(kept.parts) });
+      for (const [id, kept] of before.requests) requests.set(id, copyOf(kept));
+      for (const [id, kept] of before.groups) groups.set(id, copyOfGroup(kept));
       for (const [scope, id] of before.claims) claims.set(scope, id);
       for (const [topic, message] of before.topics) topics.set(topic, message);
       for (const [name, value] of before.parked) parked.set(name, value);
       ({ position } = before);
     };
   }
+
+  const copyOf = (kept: Kept): Kept => ({
+    ...kept,
+    record: { ...kept.record },
+    events: [...kept.events],
+    ...(kept.amendments === undefined ? {} : { amendments: new Map([...kept.amendments].map(([version, one]) => [version, { ...one }])) }),
+  });
+  const copyOfGroup = (kept: KeptGroup): KeptGroup => ({ ...kept, parts: new Map(kept.parts), late: new Map(kept.late) });
 
   function* alive(): Iterable<Kept> {
     for (const id of [...requests.keys()]) {
@@ -266,7 +325,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
   function groupState(id: string): GroupState {
     const kept = live(groups, id);
     if (kept === undefined) return { state: 'unknown', parts: [], members: [], deadline: 0, touchedAt: 0 };
-    const { state, parts, touchedAt, reason, group } = kept;
+    const { state, parts, late, touchedAt, reason, group } = kept;
     return {
       state,
       parts: [...parts.values()].sort((a, b) => a.index - b.index),
@@ -274,6 +333,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       deadline: group.deadline,
       touchedAt,
       ...(reason === undefined ? {} : { reason }),
+      ...(late.size === 0 ? {} : { late: [...late.values()] }),
     };
   }
 
@@ -286,6 +346,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       reason: undefined,
       touchedAt: now,
       parts: new Map(),
+      late: new Map(),
       group,
       expiresAt: Math.max(group.deadline, now) + retentionMs,
     });
@@ -301,6 +362,13 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       if (kept.parts.size >= enough) close(kept, kept.parts.size >= kept.group.members.length ? 'all' : 'at-least');
     }
     return kept?.state === 'open' && !looks ? undefined : groupState(groupId);
+  }
+
+  function addLatePart(groupId: string, part: Part): GroupState {
+    const kept = live(groups, groupId);
+    if (kept !== undefined && kept.state !== 'open' && !kept.parts.has(part.index) && !kept.late.has(part.index))
+      kept.late.set(part.index, part);
+    return groupState(groupId);
   }
 
   function close(kept: KeptGroup, reason: string): void {
@@ -337,6 +405,13 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
             }),
           openGroup: (group: Group) => open(() => openGroup(group)),
           addPart: (groupId: string, part: Part, enough: number, looks: boolean) => open(() => addPart(groupId, part, enough, looks)),
+          addLatePart: (groupId: string, part: Part) => open(() => addLatePart(groupId, part)),
+          closeGroup: (groupId: string, reason: string) =>
+            open(() => {
+              const kept = live(groups, groupId);
+              if (kept?.state === 'open') close(kept, reason);
+              return groupState(groupId);
+            }),
           groupDone: (groupId: string) =>
             open(() => {
               const kept = live(groups, groupId);
@@ -364,6 +439,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
             ...restoring.methods,
             record: (record) => restoring.open(() => void create(record, true)),
             outcome: (id, outcome, decided) => restoring.open(() => restoreOutcome(id, outcome, decided)),
+            amendment: (id, one) => restoring.open(() => restoreAmendment(id, one)),
             keep: (dossier) => restoring.open(() => void dossiers.keep(dossier, true)),
             complete: () =>
               anyway(() => {
@@ -386,6 +462,9 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
             const kept = live(requests, id);
             if (kept !== undefined) show(kept);
           }),
+        amend: (id, correction) => open(() => amend(id, correction)),
+        showAmendment: (id, version) => open(() => showAmendment(id, version)),
+        amendment: (id, version) => open(() => amendment(id, version)),
         due: (limit) => open(() => oldest(({ record }) => (record.outcome === undefined ? record.deadline : undefined), 0, limit)),
         owed: (olderThanMs, limit) => open(() => oldest((kept) => (isOwed(kept) ? kept.settledAt : undefined), olderThanMs, limit)),
         uncarried: (olderThanMs, cursor, limit) => open(() => uncarried(olderThanMs, cursor, limit)),
@@ -422,12 +501,6 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
               watchers.delete(watcher);
               own.delete(watcher);
             };
-          }),
-        closeGroup: (groupId, reason) =>
-          open(() => {
-            const kept = live(groups, groupId);
-            if (kept?.state === 'open') close(kept, reason);
-            return groupState(groupId);
           }),
         group: (groupId) => open(() => groupState(groupId)),
         keep: (dossier: Dossier) => open(() => dossiers.keep(dossier, false)),

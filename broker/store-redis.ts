@@ -7,6 +7,7 @@ import { connect, end, refuseEviction, storeError, wakeListener, type ChainableC
 import { placeOf } from './redis-place.js';
 import {
   atLeastOne,
+  correctionMeta,
   dossierFields,
   digestOf,
   fieldsOf,
@@ -16,6 +17,7 @@ import {
   nameOf,
   outcomeFields,
   partFields,
+  readAmended,
   readDossier,
   readEvent,
   readGroup,
@@ -27,8 +29,24 @@ import {
   type Hash,
 } from './redis-records.js';
 import { incomplete, scripts } from './store-scripts.js';
+import { amendScripts } from './store-scripts-amend.js';
 import { dossierScripts } from './store-scripts-dossiers.js';
-import type { Created, Dossier, Group, GroupState, NewRecord, Part, Report, Restoring, RequestEvent, Settled, Store } from './store.js';
+import type {
+  Amended,
+  Amendment,
+  Correction,
+  Created,
+  Dossier,
+  Group,
+  GroupState,
+  NewRecord,
+  Part,
+  Report,
+  Restoring,
+  RequestEvent,
+  Settled,
+  Store,
+} from './store.js';
 import type { Message } from './transport.js';
 
 export interface RedisStoreOptions {
@@ -42,7 +60,13 @@ export interface RedisStoreOptions {
 }
 
 const dayMs = 86_400_000;
-const all = { ...scripts, ...dossierScripts };
+const all = { ...scripts, ...amendScripts, ...dossierScripts };
+
+const partMeta = ({ kind, contentType, at }: Part): string => JSON.stringify({ kind, contentType, at });
+const correctionArgs = (correction: Correction) => {
+  const { body } = correction.outcome;
+  return [correction.rank, digestOf(body), correctionMeta(correction), body] as const;
+};
 
 /** Connects (rejects within 5 s, saying where, why, and how to mend it) and reconnects for ever. */
 export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log = () => undefined }: RedisStoreOptions): Promise<Store> {
@@ -153,6 +177,12 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         )) as [number, number, Buffer[] | undefined];
         return { taken, isOpen: isOpen === 1, state: found === undefined ? undefined : readGroup(found) };
       },
+      async addLatePart(groupId: string, part: Part) {
+        return readGroup(await through('addLatePart', [key('group', groupId)], ...partFields(part)));
+      },
+      async closeGroup(groupId: string, reason: string) {
+        return readGroup(await through('closeGroup', [key('group', groupId)], reason));
+      },
       async groupDone(groupId: string) {
         await through('groupDone', [key('group', groupId)]);
       },
@@ -217,6 +247,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
           const { kind, body } = outcome;
           await restoring.runOn(id, 'restoreOutcome', [retention, decided ? '1' : '', kind, digestOf(body), ...outcomeFields(outcome)]);
         },
+        async amendment(id, { version, ...correction }) {
+          await restoring.runOn(id, 'restoreAmendment', [version, ...correctionArgs(correction)], key('amended', id));
+        },
         async keep(dossier) {
           await restoring.keep(dossier, true);
         },
@@ -251,6 +284,16 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async show(id) {
       await runOn(id, 'show', [retention]);
     },
+    async amend(id, correction): Promise<Amended> {
+      return readAmended(await runOn(id, 'amend', correctionArgs(correction), key('amended', id))) ?? { result: 'unknown' };
+    },
+    async showAmendment(id, version) {
+      await runOn(id, 'showAmendment', [version], key('amended', id));
+    },
+    async amendment(id, version): Promise<Amendment | undefined> {
+      const found = readAmended(await runOn(id, 'amendment', [version ?? ''], key('amended', id)));
+      return found !== undefined && 'amendment' in found ? found.amendment : undefined;
+    },
     due: (limit) => oldest('deadlines', 0, limit),
     owed: (olderThanMs, limit) => oldest('owed', olderThanMs, limit),
     async uncarried(olderThanMs, cursor, limit) {
@@ -271,9 +314,6 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     watch: listener.watch,
 
     addPart,
-    async closeGroup(groupId, reason) {
-      return readGroup(await through('closeGroup', [key('group', groupId)], reason));
-    },
     async group(groupId) {
       return groupOf(await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('group', groupId))));
     },

@@ -39,7 +39,7 @@ if redis.call('EXISTS', KEYS[#KEYS]) == 0 then return redis.error_reply('${incom
 ${clock}`;
 
 /** KEYS: record, events, deadlines, owed. ARGV: id, namespace, then the script's own from 3. */
-const request = `${gate}
+export const request = `${gate}
 local record, events, deadlines, owed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, ns = ARGV[1], ARGV[2]
 local stateOf = { ${Object.entries(stateOf)
@@ -191,7 +191,7 @@ if has[2] and not (has[4] and decided) then
   if has[2] == kind and has[3] == digest then show(retention) end
   return
 end
-redis.call('HDEL', record, 'shown', 'enc', 'parts', 'found')
+redis.call('HDEL', record, 'shown', 'enc', 'parts', 'late', 'found')
 decide(kind, digest, now(), retention, 7)
 if not decided then redis.call('HSET', record, 'found', 1) end
 show(retention)
@@ -261,7 +261,7 @@ return { #page, found }
 `;
 
 /** KEYS: the group. ARGV from 1: the script's own. A group that is gone answers with an empty hash. */
-const group = `${gate}
+export const group = `${gate}
 local group = KEYS[1]
 local state = redis.call('HGET', group, 'state')
 local function close(reason)

@@ -41,9 +41,43 @@ export interface Outcome {
   readonly contentEncoding?: string;
   /** The body is the list of so many parts, which were shown as they came. */
   readonly parts?: number;
+  /** A reply that late parts may amend: absent where the flow leaves them to the journal. */
+  readonly amendable?: Amendable;
   /** When it was decided. */
   readonly at: number;
 }
+
+/** How a reply stands that was made before everybody had answered. */
+export interface Amendable {
+  /** How many have not answered. */
+  readonly missing: number;
+  /** A part that comes later is journalled and nothing more, ms since 1970. */
+  readonly until: number;
+}
+
+/** A corrected result: the reply once more, with parts that came too late to count in it. */
+export interface Amendment {
+  /** 2, 3, 4, …; the reply itself is version 1. */
+  readonly version: number;
+  /** How many late parts count in it. */
+  readonly rank: number;
+  /** Whose part made it. */
+  readonly by: string;
+  /** Of kind `reply`. */
+  readonly outcome: Outcome;
+}
+
+export type Correction = Omit<Amendment, 'version'>;
+
+/**
+ * - `amended`: this is a version now, or was before.
+ * - `behind`: the version before is not shown: that comes first.
+ * - `same`: its bytes are those of the newest version.
+ * - `stale`: the newest version counts more late parts; or the request was not answered by a reply that may be amended.
+ * - `early`: the request has no outcome that is shown.
+ */
+export type Amended =
+  { readonly result: 'amended' | 'behind'; readonly amendment: Amendment } | { readonly result: 'same' | 'stale' | 'early' | 'unknown' };
 
 /** Which request of a conversation this is (`adapters/http/conversation.ts`). */
 export interface Turn {
@@ -60,6 +94,8 @@ export interface ForwardAddress {
   readonly correlationId?: string;
   /** Where the requestor is called back: a registered name or an address (`callback.ts`). */
   readonly callback?: string;
+  /** A foreign requestor that wants corrected results, too. */
+  readonly amended?: boolean;
 }
 
 export interface RequestRecord {
@@ -91,8 +127,10 @@ export interface RequestRecord {
   readonly detached?: boolean;
   /** When the journal was last told the whole record; absent: when the request was accepted. */
   readonly carriedAt?: number;
-  /** Set from `settle` on; shown only when `shown`. */
+  /** Set from `settle` on; shown only when `shown`. Always the first version. */
   readonly outcome?: Outcome;
+  /** The newest version that is shown, and how many are missing in it. Absent: there is but the first. */
+  readonly amended?: { readonly version: number; readonly missing: number };
   /** True once the journal has the outcome; until then nobody may see it. */
   readonly shown: boolean;
 }
@@ -138,7 +176,7 @@ export interface RequestEvent {
   /** Rises within the request; a watcher resumes after it. */
   readonly sequence: number;
   readonly at: number;
-  readonly name: 'state' | 'step' | 'progress' | 'part' | 'ask' | 'outcome';
+  readonly name: 'state' | 'step' | 'progress' | 'part' | 'ask' | 'outcome' | 'amended';
   readonly data: Readonly<Record<string, unknown>>;
 }
 
@@ -174,6 +212,8 @@ export interface GroupState {
   readonly reason?: string;
   /** When the last part came (or it was opened). */
   readonly touchedAt: number;
+  /** Parts that came when it was complete, and were kept, in the order in which they came. */
+  readonly late?: readonly Part[];
 }
 
 /**
@@ -231,7 +271,7 @@ export interface Condition {
  */
 export interface Restoring extends Pick<
   Store,
-  'discard' | 'report' | 'forwarded' | 'openGroup' | 'addPart' | 'groupDone' | 'remember' | 'park'
+  'discard' | 'report' | 'forwarded' | 'openGroup' | 'addPart' | 'addLatePart' | 'closeGroup' | 'groupDone' | 'remember' | 'park'
 > {
   /** Makes the record if there is none. A claim that another record has goes over to this one. */
   record(record: NewRecord): Promise<void>;
@@ -240,6 +280,8 @@ export interface Restoring extends Pick<
    * of several such the first counts. Never changes what was settled otherwise. No-op without record.
    */
   outcome(id: string, outcome: Outcome, decided: boolean): Promise<void>;
+  /** The version, shown. No-op without a reply. */
+  amendment(id: string, amendment: Amendment): Promise<void>;
   /** The dossier, unless a newer version is there. The journal is told of it again before long. */
   keep(dossier: Dossier): Promise<void>;
   /** The state is complete: from now on everybody may go by it. Rejects when the lease has another holder. */
@@ -280,6 +322,12 @@ export interface Store {
   show(id: string): Promise<void>;
   /** Ids of the requests without outcome whose place this one takes: same `supersedes`, created before it. None once it has an outcome itself. */
   superseded(id: string): Promise<readonly string[]>;
+  /** Makes a correction the next version of a reply. Nobody sees it until `showAmendment`. The same rank again is the version that it was. */
+  amend(id: string, correction: Correction): Promise<Amended>;
+  /** The journal has this version now: makes it visible, appends the `amended` event. */
+  showAmendment(id: string, version: number): Promise<void>;
+  /** A version from 2 on that is shown, or the newest of those. */
+  amendment(id: string, version?: number): Promise<Amendment | undefined>;
   /** The outcome has been forwarded to its `forward` address (or cannot be). */
   forwarded(id: string): Promise<void>;
   /** Ids whose deadline has passed without outcome, oldest first. */
@@ -303,6 +351,8 @@ export interface Store {
    * the event loop go to the store together; what closes the group is the last of them that counts, and only its caller hears so.
    */
   addPart(groupId: string, part: Part, enough: number, looks: boolean): Promise<GroupState | undefined>;
+  /** Keeps a part of a group that is complete, beside those that it was completed with (the first one of an index stays). */
+  addLatePart(groupId: string, part: Part): Promise<GroupState>;
   /** Closes an open group with the parts it has; the first reason stays. */
   closeGroup(groupId: string, reason: string): Promise<GroupState>;
   /** The group's result is with the broker. */

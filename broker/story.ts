@@ -108,6 +108,8 @@ function lineOf({ at, name, data }: RequestEvent): StoryLine | undefined {
       return line('a question to the requestor');
     case 'outcome':
       return line(`the outcome: ${text('state') ?? text('kind') ?? ''}`);
+    case 'amended':
+      return line(`corrected: ${text('by') ?? ''} answered late, version ${String(data['version'])} of the reply`);
   }
 }
 

@@ -2,6 +2,7 @@
  * Waiting for the outcome of a request that has a record: it may be settled by any hub. Subscribe, then read the record; a
  * wake-up is a hint, the record is the truth.
  */
+import { amendableUntil } from './amendable.js';
 import { theRequestor } from './ask.js';
 import { pause, type Clock } from './clock.js';
 import type { Correlator, Hangup, Wait } from './correlator.js';
@@ -83,12 +84,12 @@ export function openWaiting({
 }
 
 /**
- * Looks at what is named so until `look` says that there is no more to see, or `signal` aborts, or this hub lets go: each time somebody says that
- * it changed, and every `lookAgainMs`.
+ * Looks at what is named so until `look` says that there is no more to see (true), or `signal` aborts, or this hub lets go: each time somebody
+ * says that it changed, and every `lookAgainMs`, or sooner, when `look` says so (ms).
  */
 export async function watchUntil(
   name: string,
-  look: () => Promise<boolean>,
+  look: () => Promise<boolean | number>,
   { correlator, clock, signal }: { readonly correlator: Correlator; readonly clock: Clock; readonly signal: AbortSignal },
 ): Promise<void> {
   let awake: () => void = () => undefined;
@@ -97,10 +98,11 @@ export async function watchUntil(
   try {
     while (!signal.aborted && !correlator.gone) {
       changed = false;
-      if (await look()) return;
+      const seen = await look();
+      if (seen === true) return;
       const nap = new AbortController();
       awake = () => nap.abort();
-      if (!changed) await pause(clock, lookAgainMs, AbortSignal.any([signal, nap.signal]));
+      if (!changed) await pause(clock, seen === false ? lookAgainMs : Math.min(seen, lookAgainMs), AbortSignal.any([signal, nap.signal]));
     }
   } finally {
     unlisten();
@@ -162,10 +164,21 @@ export function statusOf(record: RequestRecord): Status {
     updatedAt,
     deadline,
     outcome,
+    amended,
     shown,
   } = record;
   const callback = forward?.callback;
-  const optional = { key, conversation, step, attempt, waitingOn, progress, callback, endedAt: shown ? outcome?.at : undefined };
+  const optional = {
+    key,
+    conversation,
+    step,
+    attempt,
+    waitingOn,
+    progress,
+    callback,
+    endedAt: shown ? outcome?.at : undefined,
+    ...(shown && outcome?.amendable !== undefined ? { version: amended?.version ?? 1, amendableUntil: amendableUntil(record) } : {}),
+  };
   return {
     id,
     flow,

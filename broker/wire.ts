@@ -7,6 +7,7 @@
  * It is written by template, since that is on the way of every message, and read in `dictionary.ts`. Reading never throws.
  */
 import { DisplayString, Token } from 'structured-headers';
+import { amendableIn } from './amendable.js';
 import { readDictionary, type BareItem, type Dictionary, type InnerList, type Item } from './dictionary.js';
 import { isFault, readFault, type Fault } from './fault.js';
 import type { AsideAddress, Envelope, EnvelopeType, GroupMember } from './envelope.js';
@@ -319,12 +320,14 @@ export function outcomeOf(message: Delivery | Message, at: number): Outcome {
     return { kind, ...faultMessage(fault), at };
   }
   const parts = partsIn(message.headers);
+  const amendable = amendableIn(message.headers);
   return {
     kind: 'reply',
     body: message.body,
     contentType: message.contentType ?? 'application/octet-stream',
     ...(message.contentEncoding === undefined ? {} : { contentEncoding: message.contentEncoding }),
     ...(parts === undefined ? {} : { parts }),
+    ...(amendable === undefined ? {} : { amendable }),
     at,
   };
 }

@@ -117,6 +117,7 @@ const commands: Readonly<Record<string, (args: readonly string[]) => Promise<voi
           .join(', ') || 'none'
       }`,
     );
+    if (verdict.amended > 0) print(`${verdict.amended} corrected results`);
     print(`${verdict.late} late, ${verdict.duplicates} duplicates, ${verdict.begunBefore} begun before what was read`);
     for (const { request, what } of violations) print(`✖ ${request} ${what}`);
     print(violations.length === 0 ? '✔ the promise is kept' : `${violations.length} violations`);

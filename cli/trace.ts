@@ -83,6 +83,7 @@ function noted(entry: Delivery, note: string): TraceLine | undefined {
     refused: 'RabbitMQ refused it: it was never accepted',
     duplicate: `this very outcome came once more: ${String(entry.headers['hub-outcome'])}`,
     late: `too late to count${entry.headers['hub-late-from'] === undefined ? '' : `: ${String(entry.headers['hub-late-from'])}`}${entry.headers['hub-outcome'] === undefined ? '' : `: ${String(entry.headers['hub-outcome'])} (${String(entry.headers['hub-late-because'])})`}`,
+    amended: `corrected: version ${String(entry.headers['hub-reply-version'])} of the reply, with ${String(entry.headers['hub-amended-by'])}, ${size(entry)}`,
     undeliverable: "the requestor's queue is gone: the answer is kept, not delivered",
   };
   return { at, what: texts[note] ?? note };
@@ -108,7 +109,11 @@ function callbackText({ data, wakeAt }: Dossier): string | undefined {
 const done = ({ from, took }: Envelope): string => (from === undefined ? '' : `${from} done in ${took ?? 0} ms `);
 /** What completed a group, on the aggregator's result. */
 const completed = ({ extra }: Envelope): string =>
-  extra?.['hub-group'] === undefined ? '' : `group complete (${String(extra['hub-completed-by'])}) `;
+  extra?.['hub-group'] !== undefined
+    ? `group complete (${String(extra['hub-completed-by'])}) `
+    : extra?.['hub-amended-group'] !== undefined
+      ? `once more, with ${String(extra['hub-amended-by'])}, who came late: `
+      : '';
 const size = ({ body, contentType }: Delivery): string => `${body.length} B ${contentType ?? ''}`.trim();
 const faultText = ({ headers }: Delivery): string =>
   `${String(headers['hub-error-code'] ?? '')} ${String(headers['hub-error'] ?? '')}`.trim();

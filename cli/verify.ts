@@ -3,6 +3,7 @@
  * half of them (by a hash of their ids) is left to a later pass over the stream.
  */
 import { createHash } from 'node:crypto';
+import { amendmentIn, correctsIn } from '../broker/amendable.js';
 import type { Envelope } from '../broker/envelope.js';
 import type { Journal } from '../broker/journal.js';
 import type { OutcomeKind } from '../broker/store.js';
@@ -32,6 +33,8 @@ export interface Verdict {
   readonly groups: Readonly<Record<string, number>>;
   readonly late: number;
   readonly duplicates: number;
+  /** Further versions of replies. */
+  readonly amended: number;
   /** Requests of which only a later part was read: nothing but contradictions is looked for. */
   readonly begunBefore: number;
   readonly violations: readonly Violation[];
@@ -81,6 +84,10 @@ interface Seen {
   readonly parts: Map<string, Set<string>>;
   /** group → what completed it. */
   readonly completed: Map<string, Set<string>>;
+  /** Versions of the reply from 2 on, in the order in which they were journalled first. */
+  readonly amendments: Map<number, { readonly rank: number; readonly at: number; readonly hashes: Set<string> }>;
+  /** What aggregators sent as corrections. */
+  readonly corrections: Set<string>;
 }
 
 export async function verify(options: VerifyOptions): Promise<Verdict> {
@@ -108,6 +115,7 @@ const empty = (): Tally => ({
   groups: {},
   late: 0,
   duplicates: 0,
+  amended: 0,
   begunBefore: 0,
   violations: [],
 });
@@ -190,6 +198,16 @@ async function pass(
     else if (note === 'done') request.isDone = true;
     else if (note === 'late') request.late++;
     else if (note === 'duplicate') request.duplicates++;
+    else if (note === 'amended') amended(request, delivery, at);
+  }
+
+  function amended(request: Seen, delivery: Delivery, at: number): void {
+    const found = amendmentIn(delivery, outcomeOf(delivery, at));
+    if (found === undefined) return;
+    const { version, rank, outcome } = found;
+    const known = request.amendments.get(version) ?? { rank, at, hashes: new Set<string>() };
+    known.hashes.add(`${rank} ${hashOf(outcome.body)}`);
+    request.amendments.set(version, known);
   }
 
   function hop(delivery: Delivery): void {
@@ -200,7 +218,8 @@ async function pass(
     if (request === undefined) return;
     const completed = envelope.extra?.['hub-group'];
     if (typeof completed === 'string') addTo(request.completed, completed, String(envelope.extra?.['hub-completed-by']));
-    if (delivery.exchange === names.replies) {
+    if (delivery.exchange === names.replies && correctsIn(delivery) !== undefined) request.corrections.add(hashOf(envelope.body));
+    else if (delivery.exchange === names.replies) {
       request.replies.push(saidIn(delivery, envelope.at));
       if (envelope.type !== 'fault' && envelope.from !== undefined) request.repliedBy.add(envelope.from);
     } else if (delivery.exchange === names.dead) request.isDead = true;
@@ -241,6 +260,8 @@ const unseen = (): Seen => ({
   repliedBy: new Set(),
   parts: new Map(),
   completed: new Map(),
+  amendments: new Map(),
+  corrections: new Set(),
 });
 
 function accept(request: Seen, deadline: number, at: number): void {
@@ -277,6 +298,8 @@ function judge(id: string, request: Seen, now: number, total: Tally, violation: 
     violation(id, `has ${decided.length} outcomes that differ: ${decided.map(({ kind }) => kind).join(', ')}`);
   if (decision?.kind === 'reply' && replies.length > 0 && !replies.some(({ hash }) => hash === decision.hash))
     violation(id, 'was given a reply that no worker sent for it');
+  total.amended += request.amendments.size;
+  judgeAmendments(id, request, violation);
   if (!request.isAccepted) {
     if (decided.length + replies.length > 0) total.begunBefore++;
     return;
@@ -300,6 +323,25 @@ function judge(id: string, request: Seen, now: number, total: Tally, violation: 
     if (outcome.kind === 'timeout' && outcome.at < deadline - skewMs && !replies.some(({ kind }) => kind === 'timeout'))
       violation(id, `timed out ${deadline - outcome.at} ms before its deadline`);
   }
+}
+
+/** Versions belong to a reply, ascend without holes, count ever more late parts, and are what an aggregator sent; each has one body. */
+function judgeAmendments(id: string, request: Seen, violation: (request: string, what: string) => void): void {
+  const { amendments, corrections, decided, replies, isAccepted } = request;
+  let last = { version: 1, rank: 0 };
+  for (const [version, { rank, hashes }] of amendments) {
+    // Of one that was begun before, the first ones may be further back.
+    const follows = version === last.version + 1 || (!isAccepted && last.version === 1);
+    if (!follows) violation(id, `has version ${version} of its reply after version ${last.version}`);
+    if (rank <= last.rank) violation(id, `version ${version} of its reply counts ${rank} late parts, and the one before ${last.rank}`);
+    if (hashes.size > 1) violation(id, `version ${version} of its reply is told in ${hashes.size} ways`);
+    if (isAccepted && ![...hashes].every((one) => corrections.has(one.slice(one.indexOf(' ') + 1))))
+      violation(id, `version ${version} of its reply was sent by no aggregator`);
+    last = { version, rank };
+  }
+  const outcome = decided[0] ?? replies[0];
+  if (amendments.size > 0 && isAccepted && outcome?.kind !== 'reply')
+    violation(id, `has versions of a reply, and its outcome is ${outcome === undefined ? 'not there' : `a ${outcome.kind}`}`);
 }
 
 function judgeOneWay(

@@ -33,6 +33,8 @@ export interface Flow {
   readonly journal?: boolean;
   readonly urgent?: boolean;
   readonly parts?: PartsLimits;
+  readonly late?: 'journal' | 'amend';
+  readonly amendForMs?: number;
   readonly request?: JsonSchema;
   readonly reply?: JsonSchema;
   readonly example?: unknown;
@@ -59,6 +61,8 @@ export const flowKeys = {
     '`true`: its requests may be urgent (`Hub-Priority: urgent`), and then overtake what waits at their steps, which get a second queue',
   parts:
     '`true`, or a mapping: its requests may arrive in parts (`POST /requests/{flow}/parts`). `lease`: how long one stays open after its last part (10m); `count`: how many parts (1000); `size`: bytes of a part (1mb), `total`: of all together (8mb)',
+  late: 'What becomes of a part that comes when its group is complete: `journal` (it is written down, no more) or `amend` (a corrected result, a further version of the reply; its last step must be an aggregator)',
+  amendFor: 'With `late: amend`: how long after the reply it may be amended; default and at most: the deadline of the request',
   example: 'A body to show in documents and in the curl that can be pasted',
   exampleReply: 'What the example is answered with',
 } as const;
@@ -122,6 +126,8 @@ class FlowReader {
     const batch = this.#setting(['batch'], 'bool') as boolean | undefined;
     const urgent = this.#setting(['urgent'], 'bool') as boolean | undefined;
     const parts = this.#parts(value['parts']);
+    const late = this.#oneOf('late', ['journal', 'amend']);
+    const amendForMs = this.#ms('amendFor');
     if (request !== undefined && 'example' in value) this.#checkExample(request.validate, value['example']);
     return {
       name: this.#name,
@@ -136,6 +142,8 @@ class FlowReader {
       ...(batch === undefined ? {} : { batch }),
       ...(urgent === undefined ? {} : { urgent }),
       ...(parts === undefined ? {} : { parts }),
+      ...(late === undefined ? {} : { late }),
+      ...(amendForMs === undefined ? {} : { amendForMs }),
       ...(summary === undefined ? {} : { summary }),
       ...(request === undefined ? {} : { request: request.schema }),
       ...(reply === undefined ? {} : { reply: reply.schema }),
@@ -179,11 +187,15 @@ class FlowReader {
     return limits;
   }
 
+  #oneOf<Value extends string>(key: string, values: readonly Value[]): Value | undefined {
+    return this.#setting([key], values) as Value | undefined;
+  }
+
   #ms(key: string): number | undefined {
     return this.#setting([key], 'duration') as number | undefined;
   }
 
-  #setting(path: readonly string[], format: FormatName, otherwise?: string): unknown {
+  #setting(path: readonly string[], format: FormatName | readonly string[], otherwise?: string): unknown {
     const raw = this.#source.file.at([...this.#path, ...path]);
     if (raw === undefined) return undefined;
     try {

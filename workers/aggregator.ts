@@ -9,6 +9,7 @@ import { failpoint } from '../broker/failpoint.js';
 import { readFault } from '../broker/fault.js';
 import { bodyOf, checkStepName, pauseMs, written, type Pause, type Step, type StepTools, type Verdict } from '../broker/step.js';
 import type { GroupState, Part } from '../broker/store.js';
+import { cameLate, countedOf } from './late.js';
 
 /** One answer of a group, for `combine`. `from` is the member's name. */
 export interface Answer<Body> {
@@ -23,6 +24,8 @@ export interface Manifest {
   readonly missing: readonly string[];
   /** `all`, `at-least`, `predicate`, `quiet`, `deadline`. */
   readonly completedBy: string;
+  /** In a corrected result (`late: amend` on the flow): whose parts came when the group was complete, in that order. */
+  readonly late?: readonly string[];
 }
 
 export interface AggregatorOptions<Body> {
@@ -37,6 +40,8 @@ export interface AggregatorOptions<Body> {
   readonly quiet?: Pause;
   /** Complete as soon as this is true. */
   readonly completeWhen?: (answers: readonly Answer<Body>[], manifest: Manifest) => boolean;
+  /** Tells those that have not answered to stop. Default: true, but false in flows that late parts amend. */
+  readonly cancelLosers?: boolean;
   readonly summary?: string;
 }
 
@@ -57,40 +62,37 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
     // Its result is with the broker already, or is brought there by what closed it, which is not acknowledged before.
     if (state.state !== 'closed' || !counts) {
       // A repeated delivery of a part that counted is not late, only repeated.
-      if (envelope.type !== 'event' && !counts) await tools.late(envelope);
+      if (envelope.type !== 'event' && !counts) return cameLate(envelope, partOf(envelope, tools), tools, resultOf);
       return { go: 'nowhere' };
     }
     const manifest = manifestOf(state);
+    const until = tools.amendsUntil(envelope);
     return {
       go: 'on',
-      ...written(await combine(answersOf<Body>(state), manifest)),
+      ...(await resultOf(state, manifest)),
       // Not derived from the part that happened to come last: the same group gives the same message.
       change: {
         id: deriveId(group.id, 'result'),
         groups: envelope.groups.slice(1),
         slip: envelope.slip.slice(1),
-        extra: { 'hub-group': group.id, 'hub-completed-by': manifest.completedBy },
+        extra: { 'hub-group': group.id, 'hub-completed-by': manifest.completedBy, ...(until === undefined ? {} : countedOf(state, until)) },
       },
       afterwards: async () => {
         failpoint('gather.before-done');
         await tools.store.groupDone(group.id);
         failpoint('gather.after-done');
         await tools.later.cancel(`${group.id}-deadline`).catch(() => undefined);
-        if (manifest.missing.length > 0) await tools.drop(group.id);
+        if (manifest.missing.length > 0 && (options.cancelLosers ?? until === undefined)) await tools.drop(group.id);
       },
     };
   }
 
+  const resultOf = async (state: GroupState, manifest = manifestOf(state)) => written(await combine(answersOf<Body>(state), manifest));
+
   /** A part came in. Undefined: the group is open. */
   async function gathered(envelope: Envelope, tools: StepTools): Promise<GroupState | undefined> {
     const { id, index, size } = envelope.groups[0]!;
-    const part: Part = {
-      index,
-      kind: envelope.type === 'fault' ? 'fault' : 'reply',
-      body: envelope.body,
-      contentType: envelope.contentType,
-      at: tools.clock.now(),
-    };
+    const part = partOf(envelope, tools);
     failpoint('gather.before-part');
     const looks = tools.isWatched || completeWhen !== undefined;
     const state = await tools.store.addPart(id, part, Math.min(atLeast ?? size, size), looks);
@@ -143,7 +145,15 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
 /** What a bell says that rings: why the group is to be closed. */
 const reasonOf = (ring: Envelope): string => String(ring.extra?.['hub-ring'] ?? 'deadline');
 
-const byIndex = (state: GroupState): readonly Part[] => [...state.parts].sort((a, b) => a.index - b.index);
+const partOf = ({ groups: [group], type, body, contentType }: Envelope, { clock }: StepTools): Part => ({
+  index: group?.index ?? 0,
+  kind: type === 'fault' ? 'fault' : 'reply',
+  body,
+  contentType,
+  at: clock.now(),
+});
+
+const byIndex = ({ parts, late = [] }: GroupState): readonly Part[] => [...parts, ...late].sort((a, b) => a.index - b.index);
 const nameOf = (state: GroupState, index: number): string => state.members[index] ?? String(index);
 
 function answersOf<Body>(state: GroupState): readonly Answer<Body>[] {
@@ -164,5 +174,6 @@ function manifestOf(state: GroupState): Manifest {
       }),
     missing: state.members.filter((_, index) => !parts.some((part) => part.index === index)),
     completedBy: state.reason ?? 'open',
+    ...(state.late === undefined ? {} : { late: state.late.map(({ index }) => nameOf(state, index)) }),
   };
 }

@@ -53,7 +53,7 @@ export function asyncApi(flows: readonly Flow[], { version, namespace }: { reado
         },
         event: { summary: 'Something that happened.', payload: {} },
       },
-      schemas: { Fault, RequestHeaders, ReplyHeaders, PartHeaders, AskHeaders, ...flowSchemas(flows) },
+      schemas: { Fault, RequestHeaders, ReplyHeaders, PartHeaders, AmendedHeaders, AskHeaders, ...flowSchemas(flows) },
     },
   };
 }
@@ -104,6 +104,17 @@ function channelsOf(flow: Flow, amqp: object): readonly (readonly [string, objec
             payload: {},
             bindings: { amqp: { messageType: 'part', bindingVersion } },
           },
+          ...(flow.late === 'amend'
+            ? {
+                amended: {
+                  summary: 'A corrected result, after the reply, to who says that it wants them.',
+                  headers: { $ref: '#/components/schemas/AmendedHeaders' },
+                  correlationId,
+                  payload: schemaOf(flow, 'reply') ?? {},
+                  bindings: { amqp: { messageType: 'amended', bindingVersion } },
+                },
+              }
+            : {}),
           ask: {
             summary: 'What a step asks its requestor.',
             headers: { $ref: '#/components/schemas/AskHeaders' },
@@ -129,7 +140,9 @@ function receives(flow: Flow): object {
     reply: {
       address: { description: 'The queue for the answer: AMQP property `reply_to`.', location: '$message.header#/replyTo' },
       channel: { $ref: reply },
-      messages: ['reply', 'fault', 'part', 'ask'].map((name) => ({ $ref: `${reply}/messages/${name}` })),
+      messages: ['reply', 'fault', 'part', ...(flow.late === 'amend' ? ['amended'] : []), 'ask'].map((name) => ({
+        $ref: `${reply}/messages/${name}`,
+      })),
     },
     bindings: { amqp: { deliveryMode: 2, mandatory: true, bindingVersion } },
   };
@@ -151,6 +164,7 @@ const RequestHeaders = {
     messageId: { type: 'string', description: 'AMQP property `message_id`.' },
     traceparent: { type: 'string', description: 'W3C trace context.' },
     parts: { type: 'boolean', description: 'Parts of the reply are wanted as they come.' },
+    amended: { type: 'boolean', description: 'Corrected results are wanted, too.' },
   },
 } as const;
 
@@ -158,6 +172,15 @@ const PartHeaders = {
   type: 'object',
   required: ['correlationId', 'hub-sequence'],
   properties: { correlationId: { type: 'string' }, 'hub-sequence': { type: 'integer', minimum: 1, description: '1, 2, 3, …' } },
+} as const;
+
+const AmendedHeaders = {
+  type: 'object',
+  required: ['correlationId', 'hub-reply-version'],
+  properties: {
+    correlationId: { type: 'string' },
+    'hub-reply-version': { type: 'integer', minimum: 2, description: 'Of the reply, which is version 1.' },
+  },
 } as const;
 
 const AskHeaders = {

@@ -77,6 +77,7 @@ export async function converse(talking: Talking): Promise<Conversation> {
   let head = seen.place;
   let next = seen.place;
   let waiting = 0;
+  let amending = 0;
   let accepting: Promise<void> = Promise.resolve();
 
   const idOf = (place: number) => deriveId(conversation, 'conversation', flow, place, principal.name);
@@ -138,22 +139,39 @@ export async function converse(talking: Talking): Promise<Conversation> {
         const part = parts.next(event);
         if (part !== undefined) await tellPart(part);
       });
-      const answer = await outcomeOf(id);
+      const answer = await answerOf(id);
       if (gone.aborted) return;
       if (answer === 'later') await pause(systemClock, againMs, gone);
       else if (answer === undefined)
         return send({ type: 'fault', id: ref, at, problem: httpProblem('gone', `request ${id} is forgotten`, { requestId: id }) });
       else {
-        for (const part of parts.rest(answer)) await tellPart(part);
-        return send(endOf({ id: ref, at, request: id }, answer));
+        for (const part of parts.rest(answer.outcome)) await tellPart(part);
+        await send(endOf('reply', { id: ref, at, request: id, ...versionOf(answer) }, answer.outcome));
+        if (answer.version !== undefined) void tellAmendments(id, ref, answer.version);
+        return;
       }
     }
   }
 
   /** `later`: not there yet, or the store is away. */
-  async function outcomeOf(id: string): Promise<Outcome | 'later' | undefined> {
+  async function answerOf(id: string): Promise<Outcomes | 'later' | undefined> {
     const answer = await gateway.collect(id, principal, 0).catch((): 'later' => 'later');
-    return typeof answer === 'string' || answer === undefined ? answer : answer.kind === 'outcome' ? answer.outcome : 'later';
+    return typeof answer === 'string' || answer === undefined || answer.kind === 'outcome' ? answer : 'later';
+  }
+
+  /** Tells of the versions after `told`, for as long as there may be any. Of as many replies at a time as requests may be open. */
+  async function tellAmendments(id: string, ref: string, told: number): Promise<void> {
+    if (amending >= talking.maxOpen) return;
+    amending++;
+    let last = told;
+    const tell = async ({ name, data }: RequestEvent) => {
+      if (name !== 'amended' || Number(data['version']) <= last) return;
+      const answer = await gateway.version(id, principal, Number(data['version']));
+      if (typeof answer !== 'object' || answer.kind !== 'outcome') return;
+      await send(endOf('amended', { id: ref, request: id, ...versionOf(answer) }, answer.outcome));
+      last = Number(data['version']);
+    };
+    await follow({ gateway, principal, id }, gone, tell, 'toTheLast').finally(() => amending--);
   }
 
   /** One after the other, in the order in which they came. */
@@ -250,12 +268,23 @@ export async function converse(talking: Talking): Promise<Conversation> {
   return { hear };
 }
 
-function endOf(about: { readonly id: string; readonly at: string; readonly request: string }, outcome: Outcome): object | string {
+type Outcomes = Extract<Answer, { kind: 'outcome' }>;
+
+const versionOf = ({ version }: Outcomes) => (version === undefined ? {} : { version });
+
+interface Told {
+  readonly id: string;
+  readonly request: string;
+  readonly at?: string;
+  readonly version?: number;
+}
+
+function endOf(type: 'reply' | 'amended', about: Told, outcome: Outcome): object | string {
   if (outcome.kind !== 'reply') return { type: 'fault', ...about, problem: outcomeProblem(outcome, about.request) };
-  if (listOf(outcome) !== undefined) return { type: 'reply', ...about, parts: outcome.parts };
+  if (listOf(outcome) !== undefined) return { type, ...about, parts: outcome.parts };
   const text = jsonText(outcome);
-  if (text === undefined) return { type: 'reply', ...about, ...bytesOf(outcome) };
-  return `${JSON.stringify({ type: 'reply', ...about }).slice(0, -1)},"body":${text}}`;
+  if (text === undefined) return { type, ...about, ...bytesOf(outcome) };
+  return `${JSON.stringify({ type, ...about }).slice(0, -1)},"body":${text}}`;
 }
 
 function saidIn(text: string): Said | undefined {

@@ -52,6 +52,12 @@ export const parameters = {
   traceparent: header('traceparent', 'W3C trace context.', string, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'),
   LastEventId: header('Last-Event-ID', 'Resumes after this event, or this part of a reply.', string, '7'),
   after: { name: 'after', in: 'query', description: 'As `Last-Event-ID`.', schema: { type: 'integer', minimum: 0 } },
+  version: {
+    name: 'version',
+    in: 'query',
+    description: 'Which version of the reply: 1 is the first. Default: the newest.',
+    schema: { type: 'integer', minimum: 1 },
+  },
   HubQuestion: header(
     'Hub-Question',
     'Id of the question that is answered. Default: the oldest that is open.',
@@ -78,7 +84,12 @@ export const headers = {
   'Hub-Published-At': answered('When the event was published.', time),
   Location: answered('Address of the status document.'),
   'Retry-After': answered('Seconds until it is worth to look or ask again.', { type: 'integer', minimum: 1 }),
-  ETag: answered('Changes with the status.'),
+  ETag: answered('Changes with the status, or with the version of the reply.'),
+  'Hub-Reply-Version': answered('Which version of the reply it is, in flows where late parts amend it (`late: amend`).', {
+    type: 'integer',
+    minimum: 1,
+  }),
+  Link: answered('`rel="latest-version"` (RFC 5829): there is a newer version of the reply.'),
   Vary: answered('`Prefer`.'),
   'WWW-Authenticate': answered('How to authenticate.'),
 } as const;
@@ -138,6 +149,7 @@ export const sharedSchemas = {
           end: { enum: ['replied', 'faulted', 'timed-out', 'cancelled', 'later'] },
           parts: { type: 'integer', description: 'How many parts the reply has.' },
           reply: { description: 'A reply that is JSON and no list of parts.' },
+          version: { type: 'integer', minimum: 1, description: 'Of a reply that late parts may amend.' },
           contentType: string,
           contentEncoding: string,
           base64: { type: 'string', contentEncoding: 'base64', description: 'A reply that is not JSON.' },
@@ -184,6 +196,8 @@ export const sharedSchemas = {
       acceptedAt: time,
       updatedAt: time,
       endedAt: time,
+      version: { type: 'integer', minimum: 1, description: 'The newest version of a reply that late parts may amend.' },
+      amendableUntil: { ...time, description: 'Until when there may be a further version. Absent: this is the last.' },
       links: {
         type: 'object',
         required: ['self', 'reply', 'events', 'cancel'],
@@ -198,6 +212,11 @@ export const sharedSchemas = {
       requestId: string,
       callback: { type: 'string', description: 'The name or address.' },
       webhookId: { type: 'string', description: 'The `webhook-id` of each attempt.' },
+      version: {
+        type: 'integer',
+        minimum: 1,
+        description: 'Which version of a reply that late parts may amend: the newest that is posted.',
+      },
       state: {
         enum: ['pending', 'waiting', 'posting', 'delivered', 'failed'],
         description: '`pending`: no outcome yet. `failed`: for good; the answer can still be collected.',

@@ -48,14 +48,15 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       parameters: id,
       get: operation('reply', 'requests', 'The outcome of a request, waiting for it with `Prefer: wait=N`', {
         description:
-          'With `Accept: application/x-ndjson` it comes in parts, after the one that you name, and the line is held without being asked.',
-        parameters: ['Prefer', 'LastEventId', 'after'].map(parameter),
+          'With `Accept: application/x-ndjson` it comes in parts, after the one that you name, and the line is held without being asked. Of a reply that late parts have amended it is the newest version, or the one that you name.',
+        parameters: ['Prefer', 'LastEventId', 'after', 'version', 'IfNoneMatch'].map(parameter),
         responses: {
           '200': {
             description: 'The reply, with its own content type.',
-            headers: sent('Hub-Request-Id', 'Preference-Applied', 'Vary'),
+            headers: sent('Hub-Request-Id', 'Preference-Applied', 'Vary', 'Hub-Reply-Version', 'ETag', 'Link'),
             content: { ...anything, ...lines },
           },
+          '304': { description: 'You have this version.' },
           '202': { description: 'Not there yet.', headers: sent('Location', 'Retry-After', 'Hub-Request-Id', 'Vary'), content: status },
           ...problems(400, 401, 403, 404, 409, 410, 422, 429, 502, 503, 504),
         },
@@ -87,8 +88,8 @@ export function hubPaths(flows: readonly Flow[]): Readonly<Record<string, object
       parameters: id,
       get: operation('watch', 'requests', 'What happens to a request, as server-sent events', {
         description:
-          'Events `state`, `step`, `progress`, `part`, `ask` and `outcome`; ends after `outcome`. Before them, of one that arrives in parts: `opened`, ' +
-          '`reminder`, and `closed`, or `expired` or `abandoned`, which end it.',
+          'Events `state`, `step`, `progress`, `part`, `ask` and `outcome`; ends after `outcome`, or, where late parts amend the reply, after the last `amended` ' +
+          'that can come. Before them, of one that arrives in parts: `opened`, `reminder`, and `closed`, or `expired` or `abandoned`, which end it.',
         parameters: [parameter('LastEventId')],
         responses: {
           '200': { description: 'Server-sent events.', content: stream },

@@ -90,7 +90,13 @@ function ask(flow: Flow): object {
     responses: {
       '200': {
         description: 'The reply, with its own content type.',
-        headers: pick('Hub-Request-Id', 'Preference-Applied', 'Idempotency-Replayed', 'Vary'),
+        headers: pick(
+          'Hub-Request-Id',
+          'Preference-Applied',
+          'Idempotency-Replayed',
+          'Vary',
+          ...(flow.late === 'amend' ? (['Hub-Reply-Version', 'ETag', 'Link'] as const) : []),
+        ),
         content: { ...body(schemaOf(flow, 'reply')), ...(flow.durable ? lines : {}) },
       },
       '202': {

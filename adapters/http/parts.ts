@@ -85,15 +85,16 @@ export async function streamReply(reply: FastifyReply, streaming: Streaming): Pr
   }
 }
 
-/** Everything that happens to a request until its outcome, or until `signal` aborts, also over outages of the store. */
+/** Everything that happens to a request until its outcome (or the last version of its reply), or until `signal` aborts, also over outages of the store. */
 export async function follow(
   { gateway, principal, id }: Pick<Streaming, 'gateway' | 'principal' | 'id'>,
   signal: AbortSignal,
   listener: (event: RequestEvent) => Promise<void>,
+  toTheLast?: 'toTheLast',
 ): Promise<void> {
   while (!signal.aborted) {
     try {
-      await gateway.events(id, principal, 0, listener, signal);
+      await gateway.events(id, principal, 0, listener, signal, toTheLast);
       return;
     } catch {
       await pause(systemClock, lookAgainMs, signal); // the store is away
@@ -111,7 +112,9 @@ function endOf(answer: Answer, parts: Sequel): object | string {
   if (outcome.kind !== 'reply') return { end, problem: outcomeProblem(outcome, id) };
   if (listOf(outcome) !== undefined) return { end, parts: outcome.parts };
   const text = jsonText(outcome);
-  return text === undefined ? { end, ...bytesOf(outcome) } : `{"end":"${end}","reply":${text}}`;
+  const { version } = answer;
+  const which = version === undefined ? {} : { version };
+  return text === undefined ? { end, ...which, ...bytesOf(outcome) } : `${JSON.stringify({ end, ...which }).slice(0, -1)},"reply":${text}}`;
 }
 
 /** A JSON body as it is, on one line; undefined when it is something else. Read and written again, long numbers would change. */

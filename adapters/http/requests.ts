@@ -6,7 +6,6 @@ import type { Principal } from '../../broker/access.js';
 import type { Answer, Gateway, Status } from '../../broker/gateway.js';
 import { refusalOf, type OpenedStatus } from '../../broker/opened.js';
 import type { People } from '../../broker/people.js';
-import type { Outcome } from '../../broker/store.js';
 import type { Role } from '../../broker/tasks/task.js';
 import { callback, headerValue, isUrgent, matches, partCount, readHeaders, supersedes, unformed } from './headers.js';
 import { sendJson } from './json.js';
@@ -14,7 +13,16 @@ import { lastPart, lineType, streamReply } from './parts.js';
 import { holdMs, preferenceApplied, readPrefer, type Preferences } from './prefer.js';
 import { httpProblem, outcomeProblem, sendProblem, thrownProblem, type Problem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler } from './server.js';
-import { callbackDocument, etagOf, iso, openedStatusDocument, retryAfterSeconds, statusDocument, storyDocument } from './status.js';
+import {
+  callbackDocument,
+  etagOf,
+  iso,
+  openedStatusDocument,
+  retryAfterSeconds,
+  statusDocument,
+  storyDocument,
+  versionTag,
+} from './status.js';
 import { eventStream, type EventStream } from './stream.js';
 
 interface Needs {
@@ -218,6 +226,14 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
       const id = parameter(request, 'id');
       const prefer = readPrefer(request.headers['prefer']);
       const { principal } = request;
+      const version = versionIn(request);
+      if (version !== undefined) {
+        const found = await gateway.version(id, principal, version);
+        if (found === undefined) return missing(reply, id);
+        return found === 'none'
+          ? sendProblem(reply, httpProblem('not-found', `the reply to request ${id} has no version ${version}`, { requestId: id }))
+          : sendAnswer(reply, found, none, 0);
+      }
       const type = lineType(request);
       // Who does not ask to wait is not held, unless for parts; who does, at most as long as the flow allows.
       const isHeld = prefer.waitMs !== undefined || (type !== undefined && !prefer.respondAsync);
@@ -240,7 +256,7 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
       streams.add(stream);
       try {
         // Of an ended request the headers wait for a first event: a client that has seen all is told to stop (204).
-        if (status?.endedAt === undefined) stream.begin();
+        if (status?.endedAt === undefined || (status.amendableUntil ?? 0) > Date.now()) stream.begin();
         // What comes before it is a request has no place of its own: who comes again hears how it stands then.
         if (isOpen)
           await gateway.arrivals.follow(
@@ -254,6 +270,7 @@ export function requestHandlers({ gateway, people, retention, pingMs, streams }:
           lastEventId(request),
           ({ sequence, at, name, data }) => stream.send({ id: sequence, event: name, data: { ...data, at: iso(at) } }),
           stream.signal,
+          'toTheLast',
         );
         if (!stream.begun) return found ? reply.code(204).send() : missing(reply, id);
         return reply;
@@ -360,18 +377,37 @@ function sendAnswer(reply: FastifyReply, answer: Answer, prefer: Preferences, ho
   const applied = preferenceApplied(prefer, { accepted: answer.kind === 'accepted', holdMs: hold, heldMs: answer.heldMs });
   if (applied !== undefined) reply.header('preference-applied', applied);
   reply.header('hub-request-id', answer.id).header('cache-control', 'no-store');
-  if (answer.kind === 'outcome') return sendOutcome(reply, answer.id, answer.outcome);
+  if (answer.kind === 'outcome') return sendOutcome(reply, answer);
   reply.code(202).header('location', `/requests/${answer.id}`).header('retry-after', retryAfterSeconds(answer.status, Date.now()));
   return sendStatus(reply, answer.status);
 }
 
 /** The reply's body untouched, or what became of the request instead. */
-function sendOutcome(reply: FastifyReply, id: string, outcome: Outcome): FastifyReply {
+function sendOutcome(reply: FastifyReply, answer: Extract<Answer, { kind: 'outcome' }>): FastifyReply {
+  const { id, outcome } = answer;
   if (outcome.kind !== 'reply') return sendProblem(reply, outcomeProblem(outcome, id));
+  if (answer.version !== undefined && isKnown(reply, answer, answer.version)) return reply.code(304).send();
   reply.header('content-type', headerValue(outcome.contentType, 'application/octet-stream'));
   const encoding = headerValue(outcome.contentEncoding, '');
   if (encoding !== '') reply.header('content-encoding', encoding);
   return reply.send(outcome.body);
+}
+
+/** Says which version of the reply it is; true when the client, which reads it again, has that. */
+function isKnown(reply: FastifyReply, { id, outcome, latest }: Extract<Answer, { kind: 'outcome' }>, version: number): boolean {
+  const etag = versionTag(outcome.body, version);
+  reply.header('hub-reply-version', String(version)).header('etag', etag);
+  // RFC 5829
+  if (latest !== undefined) reply.header('link', `</requests/${id}/reply>; rel="latest-version"`);
+  return reply.request.method === 'GET' && matches(reply.request.headers['if-none-match'], etag);
+}
+
+/** The number of a version that is named in the query. Throws a Fault `invalid`. */
+function versionIn({ query }: FastifyRequest): number | undefined {
+  const said = (query as Readonly<Record<string, unknown>>)['version'];
+  if (said === undefined) return undefined;
+  if (typeof said !== 'string' || !/^[1-9]\d{0,8}$/.test(said)) throw new Fault('invalid', 'version must be a whole number from 1');
+  return Number(said);
 }
 
 function sendStatus(reply: FastifyReply, status: Status): FastifyReply {

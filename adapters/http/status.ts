@@ -6,12 +6,16 @@ import { openedDocument, type OpenedStatus } from '../../broker/opened.js';
 import type { Story } from '../../broker/story.js';
 import { statusOf } from '../../broker/waiting.js';
 
-export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt' | 'questions' | 'conversation'> {
+export interface StatusDocument extends Omit<
+  Status,
+  'acceptedAt' | 'updatedAt' | 'deadline' | 'endedAt' | 'amendableUntil' | 'questions' | 'conversation'
+> {
   readonly questions?: readonly object[];
   readonly acceptedAt: string;
   readonly updatedAt: string;
   readonly deadline: string;
   readonly endedAt?: string;
+  readonly amendableUntil?: string;
   readonly links: {
     readonly self: string;
     readonly reply: string;
@@ -24,8 +28,24 @@ export interface StatusDocument extends Omit<Status, 'acceptedAt' | 'updatedAt' 
 
 export function statusDocument(status: Status): StatusDocument {
   const self = `/requests/${status.id}`;
-  const { id, flow, state, key, step, attempt, waitingOn, questions, progress, callback, deadline, acceptedAt, updatedAt, endedAt } =
-    status;
+  const {
+    id,
+    flow,
+    state,
+    key,
+    step,
+    attempt,
+    waitingOn,
+    questions,
+    progress,
+    callback,
+    deadline,
+    acceptedAt,
+    updatedAt,
+    endedAt,
+    version,
+    amendableUntil,
+  } = status;
   return {
     id,
     flow,
@@ -41,6 +61,8 @@ export function statusDocument(status: Status): StatusDocument {
     acceptedAt: iso(acceptedAt),
     updatedAt: iso(updatedAt),
     ...(endedAt === undefined ? {} : { endedAt: iso(endedAt) }),
+    ...(version === undefined ? {} : { version }),
+    ...(amendableUntil === undefined ? {} : { amendableUntil: iso(amendableUntil) }),
     links: {
       self,
       reply: `${self}/reply`,
@@ -60,11 +82,12 @@ export function openedStatusDocument(status: OpenedStatus): object {
 }
 
 /** How far calling back is, attempt by attempt. */
-export function callbackDocument(requestId: string, { callback, webhookId, state, attempts, nextAt }: CallbackStatus): object {
+export function callbackDocument(requestId: string, { callback, webhookId, version, state, attempts, nextAt }: CallbackStatus): object {
   return {
     requestId,
     callback,
     webhookId,
+    ...(version === undefined ? {} : { version }),
     state,
     attempts: attempts.map(({ at, ...attempt }) => ({ at: iso(at), ...attempt })),
     ...(nextAt === undefined ? {} : { nextAt: iso(nextAt) }),
@@ -91,5 +114,8 @@ export function retryAfterSeconds(status: Status, now: number): number {
 
 /** A strong entity tag of these bytes. */
 export const etagOf = (body: Buffer): string => `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
+
+/** That of a version of a reply: two may have the same bytes. */
+export const versionTag = (body: Buffer, version: number): string => etagOf(body).replace('"', `"${version}.`);
 
 export const iso = (ms: number): string => new Date(ms).toISOString();

@@ -5,6 +5,7 @@ import { redisStore } from '../../broker/store-redis.js';
 import type { NewRecord, Outcome, Store } from '../../broker/store.js';
 import { eventually } from '../support/eventually.js';
 import { freePort, lossyLink, randomNamespace, redisChild, redisUrl, removeKeys, withClient, type RedisChild } from '../support/redis.js';
+import { amendingContract } from './amending.js';
 import { dossierContract } from './dossiers.js';
 import { restoringContract } from './restoring.js';
 import { completed, storeContract, type StoreBench } from './store.js';
@@ -38,6 +39,8 @@ restoringContract('memory', inMemory);
 restoringContract('Redis', onRedis);
 dossierContract('memory', inMemory);
 dossierContract('Redis', onRedis);
+amendingContract('memory', inMemory);
+amendingContract('Redis', onRedis);
 
 const record = (id: string, more: Partial<NewRecord> = {}): NewRecord => ({
   id,

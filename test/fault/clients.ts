@@ -69,6 +69,8 @@ interface Said {
   readonly body: Buffer;
   readonly problem: Problem;
   readonly retryAfter: string | undefined;
+  /** A further version of a reply. */
+  readonly isAmended?: boolean;
 }
 
 /** Nobody listens there: what was asked has not been heard, which is as good as a refusal. */
@@ -118,6 +120,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
         body,
         problem,
         retryAfter: answer.headers.get('retry-after') ?? undefined,
+        isAmended: Number(answer.headers.get('hub-reply-version') ?? 1) > 1,
       };
     } catch (error) {
       leave(hub);
@@ -221,7 +224,9 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
   async function collect(id: string, operation: Operation, giveUpAt: number): Promise<Omit<Told, 'status'>> {
     for (let looks = 0; Date.now() < giveUpAt && !stopping.signal.aborted; looks++, await sleep(restMs)) {
       if (looks < 3) await look(id, operation);
-      const answer = await said(`/requests/${id}/reply`, { headers: { prefer: 'wait=20' } });
+      const newest = await said(`/requests/${id}/reply`, { headers: { prefer: 'wait=20' } });
+      // The outcome is the first version of a reply.
+      const answer = newest?.isAmended === true ? await said(`/requests/${id}/reply?version=1`) : newest;
       if (answer?.status === 404 || answer?.status === 410) {
         operation.missing(`${answer.status} when it was collected`);
         return { kind: 'missing', id };

@@ -13,6 +13,7 @@ const documents = [
   'README.md',
   'examples/loan-broker/README.md',
   'examples/purchase-approval/README.md',
+  'examples/travel-search/README.md',
   'docs/foreign-programs.md',
   'docs/callbacks.md',
   'docs/conversations.md',

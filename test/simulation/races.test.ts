@@ -46,6 +46,7 @@ const decided = new Map<string, Set<string>>();
 const journal = slowed<Journal>({
   note: async () => undefined,
   outcome: async (id, { kind, body }) => void decided.set(id, (decided.get(id) ?? new Set()).add(textOf(kind, body))),
+  amended: async () => undefined,
   read: async () => [],
   replay: async () => undefined,
 });
@@ -74,8 +75,7 @@ async function openSides(): Promise<{ readonly store: Store; readonly sides: rea
       correlator,
       control,
       dossiers: undefined,
-      transport,
-      names,
+      forward: { outcome: async () => undefined, amendment: async () => undefined },
       leftOut: new Set(),
       clock,
       emit: () => undefined,

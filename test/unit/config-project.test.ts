@@ -177,6 +177,15 @@ principals:
     expect(partsOf('{ lease: 2h, total: 2mb }')).toEqual({ ...usual, leaseMs: 7_200_000, total: 2_097_152 });
   });
 
+  it('says what becomes of late parts, and for how long', () => {
+    expect(load('flows: { hello: { steps: [a], late: amend, amendFor: 5m } }').flows[0]).toMatchObject({
+      late: 'amend',
+      amendForMs: 300_000,
+    });
+    expect(load('flows: { hello: { steps: [a], late: journal } }').flows[0]).toMatchObject({ late: 'journal' });
+    expect(load('flows: { hello: [a] }').flows[0]).not.toHaveProperty('late');
+  });
+
   it('finds its way through anchors and aliases', () => {
     const project = load('flows:\n  a: &slip { steps: [one] }\n  b: *slip\n');
     expect(project.flows.map(({ steps }) => steps)).toEqual([['one'], ['one']]);
@@ -409,6 +418,11 @@ describe('a refusal names its line', () => {
       'a lease that is longer than a week',
       'flows: { hello: { steps: [a], parts: { lease: 8d } } }',
       'hub.yaml:1:40: flow hello: parts: lease is longer than 7d, after which an open request ends in any case',
+    ],
+    [
+      'a late that is neither',
+      'flows: { hello: { steps: [a], late: ammend } }',
+      'hub.yaml:1:31: flow hello: late "ammend" must be one of journal, amend; did you mean "amend"?',
     ],
     [
       'an inline schema that is none',

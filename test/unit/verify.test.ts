@@ -1,5 +1,6 @@
 /** What `answerback journal verify` finds in a journal: each way of breaking the promise, and that nothing is found where none is. */
 import { describe, expect, it } from '@jest/globals';
+import { correctsHeaders, versionHeader } from '../../broker/amendable.js';
 import { deriveId, follow, type Envelope } from '../../broker/envelope.js';
 import { namesIn } from '../../broker/topology.js';
 import type { Delivery, Message } from '../../broker/transport.js';
@@ -111,6 +112,17 @@ describe('a journal in which the promise is kept', () => {
 });
 
 const group = (index: number) => [{ id: 'g', index, size: 2, at: 'gather', deadline, name: `p${index}` }];
+const corrects = (rank: number) => correctsHeaders({ group: 'g', rank, by: 'p1' });
+const corrected = (id: string, text: string, rank: number) => replied(id, text, began + 30, { extra: corrects(rank) });
+const amended = (id: string, version: number, rank: number, text: string) =>
+  note('amended', id, began + 40, { ...corrects(rank), ...versionHeader(version) }, { type: 'reply', ...body(text) });
+
+it('finds nothing wrong with versions that follow one another, told twice or not', async () => {
+  const first = [asked('r1'), replied('r1', 'a'), corrected('r1', 'b', 1), corrected('r1', 'd', 3)];
+  const told = [amended('r1', 2, 1, 'b'), amended('r1', 3, 3, 'd')];
+  expect(await verdictOn([...first, ...told, ...told])).toMatchObject({ replied: 1, amended: 2, violations: [] });
+});
+
 const partOf = (id: string, message: string) =>
   delivered(encode({ ...first(id, { slip: ['gather'], step: 3, groups: group(0) }), id: message }), names.work, 'gather');
 
@@ -139,6 +151,31 @@ it.each([
       replied('r1', 'a', began, { extra: { 'hub-group': 'g', 'hub-completed-by': 'deadline' } }),
     ],
     /group g was completed 2 times: by all, deadline/,
+  ],
+  [
+    'a further version of what is no reply',
+    [asked('r1'), decided('r1', 'cancelled', '{"code":"cancelled","message":"x"}'), corrected('r1', 'b', 1), amended('r1', 2, 1, 'b')],
+    /has versions of a reply, and its outcome is a cancelled/,
+  ],
+  [
+    'a hole in the versions',
+    [asked('r1'), replied('r1', 'a'), corrected('r1', 'b', 1), amended('r1', 3, 1, 'b')],
+    /has version 3 of its reply after version 1/,
+  ],
+  [
+    'a version that counts no more than the one before',
+    [asked('r1'), replied('r1', 'a'), corrected('r1', 'b', 1), corrected('r1', 'c', 1), amended('r1', 2, 1, 'b'), amended('r1', 3, 1, 'c')],
+    /version 3 of its reply counts 1 late parts, and the one before 1/,
+  ],
+  [
+    'a version that is told in two ways',
+    [asked('r1'), replied('r1', 'a'), corrected('r1', 'b', 1), corrected('r1', 'c', 1), amended('r1', 2, 1, 'b'), amended('r1', 2, 1, 'c')],
+    /version 2 of its reply is told in 2 ways/,
+  ],
+  [
+    'a version that nobody sent',
+    [asked('r1'), replied('r1', 'a'), corrected('r1', 'b', 1), amended('r1', 2, 1, 'c')],
+    /version 2 of its reply was sent by no aggregator/,
   ],
   ['a one-way message that is nowhere', [asked('r1', { replyTo: undefined as never })], /neither done nor a dead letter/],
 ])('%s is found', async (_what, entries, expected) => {

@@ -117,7 +117,7 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
 
   /** The reply as it is, or the problem that the requestor would read in its place; and what it is about. */
   function written(envelope: Envelope): Pick<Outgoing, 'body' | 'headers'> {
-    const { of = '', outcome: kind = 'reply' } = calledBack(envelope) ?? {};
+    const { of = '', outcome: kind = 'reply', version: which } = calledBack(envelope) ?? {};
     const { body, contentType, contentEncoding, at, key, flow } = envelope;
     const about = {
       'user-agent': `answerback/${version}`,
@@ -125,6 +125,9 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
       'hub-flow': flow,
       'hub-state': kind === 'reminder' ? 'open' : stateOf[kind],
       ...(key === undefined ? {} : { 'hub-key': key }),
+      ...(which === undefined
+        ? {}
+        : { 'hub-reply-version': String(which), 'hub-event': which === 1 ? 'request.replied' : 'request.amended' }),
     };
     if (kind !== 'reply' && kind !== 'reminder') {
       const problem = Buffer.from(JSON.stringify(problemOf({ kind, body, contentType, at }, of)));

@@ -36,6 +36,8 @@ const timed: Drill = { dies: 'worker', ask: [{ flow: 'timed' }, { flow: 'timed',
 const job: Drill = { dies: 'worker', ask: [{ flow: 'job' }, { flow: 'job', ...keyed }] };
 const partial: Drill = { dies: 'worker', ask: [{ flow: 'partial' }, { flow: 'partial', ...keyed }] };
 
+const amended: Drill = { dies: 'worker', ask: [{ flow: 'amended' }, { flow: 'amended', ...keyed }] };
+
 const drills: Readonly<Record<FailpointName, Drill>> = {
   'accept.before-record': hub,
   'accept.after-record': hub,
@@ -92,6 +94,12 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'settle.before-late': { dies: 'hub', ask: [twice, { ...twice, ...keyed }] },
   'settle.alone-before-journal': { dies: 'hub', ask: [twice, { flow: 'legacy.last' }] },
   'settle.alone-after-journal': { dies: 'hub', ask: [twice, { flow: 'legacy.last' }] },
+  'late.before-part': amended,
+  'late.after-part': amended,
+  'amend.before-store': { ...amended, dies: 'hub' },
+  'amend.before-journal': { ...amended, dies: 'hub' },
+  'amend.after-journal': { ...amended, dies: 'hub' },
+  'amend.after-show': { ...amended, dies: 'hub' },
   'sweep.before-timeout': { dies: 'hub', ask: [silent] },
   'sweep.after-timeout': { dies: 'hub', ask: [silent] },
   'sweep.before-finish': { dies: 'hub', ask: [cancelled], after: 'settle.after-store' },

@@ -16,7 +16,13 @@ interface Body {
 
 const file = process.env['FAULT_EFFECTS'] ?? '/dev/null';
 
-function note(what: 'start' | 'end', step: string, token: string, { requestId, attempt }: Envelope, said?: unknown): void {
+function note(
+  what: 'start' | 'end',
+  step: string,
+  token: string,
+  { requestId, attempt }: Pick<Envelope, 'requestId' | 'attempt'>,
+  said?: unknown,
+): void {
   appendFileSync(file, `${JSON.stringify({ what, step, token, id: requestId, attempt, pid: process.pid, at: Date.now(), said })}\n`);
 }
 
@@ -132,5 +138,20 @@ export const gather = aggregator<Body>({ name: 'gather', timeout: '40s', combine
 export const spreadPartly = worker<Body>({
   name: 'spread.partly',
   handle: (body) => split(members.map((name) => ({ body, name, steps: [name === 'c' ? 'silent' : 'part'] }))),
+});
+export const spreadLate = worker<Body>({
+  name: 'spread.late',
+  handle: (body) => split(members.map((name) => ({ body, name, steps: [name === 'c' ? 'slow' : 'last'] }))),
+});
+/** What it says is the reply, and each version of it. */
+export const gatherTwo = aggregator<Body & { readonly for: string }>({
+  name: 'gather.two',
+  timeout: '40s',
+  atLeast: 2,
+  combine(answers, manifest) {
+    const said = gathered(answers, manifest);
+    note('end', 'gather.two', said.token, { requestId: answers[0]?.body.for ?? '', attempt: 1 }, said);
+    return said;
+  },
 });
 export const gatherSoon = aggregator<Body>({ name: 'gather.soon', timeout: '1s', combine: gathered });

@@ -13,9 +13,8 @@ import { deriveId, ringFor, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
 import type { Journal } from './journal.js';
-import type { Verdict } from './step.js';
+import type { Step, Verdict } from './step.js';
 import type { Dossier, Store } from './store.js';
-import { taskKind, withdrawn as withdrawnTask } from './tasks/parked.js';
 import { deadAddress, workAddress, type Names } from './topology.js';
 import type { Delivery, Message, Transport } from './transport.js';
 import { decode, encode, errorHeaders, isUndecodable } from './wire.js';
@@ -68,12 +67,12 @@ export interface DossiersOptions {
   readonly clock: Clock;
   readonly names: Names;
   readonly emit: Emit;
+  /** Those that bring what becomes of their dossiers. */
+  readonly steps: Iterable<Pick<Step, 'withdrawn'>>;
 }
 
-/** What becomes of a kind's dossiers when nobody wants their work any more. Pure. Default: their data says `ended: 'withdrawn'`. */
-type Withdrawn = (id: string, data: unknown, why: string, now: number) => Pick<Next, 'data' | 'index'>;
-
-const withdrawnOf: Readonly<Record<string, Withdrawn>> = { [taskKind]: withdrawnTask };
+/** What becomes of a dossier when nobody wants its work any more. Pure. Default: its data says `ended: 'withdrawn'`. */
+export type Withdrawn = (id: string, data: unknown, why: string, now: number) => Pick<Next, 'data' | 'index'>;
 
 /** Whoever was rung and has done nothing is rung again. */
 const ringAgainMs = 10_000;
@@ -86,7 +85,9 @@ export const nameOf = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>): string => `$
 /** List of the open dossiers of a request or group. */
 const listOf = (requestOrGroup: string): string => `of:${requestOrGroup}`;
 
-export function openDossiers({ transport, store, journal, clock, names, emit }: DossiersOptions): Dossiers {
+export function openDossiers({ transport, store, journal, clock, names, emit, steps }: DossiersOptions): Dossiers {
+  const withdrawnOf = new Map([...steps].flatMap(({ withdrawn = {} }) => Object.entries(withdrawn)));
+
   async function park(kind: string, envelope: Envelope, next: Next): Promise<void> {
     const [step = ''] = envelope.slip;
     const about = { kind, id: envelope.id, requestId: envelope.requestId, step, message: encode(envelope) };
@@ -151,7 +152,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit }: 
   const withdrawOne = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>, why: string) =>
     change(kind, id, ({ isOpen, data }, now) => {
       if (!isOpen) return { result: undefined };
-      const next = withdrawnOf[kind]?.(id, data, why, now) ?? { data: { ...(data as object), ended: 'withdrawn' } };
+      const next = withdrawnOf.get(kind)?.(id, data, why, now) ?? { data: { ...(data as object), ended: 'withdrawn' } };
       return { next: { ...next, isOpen: false }, result: undefined };
     });
 

@@ -113,7 +113,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const journal = openJournal(transport, names, () => clock.now());
   const correlator = openCorrelator(clock);
   const leftOut = new Set(project.flows.filter((flow) => !isJournalled(flow)).map(({ name }) => name));
-  const dossiers = openDossiers({ transport, store, journal, clock, names, emit });
+  const dossiers = openDossiers({ transport, store, journal, clock, names, emit, steps: project.steps });
   const parking = project.steps.some(({ parks }) => parks === true) ? dossiers : undefined;
   const settler = openSettler({
     store,
@@ -305,7 +305,7 @@ export async function openWorkers({ ports, project, namespace, emit, place, only
   await later.start();
   const volatile = new Set(project.flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
   const serve = project.steps.filter(({ name }) => only === undefined || only.includes(name));
-  const dossiers = openDossiers({ transport, store, journal, clock, names, emit });
+  const dossiers = openDossiers({ transport, store, journal, clock, names, emit, steps: project.steps });
   const runner = await startRunner({
     flows: project.flows,
     transport,

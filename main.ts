@@ -30,6 +30,7 @@ import { version } from './broker/version.js';
 import { checkCallSettings, ConfigError, loadProject, secretOf, type Project } from './config/project.js';
 import { loadSteps } from './workers/index.js';
 import { keyOf, targetsOf, webhook, type Target, type Targets } from './workers/webhook/index.js';
+import type { Post } from './workers/webhook/post.js';
 
 export { adapters };
 
@@ -54,12 +55,16 @@ export async function load({ folder, env = process.env, overrides }: StartOption
   const steps = [
     ...(await loadSteps(project.folder)),
     ...(await configuredSteps(project)),
-    ...(targets === undefined ? [] : [webhook({ targets, problemOf: outcomeProblem })]),
+    ...(targets === undefined ? [] : [callingBack(targets)]),
   ];
   const flaws = checkFlows(project.flows, new Map(steps.map((step) => [step.name, step])));
   if (flaws.length > 0) throw new ConfigError(flaws.map(({ path, message }) => `${project.locate(path)}: ${message}`));
   return { project, steps, ...(targets === undefined ? {} : { targets }) };
 }
+
+/** The step that calls requestors back; `post`: instead of over HTTP. */
+export const callingBack = (targets: Targets, post?: Post): Step =>
+  webhook({ targets, problemOf: outcomeProblem, ...(post === undefined ? {} : { post }) });
 
 /** The callbacks of a project, with secrets that are read when they are needed: a file may change meanwhile, and only who posts must have them. */
 const targetsIn = ({ callbacks, folder }: Project, env: NodeJS.ProcessEnv): readonly Target[] =>

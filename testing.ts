@@ -8,6 +8,7 @@
  *   await quote.reply();
  */
 import { access as accessOf, anonymous, type KeyedPrincipal, type Principal } from './broker/access.js';
+import type { Callbacks } from './broker/callback.js';
 import { systemClock, testClock } from './broker/clock.js';
 import type { Dossiers } from './broker/dossiers.js';
 import type { Fields } from './broker/emit.js';
@@ -27,7 +28,10 @@ import type { Actor } from './broker/tasks/task.js';
 import type { Wish } from './broker/tasks/tasks.js';
 import type { Summary, TaskView } from './broker/tasks/view.js';
 import { memoryBroker } from './broker/transport-memory.js';
-import { load } from './main.js';
+import type { ConfiguredCallback } from './config/project.js';
+import { callingBack, load } from './main.js';
+import { targetsOf, type Target } from './workers/webhook/index.js';
+import type { Post } from './workers/webhook/post.js';
 
 export interface TestHubOptions {
   /** A project: `hub.yaml`, `workers/`. Its environment is not looked at. */
@@ -64,6 +68,10 @@ export interface TestHub {
   now(): Date;
   /** What happens to the next attempts of a step, in this order; then it works again. */
   disturb(step: string, ...disturbances: Disturbance[]): void;
+  /** Every callback of a project's `callbacks` that was posted, signed with a secret of the kit's. Receivers answer 204. */
+  readonly posted: readonly Posted[];
+  /** What receivers answer to the next callbacks, in this order: a status, or nothing. */
+  disturbCallbacks(...answers: (number | 'unreachable')[]): void;
   /** Everything that Redis holds is lost, and rebuilt from the journal. */
   loseStore(): Promise<void>;
   /** What the hub reported, as in its log. */
@@ -71,10 +79,18 @@ export interface TestHub {
   close(): Promise<void>;
 }
 
-export type AskOptions = Partial<Pick<Ask, 'key' | 'idempotencyKey' | 'deadlineMs' | 'contentType' | 'priority'>> & {
+export type AskOptions = Partial<Pick<Ask, 'key' | 'idempotencyKey' | 'deadlineMs' | 'contentType' | 'priority' | 'callback'>> & {
   /** Name of the principal that asks. Default: the first one, or anonymous. */
   readonly as?: string;
 };
+
+/** A callback as its receiver was sent it. Nothing leaves the process. */
+export interface Posted {
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  /** Parsed if it is JSON. */
+  readonly body: unknown;
+}
 
 /** A request that was sent. */
 export interface Asked {
@@ -108,7 +124,15 @@ const patienceMs = 200;
 const year = 366 * 86_400_000;
 
 export async function testHub(options: TestHubOptions): Promise<TestHub> {
-  const { flows, steps, principals, users } = await projectOf(options);
+  const posted: Posted[] = [];
+  const answers: (number | 'unreachable')[] = [];
+  const post: Post = async ({ url, headers, body }) => {
+    const contentType = headers['content-type'] ?? 'application/octet-stream';
+    posted.push({ url: url.href, headers, body: bodyOf({ body, contentType }) });
+    const answer = answers.shift() ?? 204;
+    return answer === 'unreachable' ? { error: 'the receiver cannot be reached' } : { status: answer };
+  };
+  const { flows, steps, principals, users, callbacks } = await projectOf(options, post);
   const disturbances = new Map<string, Disturbance[]>();
   /** Handlers that run, and when one last began or ended. */
   let active = 0;
@@ -169,7 +193,14 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
     place: 'test/1',
     journalMaxAge: '365D',
   };
-  const hub = await openHub({ ...common, name: 'test', access, users, maxDelayMs: Infinity });
+  const hub = await openHub({
+    ...common,
+    name: 'test',
+    access,
+    users,
+    maxDelayMs: Infinity,
+    ...(callbacks === undefined ? {} : { callbacks }),
+  });
   const workers = await openWorkers(common);
   const principalNamed = (name: string | undefined): Principal => {
     const found = name === undefined ? (principals[0] ?? anonymous) : access.byName(name);
@@ -201,6 +232,8 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
 
   return {
     events,
+    posted,
+    disturbCallbacks: (...more) => void answers.push(...more),
     act,
     async tasks(person) {
       const { tasks } = await now(actorNamed(person).then((actor) => hub.tasks.list(actor, { view: 'groups', limit: 1_000 })));
@@ -289,17 +322,24 @@ export async function testHub(options: TestHubOptions): Promise<TestHub> {
 const waitOf = (flows: readonly Flow[], name: string): { waitMs?: number } =>
   flows.find((flow) => flow.name === name)?.durable === false ? {} : { waitMs: 0 };
 
-async function projectOf({ folder, flows, steps = [], principals, users }: TestHubOptions): Promise<{
+async function projectOf(
+  { folder, flows, steps = [], principals, users }: TestHubOptions,
+  post: Post,
+): Promise<{
   readonly flows: readonly Flow[];
   readonly steps: readonly Step[];
   readonly principals: readonly KeyedPrincipal[];
   readonly users: readonly User[];
+  readonly callbacks: Callbacks | undefined;
 }> {
   const loaded = folder === undefined ? undefined : await load({ folder, env: {} });
-  const own = new Set(steps.map(({ name }) => name));
+  const targets = loaded?.targets === undefined ? undefined : targetsOf(loaded.project.callbacks.map(targetOf));
+  const calling = targets === undefined ? [] : [callingBack(targets, post)];
+  const own = new Set([...steps, ...calling].map(({ name }) => name));
   const all = {
+    callbacks: targets,
     flows: [...(loaded?.project.flows ?? []), ...Object.entries(flows ?? {}).map(([name, flow]) => flowOf(name, flow))],
-    steps: [...(loaded?.steps ?? []).filter(({ name }) => !own.has(name)), ...steps],
+    steps: [...(loaded?.steps ?? []).filter(({ name }) => !own.has(name)), ...calling, ...steps],
     principals: principals ?? loaded?.project.principals ?? [],
     users: users ?? loaded?.project.users ?? [],
   };
@@ -307,6 +347,13 @@ async function projectOf({ folder, flows, steps = [], principals, users }: TestH
   if (flaws.length > 0) throw new Error(flaws.map(({ message }) => message).join('\n'));
   return all;
 }
+
+/** Its secrets are of no use to a test, which may not have them. */
+const targetOf = ({ secrets: _secrets, headers, ...target }: ConfiguredCallback): Target => ({
+  ...target,
+  keys: () => [Buffer.alloc(32, 'test')],
+  headers: () => Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, typeof value === 'string' ? value : 'secret'])),
+});
 
 function flowOf(name: string, flow: readonly string[] | (Partial<Flow> & Pick<Flow, 'steps'>)): Flow {
   const defaults = { name, waitMs: 10 * second, maxWaitMs: 60 * second, deadlineMs: year, maxDeadlineMs: year, durable: true };

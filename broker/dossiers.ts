@@ -14,10 +14,9 @@ import { deriveId, ringFor, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { Fault, messageOf } from './fault.js';
 import type { Journal } from './journal.js';
-import type { Verdict } from './step.js';
 import { openedKind, partKind, withdrawnOpened, withdrawnPart } from './opened.js';
+import type { Step, Verdict } from './step.js';
 import type { Dossier, Store } from './store.js';
-import { taskKind, withdrawn as withdrawnTask } from './tasks/parked.js';
 import { deadAddress, workAddress, type Names } from './topology.js';
 import type { Delivery, Message, Transport } from './transport.js';
 import { decode, encode, errorHeaders, isUndecodable } from './wire.js';
@@ -74,16 +73,15 @@ export interface DossiersOptions {
   readonly emit: Emit;
   /** Kinds that no step is rung for: the hub looks after them itself, when the sweeper finds that their time has come. May be called again. */
   readonly own?: Readonly<Record<string, (dossier: Dossier) => Promise<void>>>;
+  /** Those that bring what becomes of their dossiers. */
+  readonly steps: Iterable<Pick<Step, 'withdrawn'>>;
 }
 
-/** What becomes of a kind's dossiers when nobody wants their work any more. Pure. Default: their data says `ended: 'withdrawn'`. */
-type Withdrawn = (id: string, data: unknown, why: string, now: number) => Pick<Next, 'data' | 'index' | 'isEmptied'>;
+/** What becomes of a dossier when nobody wants its work any more. Pure. Default: its data says `ended: 'withdrawn'`. */
+export type Withdrawn = (id: string, data: unknown, why: string, now: number) => Pick<Next, 'data' | 'index' | 'isEmptied'>;
 
-const withdrawnOf: Readonly<Record<string, Withdrawn>> = {
-  [taskKind]: withdrawnTask,
-  [openedKind]: withdrawnOpened,
-  [partKind]: withdrawnPart,
-};
+/** Those that belong to no step. */
+const withdrawnOpens: Readonly<Record<string, Withdrawn>> = { [openedKind]: withdrawnOpened, [partKind]: withdrawnPart };
 
 /** Whoever was rung and has done nothing is rung again. */
 const ringAgainMs = 10_000;
@@ -96,7 +94,9 @@ export const nameOf = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>): string => `$
 /** List of the open dossiers of a request or group. */
 const listOf = (requestOrGroup: string): string => `of:${requestOrGroup}`;
 
-export function openDossiers({ transport, store, journal, clock, names, emit, own = {} }: DossiersOptions): Dossiers {
+export function openDossiers({ transport, store, journal, clock, names, emit, steps, own = {} }: DossiersOptions): Dossiers {
+  const withdrawnOf = new Map([{ withdrawn: withdrawnOpens }, ...steps].flatMap(({ withdrawn = {} }) => Object.entries(withdrawn)));
+
   async function park(kind: string, envelope: Envelope, next: Next): Promise<void> {
     const [step = ''] = envelope.slip;
     const about = { kind, id: envelope.id, requestId: envelope.requestId, step, message: encode(envelope) };
@@ -170,7 +170,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit, ow
   const withdrawOne = ({ kind, id }: Pick<Dossier, 'kind' | 'id'>, why: string) =>
     change(kind, id, ({ isOpen, data }, now) => {
       if (!isOpen) return { result: undefined };
-      const next = withdrawnOf[kind]?.(id, data, why, now) ?? { data: { ...(data as object), ended: 'withdrawn' } };
+      const next = withdrawnOf.get(kind)?.(id, data, why, now) ?? { data: { ...(data as object), ended: 'withdrawn' } };
       return { next: { ...next, isOpen: false }, result: undefined };
     });
 

@@ -20,12 +20,14 @@ import type { Clock } from './clock.js';
 import type { Emit } from './emit.js';
 import { deriveId } from './envelope.js';
 import { failpoint } from './failpoint.js';
-import { Fault, isFault, messageOf } from './fault.js';
+import { Fault, isFault, messageOf, type Flaw } from './fault.js';
 import type { Ask, Gateway } from './gateway.js';
 import type { Names } from './topology.js';
+import { flawed, type Refusal } from './tasks/rules.js';
+import type { Actor } from './tasks/task.js';
 import { isAction, readWish } from './tasks/wishes.js';
 import type { Tasks, Wish } from './tasks/tasks.js';
-import type { People } from './people.js';
+import { withoutRoles, type People } from './people.js';
 import { PublishError, type Consumer, type Delivery, type Transport } from './transport.js';
 import { errorHeaders, faultMessage } from './wire.js';
 
@@ -106,23 +108,23 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
 
   /** A program acts on a task, as the person that its principal is. */
   async function actOn(delivery: Delivery, action: Wish['do'], principal: Principal): Promise<void> {
-    const member = options.people.memberOf(principal);
-    if (member === undefined) throw new Fault('forbidden', `principal ${principal.name} has no roles: it may not act on tasks`);
+    const { people, tasks } = options;
+    const member = people.memberOf(principal);
+    const actor = member === undefined ? withoutRoles(principal, 'amqp') : await people.actor(member, 'amqp');
     const { task: id, ...rest } = objectIn(delivery.body);
-    const wish = readWish(action, rest);
     if (typeof id !== 'string') throw new Fault('invalid', 'the body names no task: { "task": "<id>", … }', { reason: 'task' });
-    if (!('do' in wish))
-      throw new Fault('invalid', wish.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; '), { errors: wish, reason: 'task' });
-    const answered = await options.tasks.act(id, wish, await options.people.actor(member, 'amqp'));
+    const wish = readWish(action, rest);
+    const answered = 'do' in wish ? await tasks.act(id, wish, actor) : await refusedUnread(id, action, wish, actor);
     if (answered === undefined) throw new Fault('invalid', `there is no task ${id}`, { reason: 'task' });
-    if (answered.result === 'refused') {
-      const { code, detail, errors } = answered.refusal;
-      const faultCode = code === 'invalid' ? 'invalid' : code === 'not-permitted' ? 'forbidden' : 'rejected';
-      throw new Fault(faultCode, detail, { reason: code, ...(errors === undefined ? {} : { errors }) });
-    }
+    if (answered.result === 'refused') throw faultOf(answered.refusal);
     if (delivery.replyTo === undefined) return;
     const body = Buffer.from(JSON.stringify(answered.task));
     await tell(delivery, { body, contentType: 'application/json', type: 'reply', headers: {} });
+  }
+
+  async function refusedUnread(id: string, action: Wish['do'], flaws: readonly Flaw[], actor: Actor) {
+    const refusal = await options.tasks.refuse(id, action, flawed(...flaws), actor);
+    return refusal === undefined ? undefined : ({ result: 'refused', refusal } as const);
   }
 
   /** What a step asked, answered. A refusal is heard as always; who answers well hears no more than the next question, or the outcome. */
@@ -182,6 +184,11 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
   }
 
   return transport.consume(names.requests, { prefetch: 200, tag: `requests@${options.place}` }, take);
+}
+
+function faultOf({ code, detail, errors }: Refusal): Fault {
+  const faultCode = code === 'invalid' ? 'invalid' : code === 'not-permitted' ? 'forbidden' : 'rejected';
+  return new Fault(faultCode, detail, { reason: code, ...(errors === undefined ? {} : { errors }) });
 }
 
 function objectIn(body: Buffer): Readonly<Record<string, unknown>> {

@@ -53,6 +53,8 @@ export const failpointNames = [
   'job.before-finish',
   'job.after-finish',
   'job.before-again',
+  'job.before-interrupt',
+  'job.before-way',
   // The outcome.
   'reply.before-settle',
   'reply.before-ack',

@@ -120,7 +120,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
   const correlator = openCorrelator(clock);
   const leftOut = new Set(project.flows.filter((flow) => !isJournalled(flow)).map(({ name }) => name));
   const own = { [openedKind]: (dossier: Dossier) => gateway.lookAfterOpened(dossier) };
-  const dossiers = openDossiers({ transport, store, journal, clock, names, emit, own });
+  const dossiers = openDossiers({ transport, store, journal, clock, names, emit, own, steps: project.steps });
   const parking = project.steps.some(({ parks }) => parks === true) ? dossiers : undefined;
   const forward = openForward({ transport, store, journal, names, leftOut, emit });
   const amend = openAmend({ store, journal, forward, emit });
@@ -324,7 +324,7 @@ export async function openWorkers({ ports, project, namespace, emit, place, only
   await later.start();
   const volatile = new Set(project.flows.filter((flow) => !flow.durable).flatMap((flow) => flow.steps));
   const serve = project.steps.filter(({ name }) => only === undefined || only.includes(name));
-  const dossiers = openDossiers({ transport, store, journal, clock, names, emit });
+  const dossiers = openDossiers({ transport, store, journal, clock, names, emit, steps: project.steps });
   const runner = await startRunner({
     flows: project.flows,
     transport,

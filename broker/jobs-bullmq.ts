@@ -15,6 +15,9 @@ export interface BullmqJobsOptions {
   readonly log?: Emit;
 }
 
+/** BullMQ's priority of what is not urgent. What comes back to the queue is the first of its priority. */
+const notUrgent = 1;
+
 /** Connects when it is first used. */
 export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobsOptions): Jobs {
   const redis = bullmq({ url, namespace, log });
@@ -117,7 +120,8 @@ export function bullmqJobs({ url, namespace, log = () => undefined }: BullmqJobs
         queue.add('work', null, {
           jobId: id,
           delay: Math.max(0, Math.ceil(inMs)),
-          lifo: isUrgent,
+          // Those without a priority are taken first.
+          ...(isUrgent ? {} : { priority: notUrgent }),
           removeOnComplete: true,
           removeOnFail: true,
           stackTraceLimit: 1,

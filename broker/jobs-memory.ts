@@ -1,6 +1,6 @@
 /** Long work in memory, for tests of one's own flows and for `--demo`: the same behaviour as on BullMQ, gone with the process. */
 import type { Clock } from './clock.js';
-import { rejectedAgainMs, type Jobs, type ServeOptions, type Work } from './jobs.js';
+import { rejectedAgainMs, type AddOptions, type Jobs, type ServeOptions, type Work } from './jobs.js';
 import { StoreError } from './store.js';
 
 /** What processes share. */
@@ -17,11 +17,18 @@ interface Server {
   isClosing: boolean;
 }
 
+interface Active {
+  readonly lost: AbortController;
+  readonly isUrgent: boolean;
+}
+
 interface Queue {
   waiting: string[];
+  /** Those that are taken before what waits. */
+  urgent: string[];
   /** What takes the timer back of those whose time has not come. */
   readonly delayed: Map<string, () => void>;
-  readonly active: Map<string, AbortController>;
+  readonly active: Map<string, Active>;
   readonly servers: Set<Server>;
   /** When the last ones were begun, for the rate limit. */
   begun: number[];
@@ -36,16 +43,18 @@ export function memoryJobs({ clock }: { readonly clock: Clock }): MemoryJobs {
     if (queue === undefined)
       queues.set(
         name,
-        (queue = { waiting: [], delayed: new Map(), active: new Map(), servers: new Set(), begun: [], isLookingAgain: false }),
+        (queue = { waiting: [], urgent: [], delayed: new Map(), active: new Map(), servers: new Set(), begun: [], isLookingAgain: false }),
       );
     return queue;
   }
 
-  function put(queue: Queue, id: string, inMs: number, isFirst: boolean): void {
+  /** `isBack`: one that was begun. */
+  function put(queue: Queue, id: string, { inMs, isUrgent, isBack }: Required<AddOptions> & { readonly isBack: boolean }): void {
     const now = () => {
       queue.delayed.delete(id);
-      if (isFirst) queue.waiting.unshift(id);
-      else queue.waiting.push(id);
+      const line = isUrgent ? queue.urgent : queue.waiting;
+      if (isBack) line.unshift(id);
+      else line.push(id);
       handOut(queue);
     };
     if (inMs > 0) queue.delayed.set(id, clock.after(inMs, now));
@@ -58,12 +67,14 @@ export function memoryJobs({ clock }: { readonly clock: Clock }): MemoryJobs {
       const [server] = [...queue.servers]
         .filter(({ running, options, isClosing }) => !isClosing && running.size < options.concurrency)
         .sort((a, b) => a.running.size - b.running.size);
-      if (server === undefined || queue.waiting.length === 0 || isLimited(queue, server.options)) return;
-      const id = queue.waiting.shift()!;
+      const isUrgent = queue.urgent.length > 0;
+      const line = isUrgent ? queue.urgent : queue.waiting;
+      if (server === undefined || line.length === 0 || isLimited(queue, server.options)) return;
+      const id = line.shift()!;
       queue.begun.push(clock.now());
-      const lost = new AbortController();
-      queue.active.set(id, lost);
-      const done = run(queue, server, id, lost).finally(() => {
+      const one = { lost: new AbortController(), isUrgent };
+      queue.active.set(id, one);
+      const done = run(queue, server, id, one).finally(() => {
         server.running.delete(done);
         handOut(queue);
       });
@@ -86,15 +97,16 @@ export function memoryJobs({ clock }: { readonly clock: Clock }): MemoryJobs {
     return true;
   }
 
-  async function run(queue: Queue, { work }: Server, id: string, lost: AbortController): Promise<void> {
+  async function run(queue: Queue, { work }: Server, id: string, one: Active): Promise<void> {
     await Promise.resolve(); // whoever puts it in goes on first
-    const next = await work(id, lost.signal).catch(() => ({ againInMs: rejectedAgainMs }));
-    if (queue.active.get(id) !== lost) return;
+    const next = await work(id, one.lost.signal).catch(() => ({ againInMs: rejectedAgainMs }));
+    if (queue.active.get(id) !== one) return;
     queue.active.delete(id);
-    if (next !== 'done') put(queue, id, next.againInMs, true);
+    if (next !== 'done') put(queue, id, { inMs: next.againInMs, isUrgent: one.isUrgent, isBack: true });
   }
 
-  const has = (queue: Queue, id: string): boolean => queue.active.has(id) || queue.delayed.has(id) || queue.waiting.includes(id);
+  const has = ({ active, delayed, urgent, waiting }: Queue, id: string): boolean =>
+    active.has(id) || delayed.has(id) || urgent.includes(id) || waiting.includes(id);
 
   return {
     connect() {
@@ -113,7 +125,7 @@ export function memoryJobs({ clock }: { readonly clock: Clock }): MemoryJobs {
         async add(name, id, { inMs = 0, isUrgent = false } = {}) {
           open();
           const queue = queueOf(name);
-          if (!has(queue, id)) put(queue, id, inMs, isUrgent);
+          if (!has(queue, id)) put(queue, id, { inMs, isUrgent, isBack: false });
         },
         async remove(name, id) {
           open();
@@ -121,6 +133,7 @@ export function memoryJobs({ clock }: { readonly clock: Clock }): MemoryJobs {
           queue.delayed.get(id)?.();
           queue.delayed.delete(id);
           queue.waiting = queue.waiting.filter((other) => other !== id);
+          queue.urgent = queue.urgent.filter((other) => other !== id);
         },
         async serve(name, options, work) {
           open();
@@ -140,10 +153,11 @@ export function memoryJobs({ clock }: { readonly clock: Clock }): MemoryJobs {
     lose() {
       for (const queue of queues.values()) {
         for (const cancel of queue.delayed.values()) cancel();
-        for (const lost of queue.active.values()) lost.abort(new Error('it was lost'));
+        for (const { lost } of queue.active.values()) lost.abort(new Error('it was lost'));
         queue.delayed.clear();
         queue.active.clear();
         queue.waiting = [];
+        queue.urgent = [];
       }
     },
   };

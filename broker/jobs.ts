@@ -23,7 +23,7 @@ export interface Jobs {
 export interface AddOptions {
   /** Not before so long (ms). */
   readonly inMs?: number;
-  /** Before those that wait already. */
+  /** Before all that are not, also those that come back. */
   readonly isUrgent?: boolean;
 }
 
@@ -38,7 +38,7 @@ export interface ServeOptions {
 
 /**
  * Does one. `lost` aborts when this process has lost it, or may have: others may be at it. Resolves with what becomes of it: done, or handed
- * out again, after so long. One that rejects is handed out again after a second.
+ * out again, after so long; with 0 before those that wait, but after the urgent. One that rejects is handed out again after a second.
  */
 export type Work = (id: string, lost: AbortSignal) => Promise<'done' | { readonly againInMs: number }>;
 

@@ -52,12 +52,21 @@ export interface People {
   find(name: string): Promise<Member | undefined>;
   /** A person as they act now, with those for whom they stand in. */
   actor(member: Member, via: Actor['via']): Promise<Actor>;
-  /** A principal that may act on tasks, as a person; undefined: it may not. */
+  /** A principal that may act on tasks, as a person; undefined: it has no roles, see `withoutRoles`. */
   memberOf(principal: Principal): Member | undefined;
   absence(name: string): Promise<Absence | undefined>;
   /** `undefined` ends it. */
   setAbsence(name: string, absence: Absence | undefined): Promise<void>;
 }
+
+/** A principal that may do nothing to tasks, as the one who tries: so that it is refused like everybody else, and the audit knows it. */
+export const withoutRoles = ({ name }: Pick<Principal, 'name'>, via: Actor['via']): Actor => ({
+  name,
+  groups: [],
+  roles: [],
+  via,
+  standsInFor: [],
+});
 
 export const sessionMs = 8 * 3_600_000;
 const seenMs = 30 * 86_400_000;

@@ -5,7 +5,7 @@
 import { isAsking, putQuestion, talkOf, type Question, type Turn } from './ask.js';
 import type { Clock } from './clock.js';
 import type { Control } from './control.js';
-import type { Dossiers } from './dossiers.js';
+import type { Dossiers, Withdrawn } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { deriveId, type Envelope } from './envelope.js';
 import { Fault, messageOf } from './fault.js';
@@ -68,6 +68,8 @@ export interface Step {
   readonly quietMs?: number;
   /** True: its work may outlive its delivery, as a dossier. Requests of its flows have a record from the start. */
   readonly parks?: boolean;
+  /** By kind of its dossiers: what becomes of one when nobody wants its work any more. */
+  readonly withdrawn?: Readonly<Record<string, Withdrawn>>;
   /** One attempt. Absent on foreign steps: a program of somebody else consumes `hub.work.<name>` and answers on `reply_to`. */
   readonly run?: (envelope: Envelope, tools: StepTools) => Promise<Verdict>;
   /** What the step does beside its deliveries, in each process that serves it: for as long as that runs. */

@@ -62,7 +62,6 @@ export interface RedisStoreOptions {
 const dayMs = 86_400_000;
 const all = { ...scripts, ...amendScripts, ...dossierScripts };
 
-const partMeta = ({ kind, contentType, at }: Part): string => JSON.stringify({ kind, contentType, at });
 const correctionArgs = (correction: Correction) => {
   const { body } = correction.outcome;
   return [correction.rank, digestOf(body), correctionMeta(correction), body] as const;

@@ -89,11 +89,7 @@ function lineOf({ at, name, data }: RequestEvent): StoryLine | undefined {
     case 'state':
       return text('waitingOn') === undefined ? undefined : line(`waits for ${text('waitingOn')}`);
     case 'step':
-      return line(
-        data['task'] === undefined
-          ? `begun${Number(data['attempt']) > 1 ? `, attempt ${String(data['attempt'])}` : ''}`
-          : 'given to a person',
-      );
+      return line(stepText(data));
     case 'progress':
       return line(
         [data['percent'] === undefined ? '' : `${String(data['percent'])} %`, text('message') ?? ''].join(' ').trim() || 'goes on',
@@ -111,6 +107,13 @@ function lineOf({ at, name, data }: RequestEvent): StoryLine | undefined {
     case 'amended':
       return line(`corrected: ${text('by') ?? ''} answered late, version ${String(data['version'])} of the reply`);
   }
+}
+
+function stepText({ task, interrupted, failed, attempt }: RequestEvent['data']): string {
+  if (task !== undefined) return 'given to a person';
+  if (interrupted === true) return 'interrupted by an urgent request';
+  if (failed === true) return `attempt ${String(attempt)} failed`;
+  return `begun${Number(attempt) > 1 ? `, attempt ${String(attempt)}` : ''}`;
 }
 
 /** Who of those that were asked has answered, as far as it was reported. */

@@ -8,7 +8,7 @@ import { didYouMean } from './problems.js';
 const roles = ['viewer', 'task-user', 'operator', 'admin'] as const;
 export type Role = (typeof roles)[number];
 
-/** Structurally the `User` of `broker/people.ts`. */
+/** The `User` of `broker/people.ts`: test/unit/agreement.test.ts keeps them the same. */
 export interface User {
   readonly name: string;
   readonly displayName?: string;

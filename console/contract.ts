@@ -1,4 +1,4 @@
-/** What the hub's HTTP API says about tasks, people and requests. The pages know the hub by these shapes only. */
+/** What the hub's HTTP API says about tasks, people and requests. The pages know the hub by these shapes only; test/unit/agreement.test.ts keeps them true. */
 
 /** `all`: for operators. */
 export type View = 'mine' | 'groups' | 'due' | 'done' | 'all';

@@ -14,9 +14,10 @@ export interface PerformContext extends Omit<JobContext, 'progress'> {
 }
 
 /**
- * Why an attempt was told to end: nobody wants it any more, somebody else has begun it since, it takes too long, this process stops.
+ * Why an attempt was told to end: nobody wants it any more, somebody else has begun it since, it takes too long, this process stops, an
+ * urgent one goes first.
  */
-export type Why = 'withdrawn' | 'superseded' | 'timeout' | 'stopping';
+export type Why = 'withdrawn' | 'superseded' | 'timeout' | 'stopping' | 'interrupted';
 
 export type End =
   | { readonly how: 'returned'; readonly outcome: JobOutcome }
@@ -62,6 +63,7 @@ export function startAttempt({ envelope, perform, clock, timeoutMs, graceMs, sta
     superseded: () => new Error('another process has taken over'),
     timeout: () => new Error(`no result within ${timeoutMs} ms`),
     stopping: () => new Error('the process stops'),
+    interrupted: () => new Fault('unavailable', 'interrupted by an urgent request', { reason: 'interrupted' }),
   };
 
   function abort(because: Why): void {

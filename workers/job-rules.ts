@@ -2,7 +2,7 @@
  * The rules of a job's dossier, as pure functions for `dossiers.change`. Each start of an attempt takes the next token; whoever has an older
  * one (its process stood still while another one took over) may change nothing any more (fencing token).
  */
-import type { Decided } from '../broker/dossiers.js';
+import type { Decided, Next } from '../broker/dossiers.js';
 import type { Envelope } from '../broker/envelope.js';
 import { Fault, faultBody, readFault, type FaultBody } from '../broker/fault.js';
 import { raw, written, type SplitPart, type Verdict } from '../broker/step.js';
@@ -24,7 +24,19 @@ export interface JobData {
   /** What the last checkpoint said. */
   readonly checkpoint?: { readonly state: unknown };
   readonly outcome?: JobOutcome;
+  /** Only of a step whose jobs may be interrupted: whether it interrupts, or is interrupted. */
+  readonly rank?: Rank;
+  /** When it was begun, or wrote its last checkpoint: what it did since is lost when it is interrupted. */
+  readonly savedAt?: number;
+  /** The urgent one that it is to give way to. */
+  readonly givesWayTo?: string;
+  /** It gave way and has written no checkpoint since: it is left alone until it does, so that it comes to an end. */
+  readonly gaveWay?: true;
+  /** When one that is urgent last had another one interrupted. */
+  readonly overtookAt?: number;
 }
+
+export type Rank = 'urgent' | 'interruptible';
 
 interface Bytes {
   /** Base64. */
@@ -41,10 +53,34 @@ export type JobOutcome =
 
 /** While nothing happens, somebody looks as often as this whether a job is where jobs are handed out. */
 export const lookEveryMs = 30_000;
+/** So soon somebody looks whether an urgent one was begun: whoever is free begins it within milliseconds. */
+export const lookSoonMs = 250;
 /** Whoever takes it dies. */
 const unfinishedLimit = 5;
 
-export const newJob: JobData = { state: 'waiting', attempt: 1, token: 0, unfinished: 0 };
+export const newJob = (rank: Rank | undefined): JobData => ({
+  state: 'waiting',
+  attempt: 1,
+  token: 0,
+  unfinished: 0,
+  ...(rank === undefined ? {} : { rank }),
+});
+
+/** How long one that waits is left alone. */
+export const lookMs = ({ rank }: JobData): number => (rank === 'urgent' ? lookSoonMs : lookEveryMs);
+
+/** List of the running jobs of a step that may be interrupted: the one that loses least by it has the highest place. */
+export const interruptibleOf = (step: string): string => `job:interruptible:${step}`;
+
+const mayBeInterrupted = ({ state, rank, givesWayTo, gaveWay }: JobData): boolean =>
+  state === 'running' && rank === 'interruptible' && givesWayTo === undefined && gaveWay === undefined;
+
+/** What a dossier becomes: found in the list above for as long as it is to be. */
+const nextOf = ({ step }: Pick<Dossier, 'step'>, data: JobData, wakeAt: number): Next => ({
+  data,
+  wakeAt,
+  ...(mayBeInterrupted(data) ? { index: { [interruptibleOf(step)]: data.savedAt ?? 0 } } : {}),
+});
 
 const dataOf = ({ data }: Pick<Dossier, 'data'>): JobData => data as JobData;
 
@@ -66,13 +102,21 @@ export const begin =
     if (notBefore > now) return { result: { go: 'later', inMs: notBefore - now } };
     if (state === 'running' && unfinished + 1 >= unfinishedLimit) {
       const fault = new Fault('internal', `begun ${unfinished + 1} times and never ended: whoever takes it dies`);
-      return {
-        next: { data: { ...data, state: 'finished', outcome: { go: 'fault', fault: faultBody(fault), isDead: true } }, wakeAt: now },
-        result: nowhere.result,
-      };
+      const dead: JobData = { ...data, state: 'finished', outcome: { go: 'fault', fault: faultBody(fault), isDead: true } };
+      return { next: nextOf(current, dead, now), result: nowhere.result };
     }
-    const begun: JobData = { ...data, state: 'running', by, token: token + 1, unfinished: state === 'running' ? unfinished + 1 : 0 };
-    return { next: { data: begun, wakeAt: now + lookEveryMs }, result: { go: 'on', dossier: current, data: begun } };
+    // One that was told to give way, and whose process died over it, has given way.
+    const { givesWayTo, overtookAt: _overtookAt, ...rest } = data;
+    const begun: JobData = {
+      ...rest,
+      state: 'running',
+      by,
+      token: token + 1,
+      unfinished: state === 'running' ? unfinished + 1 : 0,
+      savedAt: now,
+      ...(givesWayTo === undefined ? {} : { gaveWay: true }),
+    };
+    return { next: nextOf(current, begun, now + lookEveryMs), result: { go: 'on', dossier: current, data: begun } };
   };
 
 /** `withdrawn`: nobody wants it any more. `superseded`: somebody else has begun it since. */
@@ -87,11 +131,15 @@ const byLatest =
     if (!current.isOpen) return { result: data.state === 'done' ? 'kept' : 'withdrawn' };
     // It was kept already by the same one, who was not told so.
     if (data.outcome !== undefined) return { result: 'kept' };
-    return { next: change(data, now), result: 'kept' };
+    const { data: next, wakeAt } = change(data, now);
+    return { next: nextOf(current, next, wakeAt), result: 'kept' };
   };
 
 export const checkpointed = (token: number, state: unknown) =>
-  byLatest(token, (data, now) => ({ data: { ...data, unfinished: 0, checkpoint: { state } }, wakeAt: now + lookEveryMs }));
+  byLatest(token, ({ gaveWay: _gaveWay, ...data }, now) => ({
+    data: { ...data, unfinished: 0, checkpoint: { state }, savedAt: now },
+    wakeAt: now + lookEveryMs,
+  }));
 
 /** It has come to its end: its step is rung at once. */
 export const finished = (token: number, outcome: JobOutcome) =>
@@ -99,19 +147,54 @@ export const finished = (token: number, outcome: JobOutcome) =>
 
 /** The attempt failed; the next one begins after `pauseMs`. */
 export const failed = (token: number, pauseMs: number) =>
-  byLatest(token, ({ by: _by, ...data }, now) => ({
+  byLatest(token, ({ by: _by, givesWayTo: _givesWayTo, ...data }, now) => ({
     data: { ...data, state: 'waiting', attempt: data.attempt + 1, notBefore: now + pauseMs },
-    wakeAt: now + pauseMs + lookEveryMs,
+    wakeAt: now + pauseMs + lookMs(data),
   }));
 
 /** Its process stops: somebody else goes on, with the same attempt. */
 export const givenBack = (token: number) =>
-  byLatest(token, ({ by: _by, ...data }, now) => ({ data: { ...data, state: 'waiting' }, wakeAt: now + lookEveryMs }));
+  byLatest(token, ({ by: _by, givesWayTo: _givesWayTo, ...data }, now) => ({
+    data: { ...data, state: 'waiting' },
+    wakeAt: now + lookMs(data),
+  }));
+
+/** It was interrupted: somebody goes on once the urgent ones are begun, with the same attempt. */
+export const gaveWay = (token: number) =>
+  byLatest(token, ({ by: _by, givesWayTo: _givesWayTo, ...data }, now) => ({
+    data: { ...data, state: 'waiting', gaveWay: true },
+    wakeAt: now + lookEveryMs,
+  }));
+
+/**
+ * Nobody was free for this urgent one: may it have another one interrupted? Once in `againMs`, in which that one ends or its
+ * process is dead.
+ */
+export const overtakes =
+  (againMs: number) =>
+  (current: Dossier, now: number): Decided<boolean> => {
+    const data = dataOf(current);
+    const { state, rank, notBefore = 0, overtookAt = -Infinity } = data;
+    if (!current.isOpen || state !== 'waiting' || rank !== 'urgent' || notBefore > now || overtookAt + againMs > now)
+      return { result: false };
+    return { next: nextOf(current, { ...data, overtookAt: now }, now + againMs), result: true };
+  };
+
+/** This one is to give way to an urgent one; false: it is not to any more. */
+export const toldToGiveWay =
+  (urgent: string) =>
+  (current: Dossier, now: number): Decided<boolean> => {
+    const data = dataOf(current);
+    if (!current.isOpen || !mayBeInterrupted(data)) return { result: false };
+    return { next: nextOf(current, { ...data, givesWayTo: urgent }, now + lookEveryMs), result: true };
+  };
 
 /** Is whoever has this token still to go on? */
-export function standing({ isOpen, data }: Pick<Dossier, 'isOpen' | 'data'>, token: number): Kept {
-  if (dataOf({ data }).token !== token) return 'superseded';
-  return isOpen ? 'kept' : 'withdrawn';
+export function standing({ isOpen, data }: Pick<Dossier, 'isOpen' | 'data'>, token: number): Kept | 'interrupted' {
+  const { token: latest, givesWayTo } = dataOf({ data });
+  if (latest !== token) return 'superseded';
+  if (!isOpen) return 'withdrawn';
+  return givesWayTo === undefined ? 'kept' : 'interrupted';
 }
 
 /** What is left of it once its outcome has gone. */

@@ -18,6 +18,7 @@ import {
   checkpointed,
   failed,
   finished,
+  gaveWay,
   givenBack,
   standing,
   type Begun,
@@ -125,12 +126,25 @@ export async function serveJobs(job: Job, tools: ServeTools): Promise<Served> {
     };
     if (end.how === 'returned' && why !== 'timeout') return finish(end.outcome);
     const error = why === 'timeout' ? new Error(`no result within ${job.timeoutMs} ms`) : end.how === 'threw' ? end.error : undefined;
-    if (isFault(error) && !(why === 'stopping' && error.code === 'cancelled'))
-      return finish({ go: 'fault', fault: faultBody(error, error.step ?? job.name), isDead: false });
+    const isEcho =
+      isFault(error) && ((why === 'stopping' && error.code === 'cancelled') || (why === 'interrupted' && error.reason === 'interrupted'));
+    if (isFault(error) && !isEcho) return finish({ go: 'fault', fault: faultBody(error, error.step ?? job.name), isDead: false });
     if (why === 'stopping') {
       const kept = await change(givenBack(token));
       if (kept !== 'kept') return drop(kept);
       emit('job.given-back', about);
+      return { againInMs: 0 };
+    }
+    if (why === 'interrupted') {
+      failpoint('job.before-way');
+      const kept = await change(gaveWay(token));
+      if (kept !== 'kept') return drop(kept);
+      emit('job.interrupted', about);
+      report(
+        envelope,
+        { state: 'waiting', step: job.name, attempt: number, waitingOn: `job ${job.name}, interrupted by an urgent request` },
+        { name: 'step', data: { step: job.name, attempt: number, interrupted: true } },
+      );
       return { againInMs: 0 };
     }
     const pauseMs = job.retryMs[number - 1];

@@ -18,8 +18,20 @@ import {
   type StepTools,
   type Verdict,
 } from '../broker/step.js';
-import type { Progress } from '../broker/store.js';
-import { gone, lookEveryMs, newJob, outcomeOf, verdictFor, type JobData } from './job-rules.js';
+import type { Dossier, Progress } from '../broker/store.js';
+import {
+  gone,
+  interruptibleOf,
+  lookEveryMs,
+  lookMs,
+  newJob,
+  outcomeOf,
+  overtakes,
+  toldToGiveWay,
+  verdictFor,
+  type JobData,
+  type Rank,
+} from './job-rules.js';
 import type { Perform } from './job-attempt.js';
 import { openThreads } from './job-threads.js';
 import { serveJobs } from './job-worker.js';
@@ -28,7 +40,10 @@ import { serveJobs } from './job-worker.js';
 export type JobProgress = Pick<Progress, 'percent' | 'message' | 'done' | 'total'>;
 
 export interface JobContext<State = unknown> extends Pick<StepContext, 'remainingMs'> {
-  /** Aborts when the request is cancelled or over, on time-out, when another process has taken over, and when this one stops. Pass it on. */
+  /**
+   * Aborts when the request is cancelled or over, on time-out, when another process has taken over, when this one stops, and when an urgent
+   * request interrupts it (then its reason is a Fault with reason `interrupted`). Pass it on.
+   */
   readonly signal: AbortSignal;
   /** Tells watchers how far the work is: within a second, at most 4 times a second. Cheap, never throws. */
   progress(progress: JobProgress): void;
@@ -61,6 +76,11 @@ export interface JobOptions<Body, State> {
   readonly stalledAfter?: Pause;
   /** How long a handler may take to end once its signal has aborted; then it is reported, and its thread ended. Default 5 s. */
   readonly grace?: Pause;
+  /**
+   * True: an urgent request that finds nobody free interrupts the job that loses least by it, which goes on afterwards from its checkpoint; the
+   * attempt does not count. One that has written no checkpoint since it was interrupted is not interrupted again. Not with `rateLimit`.
+   */
+  readonly interruptible?: boolean;
 }
 
 /** What serves a job, once its options are read. */
@@ -75,6 +95,9 @@ export interface Job {
   readonly graceMs: number;
 }
 
+/** After its grace one that was interrupted has ended, and was given back this much later (ms), or its process is dead. */
+const giveWayMs = 2_000;
+
 export interface JobStep extends Step {
   readonly handle: JobHandle;
 }
@@ -85,8 +108,12 @@ export function job<Body, State = unknown>(options: JobOptions<Body, State>): Jo
 
 /** The step, with where a thread finds it. */
 function located(options: JobOptions<never, never>, where: { readonly file: string; readonly name: string } | undefined): JobStep {
-  const { handle, cpu = false, rateLimit } = options;
+  const { handle, cpu = false, interruptible = false, rateLimit } = options;
   const name = checkStepName(options.name);
+  if (interruptible && rateLimit !== undefined)
+    throw new Error(
+      `job ${name} is interruptible and has a rateLimit: an urgent request that waits for the rate gains nothing by interrupting. Leave out one of them`,
+    );
   const concurrency = options.concurrency ?? (cpu ? availableParallelism() : 10);
   const inThread = cpu && where !== undefined ? openThreads(where, concurrency) : undefined;
   const spec: Job = {
@@ -103,15 +130,20 @@ function located(options: JobOptions<never, never>, where: { readonly file: stri
     graceMs: pauseMs(options.grace ?? '5s'),
   };
 
+  const isUrgent = ({ urgent }: Envelope): boolean => urgent === true;
+  const rankOf = (envelope: Envelope): Rank | undefined => (interruptible ? (isUrgent(envelope) ? 'urgent' : 'interruptible') : undefined);
+
   async function begun(envelope: Envelope, { clock, dossiers, jobs, report }: StepTools): Promise<Verdict> {
-    await dossiers.park('job', envelope, { data: newJob, wakeAt: clock.now() + lookEveryMs });
+    const data = newJob(rankOf(envelope));
+    await dossiers.park('job', envelope, { data, wakeAt: clock.now() + lookMs(data) });
     failpoint('job.before-add');
-    await jobs.add(name, envelope.id, { isUrgent: (envelope.priority ?? 0) > 0 });
+    await jobs.add(name, envelope.id, { isUrgent: isUrgent(envelope) });
     if (envelope.groups.length === 0) await report(envelope.requestId, { state: 'waiting', step: name, waitingOn: `job ${name}` });
     return { go: 'nowhere' };
   }
 
-  async function rung(envelope: Envelope, { clock, dossiers, jobs, store }: StepTools): Promise<Verdict> {
+  async function rung(envelope: Envelope, tools: StepTools): Promise<Verdict> {
+    const { clock, dossiers, jobs, store } = tools;
     const dossier = await dossiers.rung(envelope);
     if (dossier?.isOpen !== true) return { go: 'nowhere' };
     const verdict = verdictFor(
@@ -121,10 +153,26 @@ function located(options: JobOptions<never, never>, where: { readonly file: stri
     );
     if (verdict !== undefined) return verdict;
     // It may be gone from where jobs are handed out.
-    const { notBefore = 0 } = dossier.data as JobData;
-    await jobs.add(name, dossier.id, { inMs: Math.max(0, notBefore - clock.now()) });
-    await store.called(dossier, lookEveryMs);
+    const { notBefore = 0, rank, state } = dossier.data as JobData;
+    const inMs = Math.max(0, notBefore - clock.now());
+    await jobs.add(name, dossier.id, { inMs, isUrgent: isUrgent(dossiers.envelopeOf(dossier)) });
+    const waitsForWay = rank === 'urgent' && state === 'waiting' && inMs === 0;
+    if (waitsForWay && (await madeWay(dossier, tools))) return { go: 'nowhere' };
+    await store.called(dossier, waitsForWay ? spec.graceMs + giveWayMs : lookEveryMs);
     return { go: 'nowhere' };
+  }
+
+  /**
+   * Nobody was free to begin an urgent one: of those that may be interrupted, the one that loses least is told to give way. Its own dossier
+   * says so first, so that it does not interrupt a second one when it is rung twice. False: there is none.
+   */
+  async function madeWay(urgent: Dossier, { dossiers, store }: StepTools): Promise<boolean> {
+    const { found } = await store.dossiers(interruptibleOf(name), { limit: 10, highestFirst: true });
+    if (found.length === 0) return false;
+    if ((await dossiers.change('job', urgent.id, overtakes(spec.graceMs + giveWayMs))) !== true) return true;
+    failpoint('job.before-interrupt');
+    for (const { id } of found) if ((await dossiers.change('job', id, toldToGiveWay(urgent.id))) === true) break;
+    return true;
   }
 
   async function serve(tools: ServeTools) {

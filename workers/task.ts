@@ -8,7 +8,7 @@ import type { JsonSchema } from '../broker/flow.js';
 import { bodyOf, checkStepName, written, type Step, type StepTools, type Verdict } from '../broker/step.js';
 import { calendar, everyHour, readSpan, type Calendar, type CalendarOptions, type Span } from '../broker/tasks/calendar.js';
 import { formOf } from '../broker/tasks/form.js';
-import { nextOf, taskIn, taskKind } from '../broker/tasks/parked.js';
+import { nextOf, taskIn, taskKind, withdrawn } from '../broker/tasks/parked.js';
 import { act, create } from '../broker/tasks/rules.js';
 import { idsOf, theHub, type Due, type Outcome, type TaskPlan } from '../broker/tasks/task.js';
 import { aboutTask, decisionOf, type DecisionView } from '../broker/tasks/view.js';
@@ -142,6 +142,7 @@ export function task<Body>(options: TaskOptions<Body>): Step {
     retry: ['1s', '5s', '30s'],
     concurrency: 100,
     parks: true,
+    withdrawn: { [taskKind]: withdrawn },
     run,
   };
 }

@@ -7,6 +7,7 @@ import type { Member } from '../../broker/tasks/task.js';
 import { apiKey } from './headers.js';
 import { httpProblem, type Problem } from './problem.js';
 
+/** Who comes by a session or a key. */
 export interface Person {
   readonly member: Member;
   readonly via: 'page' | 'key';

@@ -8,10 +8,11 @@ import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, ty
 import type { AdapterContext } from '../../broker/adapter.js';
 import { isFault, messageOf } from '../../broker/fault.js';
 import type { Principal } from '../../broker/access.js';
+import { withoutRoles } from '../../broker/people.js';
 import { apiKey } from './headers.js';
 import { localOnly } from './local.js';
 import { otherOrigin, whoIs, type Person } from './persons.js';
-import { httpProblem, rawProblem, sendProblem, thrownProblem } from './problem.js';
+import { httpProblem, rawProblem, sendProblem, thrownProblem, type Problem } from './problem.js';
 import { visits, type Visit, type Visits } from './visits.js';
 
 declare module 'fastify' {
@@ -25,6 +26,7 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     access?: Route[3];
     who?: RouteOptions['who'] | undefined;
+    refused?: RouteOptions['refused'] | undefined;
   }
 }
 
@@ -53,6 +55,8 @@ export interface RouteOptions {
   readonly who?: 'person' | 'either' | 'anyone';
   /** Larger than of other routes. */
   readonly bodyLimit?: number;
+  /** Is told of those who are known and are refused before the handler: `id` is what the address names first. Awaited before they hear of it. */
+  readonly refused?: (id: string, who: Person, why: string) => Promise<void>;
 }
 
 export interface Limits {
@@ -145,20 +149,42 @@ export function httpServer(
     return foreign === undefined ? undefined : sendProblem(reply, foreign);
   };
 
+  /** Answers somebody who is known, once their route has been told. */
+  const sendRefused = (request: FastifyRequest, reply: FastifyReply, problem: Problem, who: Person | undefined): FastifyReply => {
+    const { url, config } = request.routeOptions;
+    if (config.refused === undefined || who === undefined) return sendProblem(reply, problem);
+    const [id = ''] = Object.values(request.params as Readonly<Record<string, string>>);
+    void config
+      .refused(id, who, problem.detail)
+      .catch((error: unknown) => context.log('failed', { method: request.method, route: url, error: messageOf(error) }))
+      .finally(() => sendProblem(reply, problem));
+    return reply;
+  };
+  const strangerOf = (principal: Principal): Person => ({ member: withoutRoles(principal, 'key'), via: 'key' });
+
   /** Lets the request in; or answers it, and returns the answer. */
   const refused = (request: FastifyRequest, reply: FastifyReply, person: Person | undefined): FastifyReply | undefined => {
     const { access = 'quick', who } = request.routeOptions.config;
     // A key, a page of another origin does not have; a cookie, the browser sends along.
-    const foreign = person?.via === 'page' ? fromElsewhere(request, reply) : undefined;
-    if (foreign !== undefined) return foreign;
-    if (who === 'person' && person === undefined)
+    const foreign = person?.via === 'page' ? otherOrigin(request) : undefined;
+    if (foreign !== undefined && person !== undefined) return sendRefused(request, reply, foreign, person);
+    const key = apiKey(request.headers);
+    if (who === 'person' && person === undefined) {
+      const program = context.access.required ? context.access.authenticate(key) : undefined;
+      if (program !== undefined)
+        return sendRefused(
+          request,
+          reply,
+          httpProblem('not-permitted', `principal ${program.name} has no roles: it may not act on tasks`),
+          strangerOf(program),
+        );
       return sendProblem(
         reply.header('www-authenticate', 'Bearer realm="answerback"'),
         httpProblem('unauthenticated', 'sign in, or send the API key of a principal that may act on tasks'),
       );
+    }
     request.person = person ?? null;
 
-    const key = apiKey(request.headers);
     const principal =
       person?.via === 'page' ? { name: `user ${person.member.name}`, flows: [], topics: [] } : context.access.authenticate(key);
     if (principal === undefined) {
@@ -210,11 +236,20 @@ export function httpServer(
     done(null, payload);
   });
 
-  for (const [method, url, handler, access, { who, bodyLimit } = {}] of routes) {
+  for (const [method, url, handler, access, { who, bodyLimit, refused: told } = {}] of routes) {
     const limit = bodyLimit === undefined ? {} : { bodyLimit };
-    app.route({ method, url, handler, config: { access, who }, exposeHeadRoute: method === 'GET' && access !== 'stream', ...limit });
+    app.route({
+      method,
+      url,
+      handler,
+      config: { access, who, refused: told },
+      exposeHeadRoute: method === 'GET' && access !== 'stream',
+      ...limit,
+    });
   }
-  refuseOtherMethods(app, routes);
+  refuseOtherMethods(app, routes, (request, reply, problem) =>
+    sendRefused(request, reply, problem, request.person ?? (context.access.required ? strangerOf(request.principal) : undefined)),
+  );
   app.setNotFoundHandler(async (request, reply) =>
     app.supportedMethods.includes(request.method)
       ? sendProblem(reply, httpProblem('not-found', `there is nothing at ${request.url.slice(0, 200)}; GET / shows what there is`))
@@ -255,25 +290,31 @@ function turnAway(
 }
 
 /** 405 with `Allow` for each address that knows other methods. */
-function refuseOtherMethods(app: FastifyInstance, routes: readonly Route[]): void {
-  const byShape = new Map<string, Set<string>>();
-  for (const [method, path, , access] of routes) {
+function refuseOtherMethods(
+  app: FastifyInstance,
+  routes: readonly Route[],
+  sendRefused: (request: FastifyRequest, reply: FastifyReply, problem: Problem) => FastifyReply,
+): void {
+  const byShape = new Map<string, { readonly allowed: Set<string>; readonly refused: RouteOptions['refused'] }>();
+  for (const [method, path, , access, { refused } = {}] of routes) {
     const shape = path.replace(/:\w+/g, ':any');
-    const allowed = byShape.get(shape) ?? new Set();
-    byShape.set(shape, allowed.add(method));
+    const { allowed } = byShape.get(shape) ?? { allowed: new Set() };
+    byShape.set(shape, { allowed: allowed.add(method), refused });
     if (method === 'GET' && access !== 'stream') allowed.add('HEAD');
   }
-  for (const [url, allowed] of byShape) {
+  for (const [url, { allowed, refused }] of byShape) {
     const others = app.supportedMethods.filter((method) => !allowed.has(method)) as HTTPMethods[];
     const allow = [...allowed].join(', ');
     app.route({
       method: others,
       url,
+      // Whoever is to be told of must be known.
+      config: refused === undefined ? {} : { who: 'either', refused },
       handler: async (request, reply) => {
         reply.header('allow', allow);
         return request.method === 'OPTIONS'
           ? reply.code(204).send()
-          : sendProblem(reply, httpProblem('method-not-allowed', `${request.method} cannot be done here; ${allow} can`));
+          : sendRefused(request, reply, httpProblem('method-not-allowed', `${request.method} cannot be done here; ${allow} can`));
       },
     });
   }

@@ -13,9 +13,19 @@ export interface SessionNeeds {
   readonly oidc?: { readonly url: string; readonly label: string } | undefined;
 }
 
+/** Who is signed in, and how one could be. */
+export interface SessionDocument {
+  readonly user:
+    (Pick<Member, 'name' | 'groups' | 'roles'> & { readonly displayName: string; readonly standsInFor: readonly string[] }) | null;
+  readonly signIn: {
+    readonly local: boolean;
+    readonly oidc: { readonly url: string; readonly label: string } | null;
+    readonly demoUsers: People['demoUsers'];
+  };
+}
+
 export function sessionRoutes({ people, publicUrl, oidc }: SessionNeeds): readonly Route[] {
-  /** Who is signed in, and how one could be. */
-  const documentOf = async (member: Member | undefined) => ({
+  const documentOf = async (member: Member | undefined): Promise<SessionDocument> => ({
     user:
       member === undefined
         ? null

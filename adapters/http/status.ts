@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { CallbackStatus } from '../../broker/callback.js';
 import type { Status } from '../../broker/gateway.js';
 import { openedDocument, type OpenedStatus } from '../../broker/opened.js';
-import type { Story } from '../../broker/story.js';
+import type { Story, StoryLine } from '../../broker/story.js';
 import { statusOf } from '../../broker/waiting.js';
 
 export interface StatusDocument extends Omit<
@@ -94,8 +94,16 @@ export function callbackDocument(requestId: string, { callback, webhookId, versi
   };
 }
 
+export interface StoryDocument extends Omit<StatusDocument, 'waitingOn'> {
+  readonly waitingOn: Story['waitingOn'];
+  readonly requestor: { readonly kind: Story['requestor']['kind']; readonly until?: string };
+  readonly story: readonly (Omit<StoryLine, 'at'> & { readonly at: string })[];
+  readonly parts: Story['parts'];
+  readonly mayCancel: boolean;
+}
+
 /** The story of a request; `mayCancel`: whoever reads it may. */
-export function storyDocument({ record, waitingOn, requestor, lines, parts }: Story, mayCancel: boolean): object {
+export function storyDocument({ record, waitingOn, requestor, lines, parts }: Story, mayCancel: boolean): StoryDocument {
   const isOver = record.shown && record.outcome !== undefined;
   return {
     ...statusDocument(statusOf(record)),

@@ -3,11 +3,12 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Flaw } from '../../broker/fault.js';
 import type { People } from '../../broker/people.js';
 import { auditCsv, brokenAt } from '../../broker/tasks/audit.js';
-import type { Refusal } from '../../broker/tasks/rules.js';
+import { flawed, type Refusal } from '../../broker/tasks/rules.js';
 import type { Actor } from '../../broker/tasks/task.js';
 import { views, type Answered, type Tasks, type View, type Wish } from '../../broker/tasks/tasks.js';
 import { readWish, wishes } from '../../broker/tasks/wishes.js';
 import { jsonOf, notJson, queryOf, sendJson } from './json.js';
+import type { Person } from './persons.js';
 import { httpProblem, sendProblem, type Problem } from './problem.js';
 import { bodyOf, parameter, visitOf, type Handler, type Route } from './server.js';
 import { sessionRoutes } from './sessions.js';
@@ -185,13 +186,23 @@ export function inboxRoutes(needs: InboxNeeds): readonly Route[] {
     async (request, reply) => {
       const id = parameter(request, 'id');
       const body = jsonOf(request);
-      if (body === undefined) return sendProblem(reply, notJson);
-      const wish = readWish(action, body);
-      if (!('do' in wish)) return sendProblem(reply, invalid(...wish));
+      const wish = body === undefined ? undefined : readWish(action, body);
+      if (wish === undefined || !('do' in wish)) {
+        const unread = wish === undefined ? { code: 'invalid' as const, detail: 'it was no JSON object' } : flawed(...wish);
+        const refusal = await tasks.refuse(id, action, unread, await actorOf(request));
+        if (refusal === undefined) return missing(reply, id);
+        return sendProblem(reply, refusal === unread && wish === undefined ? notJson : refusalProblem(refusal));
+      }
       const revision = ifMatch(request);
       if (Number.isNaN(revision)) return sendProblem(reply, httpProblem('bad-request', 'If-Match must be the ETag of the task, as in "3"'));
       return sendAnswered(reply, id, await tasks.act(id, wish, await actorOf(request), revision));
     };
+
+  /** Who came from another site's page, by a link, or with a key that may not, has tried it all the same. */
+  const refusedAt =
+    (action: Wish['do']) =>
+    async (id: string, { member, via }: Person, why: string): Promise<void> =>
+      void (await tasks.refuse(id, action, { code: 'not-permitted', detail: why }, await people.actor(member, via)));
 
   return [
     ...sessionRoutes(needs),
@@ -200,7 +211,13 @@ export function inboxRoutes(needs: InboxNeeds): readonly Route[] {
     ['GET', '/tasks/events', handlers.events, 'stream', person],
     ['POST', '/tasks/bulk', handlers.bulk, 'quick', person],
     ['GET', '/tasks/:id', handlers.get, 'quick', person],
-    ...(Object.keys(wishes) as Wish['do'][]).map((action): Route => ['POST', `/tasks/:id/${action}`, act(action), 'quick', person]),
+    ...(Object.keys(wishes) as Wish['do'][]).map((action): Route => [
+      'POST',
+      `/tasks/:id/${action}`,
+      act(action),
+      'quick',
+      { ...person, refused: refusedAt(action) },
+    ]),
     ['POST', '/tasks/:id/attachments', handlers.attach, 'held', { ...person, bodyLimit: attachmentLimit }],
     ['GET', '/tasks/:id/attachments/:n', handlers.attachment, 'quick', person],
     ['GET', '/tasks/:id/audit', handlers.audit, 'quick', person],
@@ -210,8 +227,7 @@ export function inboxRoutes(needs: InboxNeeds): readonly Route[] {
   ];
 }
 
-const invalid = (...errors: readonly Flaw[]): Problem =>
-  refusalProblem({ code: 'invalid', detail: errors.map(({ pointer, detail }) => `${pointer} ${detail}`).join('; '), errors });
+const invalid = (...errors: readonly Flaw[]): Problem => refusalProblem(flawed(...errors));
 
 const statusOf = { conflict: 409, 'not-permitted': 403, invalid: 422, ended: 410 } as const;
 const titleOf = {

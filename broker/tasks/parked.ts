@@ -4,7 +4,7 @@
  * (or ended).
  */
 import { createHash } from 'node:crypto';
-import type { Next } from '../dossiers.js';
+import type { Next, Withdrawn } from '../dossiers.js';
 import type { Dossier } from '../store.js';
 import { act, takersOf, wakeAtOf } from './rules.js';
 import { theHub, type Task } from './task.js';
@@ -36,7 +36,10 @@ export function placeOf(id: string, { ended, dueAt, createdAt }: Task): number {
 }
 
 export function taskIn({ data }: Pick<Dossier, 'data'>): Task {
-  return (data as { readonly task: Task }).task;
+  const { task, ended } = data as { readonly task: Task; readonly ended?: 'withdrawn' };
+  if (ended === undefined || task.ended !== null) return task;
+  // Withdrawn by a process whose project had no tasks any more.
+  return { ...task, ended: { state: 'withdrawn', at: task.updatedAt, why: 'its request is over' } };
 }
 
 /** The next version of its dossier. `isDone`: its result is with the broker, or nobody wants it. */
@@ -62,10 +65,10 @@ export function nextOf(
 }
 
 /** What becomes of a task whose request has ended otherwise. */
-export function withdrawn(id: string, data: unknown, why: string, now: number): Pick<Next, 'data' | 'index'> {
+export const withdrawn: Withdrawn = (id, data, why, now) => {
   const task = taskIn({ data });
   const { task: over, refusal } = act(task, { do: 'withdraw', why }, theHub, now);
   // What is decided is decided, though its result has not been seen to go.
   const next = nextOf(id, refusal === undefined ? over : task, { isDone: true });
   return { data: next.data, index: next.index ?? {} };
-}
+};

@@ -23,6 +23,7 @@ import {
   type TaskPlan,
   type Vote,
 } from './task.js';
+import { isTold } from './tally.js';
 import { certain } from './votes.js';
 
 export type Action =
@@ -51,7 +52,7 @@ export interface Refusal {
   /**
    * - `conflict`: not as the task is now: somebody else has it.
    * - `not-permitted`: not by this person.
-   * - `invalid`: not with this content. Not in the audit.
+   * - `invalid`: not with this content.
    * - `ended`: it is decided, expired or withdrawn.
    */
   readonly code: 'conflict' | 'not-permitted' | 'invalid' | 'ended';
@@ -63,6 +64,8 @@ export interface Refusal {
 export interface Acted {
   readonly task: Task;
   readonly refusal?: Refusal;
+  /** With a refusal: the same for the same try. */
+  readonly what?: string;
 }
 
 const longestText = 4_000;
@@ -70,8 +73,15 @@ const longestDraft = 65_536;
 const mostAttachments = 20;
 const mostComments = 200;
 const mostDrafts = 20;
-/** So many refusals of one person stand in the audit of a task: it must not grow for as long as somebody tries. */
+/**
+ * So many refusals of one person stand in the audit of a task: it must not grow for as long as somebody tries. Those for their content are
+ * counted by themselves: there is no end of content, and nobody shall hide behind it what else they tried.
+ */
 const mostRefusals = 50;
+const mostInvalid = 20;
+/** Of what somebody sent, so much is repeated in the audit. */
+const longestQuote = 100;
+const longestWhy = 300;
 
 /** A new task. Somebody who may not decide is not assigned. */
 export function create({ assign, ...plan }: TaskPlan, now: number): Task {
@@ -118,9 +128,13 @@ export function create({ assign, ...plan }: TaskPlan, now: number): Task {
       };
 }
 
-export function act(task: Task, action: Action, actor: Actor, now: number): Acted {
+/** How often this refusal makes it of late: what is refused again and again is written down at the 1st, 2nd, 4th, 8th, … time. */
+type Times = (what: string) => number;
+const once: Times = () => 1;
+
+export function act(task: Task, action: Action, actor: Actor, now: number, times: Times = once): Acted {
   const judged = judge(task, action, actor, now);
-  if ('code' in judged) return { task: noted(task, action, actor, judged, now), refusal: judged };
+  if ('code' in judged) return noted(task, action, actor, judged, now, times);
   const { change, entries = [], forWhom = [] } = judged;
   if (entries.length === 0 && Object.keys(change).length === 0) return { task };
   const audit = entries.reduce(
@@ -129,6 +143,13 @@ export function act(task: Task, action: Action, actor: Actor, now: number): Acte
     task.audit,
   );
   return { task: { ...task, ...change, updatedAt: now, revision: task.revision + (entries.length > 0 ? 1 : 0), audit } };
+}
+
+/** What somebody tried and was refused before it could be read as an action, or because of the way it came. Who may not do it hears that. */
+export function refused(task: Task, what: PersonsAction, actor: Actor, refusal: Refusal, now: number, times: Times = once): Acted {
+  const standing = what === 'undo' ? over(task) : permitted(task, what, actor);
+  const isTheirs = standing === undefined || !('code' in standing) || standing.code === 'conflict';
+  return noted(task, { do: what }, actor, isTheirs ? refusal : standing, now, times);
 }
 
 /** Whether this may be done, were its content right: `true`, or why not. */
@@ -194,7 +215,8 @@ function excluded({ never, votes }: Pick<Task, 'never' | 'votes'>, people: reado
 }
 
 const refuse = (code: Refusal['code'], detail: string): Refusal => ({ code, detail });
-const flawed = (...errors: readonly Flaw[]): Refusal => ({
+/** Its content is wrong. */
+export const flawed = (...errors: readonly Flaw[]): Refusal => ({
   code: 'invalid',
   detail: errors
     .map(({ pointer, detail }) => `${pointer} ${detail}`)
@@ -202,7 +224,13 @@ const flawed = (...errors: readonly Flaw[]): Refusal => ({
     .slice(0, 1_000),
   errors,
 });
-const stranger = (actor: Actor): Refusal => refuse('not-permitted', `${actor.name} is not among those whom this task is for`);
+const stranger = (actor: Actor): Refusal =>
+  refuse(
+    'not-permitted',
+    isTaskUser(actor)
+      ? `${actor.name} is not among those whom this task is for`
+      : `${actor.name} does not have the role task-user, and may not act on tasks`,
+  );
 const taken = ({ name, since }: Holder): Refusal => refuse('conflict', `${name} has had it in hand since ${iso(since)}`);
 const unclaimed = refuse('conflict', 'nobody has it in hand: claim it first');
 const isDelegated = ({ behalf }: Holder): boolean => behalf.some(({ how }) => how === 'delegation');
@@ -468,21 +496,39 @@ function fallDue(task: Task, date: Due, now: number): Done {
   }
 }
 
-/** The task with what was refused in its audit. */
-function noted(task: Task, action: Action, actor: Actor, { code, detail: why }: Refusal, now: number): Task {
-  if (code === 'invalid') return task;
-  const before = task.audit.filter((entry) => entry.action === 'refused' && entry.by === actor.name).length;
-  if (before >= mostRefusals) return task;
-  const entry = { at: now, by: actor.name, forWhom: [], via: actor.via, action: 'refused' };
-  const said = 'to' in action ? { to: action.to } : 'outcome' in action ? { outcome: action.outcome } : {};
+type Tried = { readonly do: Action['do'] } & Partial<Readonly<Record<'to' | 'outcome', string>>>;
+
+/** The task with what was refused in its audit: who, by which entry, what and why, and where content was wrong; never the content. */
+function noted(task: Task, { do: action, to, outcome }: Tried, actor: Actor, refusal: Refusal, now: number, times: Times): Acted {
+  const { code, errors } = refusal;
+  const isInvalid = code === 'invalid';
   const detail = {
-    action: action.do,
-    ...said,
+    action,
+    ...(to === undefined ? {} : { to: to.slice(0, longestQuote) }),
+    ...(outcome === undefined ? {} : { outcome: outcome.slice(0, longestQuote) }),
     code,
-    why,
-    ...(before === mostRefusals - 1 ? { more: 'further refusals of this person are not written down' } : {}),
+    why: (errors === undefined ? refusal.detail : `wrong at ${errors.map(({ pointer }) => pointer).join(', ')}`).slice(0, longestWhy),
   };
-  return { ...task, audit: append(task.audit, { ...entry, detail }) };
+  const what = JSON.stringify([actor.name, actor.via, detail]);
+  const soOften = times(what);
+  const most = isInvalid ? mostInvalid : mostRefusals;
+  const before = task.audit.filter(
+    (entry) => entry.action === 'refused' && entry.by === actor.name && (entry.detail['code'] === 'invalid') === isInvalid,
+  ).length;
+  if (!isTold(soOften) || before >= most) return { task, refusal, what };
+  const entry = {
+    at: now,
+    by: actor.name,
+    forWhom: [],
+    via: actor.via,
+    action: 'refused',
+    detail: {
+      ...detail,
+      ...(soOften === 1 ? {} : { times: soOften }),
+      ...(before === most - 1 ? { more: 'further refusals of this person are not written down' } : {}),
+    },
+  };
+  return { task: { ...task, audit: append(task.audit, entry) }, refusal, what };
 }
 
 /** When somebody must look at the task again: what falls due next, or the end of the time to take the decision back. */

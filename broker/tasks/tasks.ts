@@ -16,7 +16,8 @@ import { decode, isUndecodable } from '../wire.js';
 import type { AuditEntry } from './audit.js';
 import { countOf, pageOf, readCursor } from './listing.js';
 import { lists, nextOf, placeOf, taskIn, taskKind } from './parked.js';
-import { act as judged, isCandidate, maySee, type Action, type Refusal } from './rules.js';
+import { act as judged, isCandidate, maySee, refused, type Acted, type Action, type Refusal } from './rules.js';
+import { openTally } from './tally.js';
 import { isSame, stateOfTask, type Actor, type Attachment, type Member, type Task } from './task.js';
 import { aboutTask, summaryOf, viewOf, type Summary, type TaskView } from './view.js';
 
@@ -74,6 +75,11 @@ export interface Tasks {
   get(id: string, actor: Actor): Promise<TaskView | undefined>;
   /** `revision`: refuse when it is not the task's. Undefined: no such task. */
   act(id: string, wish: Wish, actor: Actor, revision?: number): Promise<Answered | undefined>;
+  /**
+   * Somebody tried this, and it was refused before it came to the rules: what was sent cannot be read, or came a way that it must not. It stands in
+   * the audit like any other. Resolves with why (that they may not do this at all, above all); undefined: no such task.
+   */
+  refuse(id: string, action: Wish['do'], refusal: Refusal, actor: Actor): Promise<Refusal | undefined>;
   attach(
     id: string,
     file: { readonly name: string; readonly type: string; readonly bytes: Buffer },
@@ -124,29 +130,50 @@ export async function openTasks({ store, dossiers, people, clock, emit, line, an
 
   const placed = (listed: Listed): number => placeOf(listed.id, taskIn(listed));
 
-  async function act(id: string, action: Action, actor: Actor, revision?: number): Promise<Answered | undefined> {
+  const tally = openTally(clock);
+
+  /** Undefined: no such task. */
+  async function change(
+    id: string,
+    action: Action['do'],
+    actor: Actor,
+    rule: (task: Task, now: number, times: (what: string) => number) => Acted,
+  ): Promise<Acted | undefined> {
     const changed = await reachable(
       dossiers.change(taskKind, id, (current, now) => {
         const before = taskIn(current);
-        if (revision !== undefined && revision !== before.revision) {
-          const refusal: Refusal = { code: 'conflict', detail: `it has changed: it is version ${before.revision} now` };
-          return { result: { task: before, refusal } };
-        }
-        const acted = judged(before, action, actor, now);
+        const acted = rule(before, now, (what) => tally.next(`${id} ${what}`));
         // What is over stays over, and in the lists in which it is.
         const next = nextOf(id, acted.task, { isDone: !current.isOpen });
         return acted.task === before ? { result: acted } : { next, result: acted };
       }),
     );
     if (changed === undefined) return undefined;
-    const { task, refusal } = changed;
+    const { refusal, what } = changed;
+    if (what !== undefined) tally.count(`${id} ${what}`);
     emit(refusal === undefined ? 'task.acted' : 'task.refused', {
       id,
-      action: action.do,
+      action,
       by: actor.name,
       via: actor.via,
       ...(refusal && { code: refusal.code }),
     });
+    return changed;
+  }
+
+  async function refuse(id: string, action: Wish['do'], refusal: Refusal, actor: Actor): Promise<Refusal | undefined> {
+    const changed = await change(id, action, actor, (task, now, times) => refused(task, action, actor, refusal, now, times));
+    return changed?.refusal;
+  }
+
+  async function act(id: string, action: Action, actor: Actor, revision?: number): Promise<Answered | undefined> {
+    const changed = await change(id, action.do, actor, (before, now, times) => {
+      const acted = judged(before, action, actor, now, times);
+      if (revision === undefined || revision === before.revision || acted.refusal?.code === 'not-permitted') return acted;
+      return { task: before, refusal: { code: 'conflict', detail: `it has changed: it is version ${before.revision} now` } };
+    });
+    if (changed === undefined) return undefined;
+    const { task, refusal } = changed;
     if (refusal === undefined) {
       // For whoever writes mails. Best effort: the inbox shows it anyway.
       const entry = task.audit.at(-1);
@@ -247,6 +274,7 @@ export async function openTasks({ store, dossiers, people, clock, emit, line, an
       const action = await actionOf(id, wish);
       return action === undefined ? undefined : act(id, action, actor, revision);
     },
+    refuse,
     async attach(id, { name, type, bytes }, actor) {
       const task = await found(id);
       if (task === undefined) return undefined;
@@ -269,10 +297,11 @@ export async function openTasks({ store, dossiers, people, clock, emit, line, an
       for (const id of ids) {
         const task = await found(id);
         const wish: Wish = { do: 'decide', outcome, data: undefined, ...(comment === undefined ? {} : { comment }) };
-        if (task === undefined || !maySee(task, actor))
+        const alone: Refusal = { code: 'invalid', detail: 'it is to be decided by itself' };
+        if (task === undefined || !maySee(task, actor)) {
+          await refuse(id, 'decide', alone, actor);
           results.push({ id, refusal: { code: 'invalid' as const, detail: 'there is no such task' } });
-        else if (!task.bulk || task.form !== null)
-          results.push({ id, refusal: { code: 'invalid' as const, detail: 'it is to be decided by itself' } });
+        } else if (!task.bulk || task.form !== null) results.push({ id, refusal: (await refuse(id, 'decide', alone, actor)) ?? alone });
         else {
           const answered = await act(id, (await actionOf(id, wish)) ?? { ...wish, undoMs: 0 }, actor);
           results.push(answered?.result === 'refused' ? { id, refusal: answered.refusal } : { id });

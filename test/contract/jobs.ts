@@ -56,10 +56,49 @@ export function jobsContract(name: string, open: () => Promise<JobsBench>): void
 
     it('wait until somebody serves the queue, in their order, the urgent first', async () => {
       for (const id of ['first', 'second']) await jobs.add('report', id);
-      await jobs.add('report', 'urgent', { isUrgent: true });
+      for (const id of ['urgent', 'urgent too']) await jobs.add('report', id, { isUrgent: true });
+      await jobs.add('report', 'third');
       expect(done).toEqual([]);
       await jobs.serve('report', { ...options, concurrency: 1 }, work);
-      await eventually(() => expect(ids()).toEqual(['urgent', 'first', 'second']));
+      await eventually(() => expect(ids()).toEqual(['urgent', 'urgent too', 'first', 'second', 'third']));
+    });
+
+    it('that are given back go before those that wait, and after the urgent, which go first when they are given back', async () => {
+      const seen: string[] = [];
+      const given = new Set<string>();
+      await jobs.add('report', 'given back');
+      await jobs.serve('report', { ...options, concurrency: 1 }, async (id) => {
+        seen.push(id);
+        if (!/back/.test(id) || given.has(id)) return 'done';
+        given.add(id);
+        if (id === 'given back') {
+          await jobs.add('report', 'waits');
+          for (const urgent of ['urgent, comes back', 'urgent']) await jobs.add('report', urgent, { isUrgent: true });
+        }
+        return { againInMs: 0 };
+      });
+      await eventually(() => expect(seen).toHaveLength(6));
+      expect(seen).toEqual(['given back', 'urgent, comes back', 'urgent, comes back', 'urgent', 'given back', 'waits']);
+    });
+
+    it('that are urgent stay so when they come back later', async () => {
+      const seen: string[] = [];
+      const { begun, release, work: slow } = held();
+      await jobs.add('report', 'urgent', { isUrgent: true });
+      await jobs.serve('report', { ...options, concurrency: 1 }, async (id, lost) => {
+        seen.push(id);
+        if (id === 'holds') return slow(id, lost);
+        return id === 'urgent' && seen.length === 1 ? { againInMs: 50 } : 'done';
+      });
+      await eventually(() => expect(seen).toEqual(['urgent']));
+      await jobs.add('report', 'holds');
+      await eventually(() => expect(begun).toEqual(['holds']));
+      const itsTime = Date.now() + 50;
+      for (const id of ['waits', 'waits too']) await jobs.add('report', id);
+      await eventually(() => expect(Date.now()).toBeGreaterThan(itsTime));
+      release();
+      await eventually(() => expect(seen).toHaveLength(5));
+      expect(seen).toEqual(['urgent', 'holds', 'urgent', 'waits', 'waits too']);
     });
 
     it('of another queue are another matter', async () => {

@@ -15,6 +15,8 @@ export interface Question {
   readonly waitSeconds?: number;
   readonly deadlineSeconds?: number;
   readonly body?: Readonly<Record<string, unknown>>;
+  /** It may interrupt jobs. */
+  readonly urgent?: boolean;
   /** Nobody waits for the answer. */
   readonly oneWay?: boolean;
   /** Asked without holding, and then cancelled. */
@@ -128,7 +130,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
     }
   }
 
-  const post = (path: string, { token, key, deadlineSeconds, body = {} }: Question, waitSeconds?: number) =>
+  const post = (path: string, { token, key, deadlineSeconds, urgent = false, body = {} }: Question, waitSeconds?: number) =>
     said(path, {
       method: 'POST',
       headers: {
@@ -136,6 +138,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
         ...(waitSeconds === undefined ? {} : { prefer: `wait=${waitSeconds}` }),
         ...(key === undefined ? {} : { 'idempotency-key': key }),
         ...(deadlineSeconds === undefined ? {} : { 'hub-deadline': String(deadlineSeconds) }),
+        ...(urgent ? { 'hub-priority': 'urgent' } : {}),
       },
       body: JSON.stringify({ token, ...body }),
     });

@@ -48,8 +48,58 @@ describe('a purchase', () => {
     await hub.decide(await onlyTask('bo'), 'approve', { by: 'bo', data });
     expect(await lamp.reply()).toMatchObject({ what: 'Lamp', approvedBy: ['bo'] });
     const gold = await hub.ask('purchase.request', { ...desk, what: 'Gold lamp', amount: 900 });
-    await hub.decide(await onlyTask('bo'), 'reject', { by: 'bo', data, comment: 'too shiny' });
+    const refused = await onlyTask('bo');
+    await expect(hub.decide(refused, 'reject', { by: 'bo' })).rejects.toThrow(/#\/comment is missing/);
+    await hub.decide(refused, 'reject', { by: 'bo', comment: 'too shiny' });
     await expect(gold.reply()).rejects.toThrow('Gold lamp was not approved: too shiny');
+  });
+
+  it('needs a cost centre when it is approved, and only then', async () => {
+    await hub.ask('purchase.request', { ...desk, amount: 80 });
+    const id = await onlyTask('ana');
+    await expect(hub.decide(id, 'approve', { by: 'ana', data: { remark: 'soon' } })).rejects.toThrow(/#\/costCentre is missing/);
+    await hub.decide(id, 'reject', { by: 'ana', comment: 'not this year' });
+  });
+
+  it('calls back who asked for it, once it is over, with what they would have read', async () => {
+    const [lamp, gold] = ['Lamp', 'Gold lamp'].map((what) => ({ ...desk, what, amount: 80 }));
+    const bought = await hub.ask('purchase.request', lamp, { callback: 'desk' });
+    await hub.decide(await onlyTask('bo'), 'approve', { by: 'bo', data });
+    await hub.advance('1s');
+    const about = { 'hub-flow': 'purchase.request', 'webhook-signature': expect.stringMatching(/^v1,/) };
+    expect(hub.posted).toEqual([
+      {
+        url: 'http://127.0.0.1:9876/purchases',
+        headers: expect.objectContaining({ ...about, 'hub-state': 'replied', 'hub-request-id': bought.id }),
+        body: await bought.reply(),
+      },
+    ]);
+    await hub.ask('purchase.request', gold, { callback: 'desk' });
+    await hub.decide(await onlyTask('bo'), 'reject', { by: 'bo', comment: 'too shiny' });
+    await hub.advance('1s');
+    expect(hub.posted[1]).toMatchObject({
+      headers: { ...about, 'hub-state': 'faulted', 'content-type': 'application/problem+json' },
+      body: { code: 'rejected', detail: 'Gold lamp was not approved: too shiny' },
+    });
+  });
+
+  it('calls back again when nobody was there', async () => {
+    hub.disturbCallbacks(503, 'unreachable');
+    const lamp = await hub.ask('purchase.request', { ...desk, amount: 80 }, { callback: 'desk' });
+    await hub.decide(await onlyTask('bo'), 'approve', { by: 'bo', data });
+    await hub.advance('1s');
+    expect(hub.posted).toHaveLength(1);
+    await hub.advance('10m');
+    expect(hub.posted.map(({ headers }) => headers['webhook-id'])).toEqual(
+      Array.from({ length: 3 }, () => hub.posted[0]!.headers['webhook-id']),
+    );
+    await hub.advance('3d');
+    expect(hub.posted).toHaveLength(3);
+    expect(hub.posted[2]!.body).toEqual(await lamp.reply());
+  });
+
+  it('calls back nobody whom hub.yaml does not name', async () => {
+    await expect(hub.ask('purchase.request', desk, { callback: 'somebody' })).rejects.toMatchObject({ code: 'forbidden' });
   });
 
   it('that nobody decides on comes to the head after a working day', async () => {

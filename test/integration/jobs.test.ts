@@ -1,12 +1,13 @@
 /** Jobs: on memory and on the real services. */
-import { afterEach, describe, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { resolve } from 'node:path';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import { Fault } from '../../broker/fault.js';
-import { split, worker } from '../../broker/step.js';
+import { split, worker, type Step } from '../../broker/step.js';
 import type { Dossier, RequestEvent } from '../../broker/store.js';
 import { aggregator } from '../../workers/aggregator.js';
+import { interruptibleOf } from '../../workers/job-rules.js';
 import { job, type JobContext, type JobOptions } from '../../workers/job.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
@@ -322,6 +323,204 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
     expect(await status(id)).toMatchObject({ state: 'running' });
   });
 
+  describe('of a step that may be interrupted', () => {
+    type Body = { readonly name: string; readonly steps?: number };
+    let seen: string[];
+    let gates: Record<string, ReturnType<typeof gate>>;
+    beforeEach(() => {
+      seen = [];
+      gates = {};
+    });
+    const gateOf = (name: string) => (gates[name] ??= gate());
+    /** Goes on until its gate is open or it is told to end; `steps`: so many checkpoints before that. */
+    const compute = (more: Partial<JobOptions<Body, number>> = {}) =>
+      job<Body, number>({
+        name: 'compute',
+        concurrency: 1,
+        grace: '300ms',
+        interruptible: true,
+        async handle({ name, steps = 0 }, { attempt }, { signal, checkpoint, state }) {
+          seen.push(`${name} ${attempt} ${state ?? '-'}`);
+          if (state === undefined) for (let step = 1; step <= steps; step++) await checkpoint(step);
+          await Promise.race([gateOf(name).opened, new Promise((resolve) => signal.addEventListener('abort', resolve))]);
+          signal.throwIfAborted();
+          return name;
+        },
+        ...more,
+      });
+    const openWith = (step: Step) => open({ flows: { report: { steps: [step.name], urgent: true } }, steps: [step] });
+    const askFor = async (name: string, more: object = {}, urgent = false) =>
+      (await hub.ask('report', { name, ...more }, { waitMs: 0, ...(urgent ? { priority: 9 } : {}) })).id;
+    const begun = (...starts: string[]) => eventually(() => expect(seen).toEqual(starts));
+
+    it('gives way to an urgent one when nobody is free, and goes on from its checkpoint before those that wait', async () => {
+      await openWith(compute());
+      const long = await askFor('long', { steps: 2 });
+      await eventually(async () => expect((await dossierOf(long)).data).toMatchObject({ checkpoint: { state: 2 } }));
+      const next = await askFor('next');
+      const at = Date.now();
+      const urgent = await askFor('urgent', {}, true);
+      await begun('long 1 -', 'urgent 1 -');
+      expect(Date.now() - at).toBeLessThan(3_000);
+      expect(await status(long)).toMatchObject({
+        state: 'waiting',
+        step: 'compute',
+        waitingOn: 'job compute, interrupted by an urgent request',
+      });
+      const story = await hub.gateway.story(long, { principal: anonymous.name });
+      expect(story?.lines.map(({ text }) => text)).toContain('interrupted by an urgent request');
+      gateOf('urgent').open();
+      expect(await textOf(urgent)).toBe('urgent');
+      await begun('long 1 -', 'urgent 1 -', 'long 1 2');
+      gateOf('long').open();
+      gateOf('next').open();
+      expect([await textOf(long), await textOf(next)]).toEqual(['long', 'next']);
+      expect(happened('job.interrupted')).toMatchObject([{ requestId: long, attempt: 1 }]);
+      expect(happened('job.retry')).toEqual([]);
+    });
+
+    it('tells its handler why', async () => {
+      let reason: unknown;
+      await openWith(
+        compute({
+          async handle({ name }, _envelope, { signal }) {
+            if (name === 'urgent' || reason !== undefined) return name;
+            await new Promise((resolve) => signal.addEventListener('abort', resolve));
+            throw (reason = signal.reason);
+          },
+        }),
+      );
+      const long = await askFor('long');
+      await eventually(() => expect(happened('job.began')).toHaveLength(1));
+      await askFor('urgent', {}, true);
+      expect(await textOf(long)).toBe('long');
+      expect(reason).toMatchObject({ code: 'unavailable', reason: 'interrupted', message: 'interrupted by an urgent request' });
+    });
+
+    it('goes on undisturbed while somebody is free, and while only others come that are not urgent', async () => {
+      await openWith(compute({ concurrency: 2 }));
+      await askFor('long');
+      const urgent = await askFor('urgent', {}, true);
+      await eventually(() => expect(seen.sort()).toEqual(['long 1 -', 'urgent 1 -']));
+      const next = await askFor('next');
+      gateOf('urgent').open();
+      gateOf('next').open();
+      await Promise.all([textOf(urgent), textOf(next)]);
+      expect(happened('job.interrupted')).toEqual([]);
+    });
+
+    it('gives way at any process: one for one, the one that loses least', async () => {
+      await openWith(compute());
+      const other = await hub.another({ steps: [compute()], idle: false });
+      const fresh = await askFor('first', { steps: 1 });
+      await eventually(async () => expect((await dossierOf(fresh)).data).toMatchObject({ checkpoint: { state: 1 } }));
+      await askFor('second', { steps: 1 });
+      await begun('first 1 -', 'second 1 -');
+      const urgent = await askFor('urgent', {}, true);
+      await begun('first 1 -', 'second 1 -', 'urgent 1 -');
+      gateOf('urgent').open();
+      await textOf(urgent);
+      await begun('first 1 -', 'second 1 -', 'urgent 1 -', 'second 1 1');
+      expect([...hub.events, ...other.events].filter(({ event }) => event === 'job.interrupted')).toHaveLength(1);
+    });
+
+    it('is not interrupted again before it has written a checkpoint', async () => {
+      const { open: write, opened: written } = gate();
+      await openWith(
+        compute({
+          async handle({ name }, _envelope, { signal, checkpoint, state }) {
+            seen.push(`${name} ${state ?? '-'}`);
+            const aborted = new Promise((resolve) => signal.addEventListener('abort', resolve));
+            const first = await Promise.race([gateOf(name).opened, aborted, written.then(() => 'write')]);
+            if (name === 'long' && first === 'write' && state === undefined) await checkpoint(1).then(() => aborted);
+            signal.throwIfAborted();
+            return name;
+          },
+        }),
+      );
+      const long = await askFor('long');
+      await begun('long -');
+      gateOf('urgent').open();
+      await textOf(await askFor('urgent', {}, true));
+      await begun('long -', 'urgent -', 'long -');
+      const second = await askFor('urgent', {}, true);
+      expect((await hub.ports.store.dossiers(interruptibleOf('compute'), { limit: 9 })).found).toEqual([]);
+      await eventually(async () => expect(await status(second)).toMatchObject({ state: 'waiting', waitingOn: 'job compute' }));
+      expect(seen).toEqual(['long -', 'urgent -', 'long -']);
+      write();
+      expect(await textOf(second)).toBe('urgent');
+      gateOf('long').open();
+      expect(await textOf(long)).toBe('long');
+      expect(seen).toEqual(['long -', 'urgent -', 'long -', 'urgent -', 'long 1']);
+    }, 30_000);
+
+    it('whose handler does not care is reported, goes on afterwards, and what it comes to late is dropped', async () => {
+      const { open: finish, opened } = gate();
+      await openWith(
+        compute({
+          async handle({ name }) {
+            seen.push(name);
+            if (seen.length === 1) return opened.then(() => 'of before');
+            return name;
+          },
+        }),
+      );
+      const long = await askFor('long');
+      await begun('long');
+      await askFor('urgent', {}, true);
+      expect(await textOf(long)).toBe('long');
+      expect(seen).toEqual(['long', 'urgent', 'long']);
+      expect(happened('job.ignores-cancel')).toMatchObject([{ requestId: long, why: 'interrupted' }]);
+      finish();
+      await eventually(() => expect(happened('job.dropped')).toMatchObject([{ why: 'late' }]));
+    });
+
+    it('that comes to its result all the same has it', async () => {
+      await openWith(
+        compute({
+          async handle({ name }, _envelope, { signal }) {
+            seen.push(name);
+            if (name === 'long') await new Promise((resolve) => signal.addEventListener('abort', resolve));
+            return name;
+          },
+        }),
+      );
+      const long = await askFor('long');
+      await begun('long');
+      await askFor('urgent', {}, true);
+      expect(await textOf(long)).toBe('long');
+      await begun('long', 'urgent');
+      expect(happened('job.interrupted')).toEqual([]);
+    });
+
+    it('may be cancelled while it waits for the urgent one', async () => {
+      await openWith(compute());
+      const long = await askFor('long');
+      await begun('long 1 -');
+      const urgent = await askFor('urgent', {}, true);
+      await begun('long 1 -', 'urgent 1 -');
+      expect(await hub.gateway.cancel(long, anonymous)).toBe('cancelled');
+      gateOf('urgent').open();
+      await textOf(urgent);
+      gateOf('next').open();
+      await textOf(await askFor('next'));
+      expect(seen).toEqual(['long 1 -', 'urgent 1 -', 'next 1 -']);
+    });
+
+    it('gives way when the store was lost while it ran', async () => {
+      await openWith(compute());
+      const long = await askFor('long', { steps: 1 });
+      await eventually(async () => expect((await dossierOf(long)).data).toMatchObject({ checkpoint: { state: 1 } }));
+      await hub.lose();
+      const urgent = await eventually(() => askFor('urgent', {}, true), { withinMs: 20_000 });
+      gateOf('urgent').open();
+      gateOf('long').open();
+      await eventually(async () => expect([await textOf(urgent), await textOf(long)]).toEqual(['urgent', 'long']), {
+        withinMs: 20_000,
+      });
+    }, 60_000);
+  });
+
   it('outlives the store', async () => {
     const { open: finish, opened } = gate();
     let ran = 0;
@@ -364,9 +563,33 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
     await eventually(() => expect(happened('job.ignores-cancel')).toMatchObject([{ step: 'deaf' }]));
     await eventually(() => expect(happened('job.dropped')).toContainEqual(expect.objectContaining({ step: 'deaf', how: 'threw' })));
   });
+
+  it('gives way in a thread, too', async () => {
+    const file = resolve('test/support/computing.mjs');
+    const { yielding } = (await import(file)) as Record<'yielding', ReturnType<typeof job>>;
+    await open({
+      flows: { yielding: { steps: ['yielding'], urgent: true } },
+      steps: [yielding.exported!(file, 'yielding')],
+    });
+    const long = await hub.ask('yielding', { rounds: 60 }, { waitMs: 0 });
+    await eventually(async () => expect((await status(long.id))?.progress?.percent).toBeGreaterThan(0));
+    const urgent = await hub.ask('yielding', { rounds: 1 }, { priority: 9, waitMs: 20_000 });
+    expect(urgent).toMatchObject({ outcome: { kind: 'reply' } });
+    expect(await status(long.id)).not.toMatchObject({ state: 'replied' });
+    await eventually(async () => expect((JSON.parse(await textOf(long.id)) as { from: number }).from).toBeGreaterThan(0), {
+      withinMs: 30_000,
+    });
+    expect(happened('job.interrupted')).toHaveLength(1);
+  }, 60_000);
 });
 
 describe('a job', () => {
+  it('is not interruptible when it waits for a rate', () => {
+    expect(() => job({ name: 'compute', interruptible: true, rateLimit: { max: 1, per: '1s' }, handle: () => 1 })).toThrow(
+      /job compute is interruptible and has a rateLimit: .* Leave out one of them/,
+    );
+  });
+
   it('that computes must be exported, so that a thread can load it', async () => {
     const compute = job({ name: 'compute', cpu: true, handle: () => 1 });
     await expect(compute.serve!({} as never)).rejects.toThrow(/is no export of a file in workers/);

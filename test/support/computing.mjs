@@ -37,3 +37,22 @@ export const fails = job({
     throw new Fault('rejected', 'in a thread');
   },
 });
+
+/** Computes so many rounds of 50 ms with a checkpoint after each; says where it went on. */
+export const yielding = job({
+  name: 'yielding',
+  cpu: true,
+  concurrency: 1,
+  interruptible: true,
+  grace: '2s',
+  async handle({ rounds }, _envelope, { signal, progress, heartbeat, checkpoint, state = { done: 0 } }) {
+    for (let done = state.done; done < rounds; done++) {
+      const began = Date.now();
+      while (Date.now() - began < 50) Math.sqrt(done);
+      progress({ done: done + 1, total: rounds });
+      await heartbeat();
+      await checkpoint({ done: done + 1 });
+    }
+    return { from: state.done };
+  },
+});

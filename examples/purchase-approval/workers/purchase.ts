@@ -28,11 +28,15 @@ export const approve = task<Purchase>({
   candidates: { groups: ['buyers'] },
   form: {
     type: 'object',
-    required: ['costCentre'],
     properties: {
       costCentre: { type: 'string', title: 'Cost centre', enum: ['office', 'travel', 'it'] },
       remark: { type: 'string', title: 'Remark for the supplier', maxLength: 500 },
     },
+  },
+  // Whoever refuses says why, and need not know who would have paid.
+  outcomes: {
+    approve: { style: 'primary', needs: ['costCentre'] },
+    reject: { style: 'danger', needs: ['comment'] },
   },
   approvals: ({ amount, requestedBy }) => ({ needed: amount > fourEyesAbove ? 2 : 1, never: [requestedBy] }),
   // Two working days; half way everybody is reminded, and after a day the head may decide, too.
@@ -56,7 +60,7 @@ export const approve = task<Purchase>({
 interface Approved extends Purchase {
   readonly outcome: string;
   readonly approvedBy: readonly string[];
-  readonly data: { readonly costCentre: string };
+  readonly data: { readonly costCentre?: string };
   readonly comment?: string;
 }
 

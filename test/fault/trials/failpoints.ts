@@ -34,6 +34,13 @@ const worker: Drill = { dies: 'worker' };
 const scatter: Drill = { dies: 'worker', ask: [{ flow: 'scatter' }, { flow: 'scatter', ...keyed }] };
 const timed: Drill = { dies: 'worker', ask: [{ flow: 'timed' }, { flow: 'timed', ...keyed }] };
 const job: Drill = { dies: 'worker', ask: [{ flow: 'job' }, { flow: 'job', ...keyed }] };
+const way: Drill = {
+  dies: 'worker',
+  ask: [
+    { flow: 'job.way', waitSeconds: 0 },
+    { flow: 'job.way', urgent: true, ...keyed },
+  ],
+};
 const partial: Drill = { dies: 'worker', ask: [{ flow: 'partial' }, { flow: 'partial', ...keyed }] };
 
 const amended: Drill = { dies: 'worker', ask: [{ flow: 'amended' }, { flow: 'amended', ...keyed }] };
@@ -81,6 +88,8 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'job.before-finish': job,
   'job.after-finish': job,
   'job.before-again': { dies: 'worker', ask: [{ flow: 'job.flaky' }, { flow: 'job.flaky', ...keyed }] },
+  'job.before-interrupt': way,
+  'job.before-way': way,
   'reply.before-settle': hub,
   'reply.before-ack': hub,
   'cancel.before-settle': { dies: 'hub', ask: [cancelled] },

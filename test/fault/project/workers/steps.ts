@@ -92,6 +92,29 @@ export const computeFlaky = job<Body>({
     return said;
   },
 });
+/** A job in three pieces of half a second, one at a time, that gives way to urgent requests. */
+export const computeWay = job<Body, number>({
+  name: 'compute.way',
+  concurrency: 1,
+  interruptible: true,
+  retry: ['200ms', '1s'],
+  grace: '1s',
+  stalledAfter: '2s',
+  async handle(body, envelope, { signal, checkpoint, state = 0 }) {
+    note('start', 'compute.way', body.token, envelope, state);
+    for (let done = state; done < 3; done++) {
+      await new Promise<void>((resolve) => {
+        setTimeout(resolve, 500);
+        signal.addEventListener('abort', () => resolve());
+      });
+      signal.throwIfAborted();
+      await checkpoint(done + 1);
+    }
+    const said = answer(body, envelope);
+    note('end', 'compute.way', body.token, envelope, said);
+    return said;
+  },
+});
 /** A job that goes on until it is told to end, and then writes down when that was. Every tenth one says all the time when it is. */
 export const computeOn = job<Body>({
   name: 'compute.on',

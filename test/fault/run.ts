@@ -6,14 +6,14 @@ import { parseArgs } from 'node:util';
 import type { Row, Size, Trial } from './trial.js';
 import { failpoints } from './trials/failpoints.js';
 import { kills } from './trials/kills.js';
-import { longWork } from './trials/long-work.js';
+import { longWork, longWorkFlushed } from './trials/long-work.js';
 import { messages } from './trials/messages.js';
 import { network } from './trials/network.js';
 import { processes } from './trials/processes.js';
 import { services } from './trials/services.js';
 
 /** The longest first. */
-const trials: readonly Trial[] = [kills, longWork, failpoints, ...messages, ...services, ...network, ...processes];
+const trials: readonly Trial[] = [kills, longWork, longWorkFlushed, failpoints, ...messages, ...services, ...network, ...processes];
 
 const { values: flags } = parseArgs({
   options: {

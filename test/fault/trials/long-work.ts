@@ -54,6 +54,8 @@ function mixed(random: () => number): (n: number) => Question {
   };
 }
 
+const names = ['ana', 'bo', 'cem', 'dia'];
+
 const name = 'long work: random kills';
 
 export const longWork: Trial = {
@@ -65,7 +67,7 @@ export const longWork: Trial = {
       const people = openPeople({
         history: scenario.history,
         hubs: () => scenario.front,
-        names: ['ana', 'bo', 'cem', 'dia'],
+        names,
         random: dice(seed + 1),
       });
       try {
@@ -83,6 +85,91 @@ export const longWork: Trial = {
     });
   },
 };
+
+/** How many are pending when Redis is emptied. `--requests` says how many else. */
+const pending: Readonly<Record<Size, number>> = { quick: 300, normal: 1_000, long: 10_000 };
+const flushedName = 'long work: Redis is flushed';
+const rebuiltWithinMs = 60_000;
+
+/** Tasks, groups and timers are pending when all of Redis goes: they come back from the journal, and all are answered. */
+export const longWorkFlushed: Trial = {
+  name: flushedName,
+  sizes: ['normal', 'long'],
+  run({ seed, size, say, requests = pending[size] }) {
+    return inField({ workers: 2, patienceMs: 600_000, about: { seed, size, trial: flushedName, requests } }, async (field) => {
+      const { scenario, redis } = field;
+      const secondsSince = (since: number) => Math.round((Date.now() - since) / 100) / 10;
+      const card = (list: string) => withClient(redis.url, (client) => client.zcard(`${scenario.namespace}:${list}`));
+      // None is over before the last one is asked.
+      const until = Date.now() + 30_000 + requests * 20;
+      const flows = ['decided', 'together.until', 'timed.until'];
+      const questions = Array.from({ length: requests }, (_, n): Question => ({
+        flow: flows[n % 3]!,
+        token: `p${n}`,
+        key: `p${n}`,
+        body: { until },
+      }));
+      const of = (...wanted: readonly string[]) => questions.filter(({ flow }) => wanted.includes(flow)).length;
+      let began = Date.now();
+      const comeBack = await inLanes(questions, 50, scenario.clients.begin);
+      await become(
+        async () => [await card('index:task:group:deciders'), await card('dossiers:wakeable')],
+        [of('decided', 'together.until'), of('timed.until', 'together.until')],
+      );
+      say(`${flushedName}: ${requests} are pending after ${secondsSince(began)} s`);
+
+      began = Date.now();
+      await withClient(redis.url, (client) => client.flushall());
+      const isReady = async () => (await Promise.all(scenario.front.map(ready))).some((each) => each);
+      await become(isReady, false);
+      await become(isReady, true);
+      const tookMs = Date.now() - began;
+      scenario.history.outage('Redis flushed', began);
+      say(`${flushedName}: ${await card('deadlines')} are there again after ${tookMs / 1_000} s`);
+
+      began = Date.now();
+      const people = openPeople({ history: scenario.history, hubs: () => scenario.front, names, random: dice(seed + 1) });
+      try {
+        const told = await inLanes(comeBack, 100, (collect) => collect());
+        say(`${flushedName}: all are answered after ${secondsSince(began)} s: ${JSON.stringify(counted(told.map(({ kind }) => kind)))}`);
+        const left = await waiting(field, people);
+        const violations = [
+          ...(await scenario.atRest({ withinMs: 1_200_000 })),
+          ...unless(left === '', `at the end ${left}`),
+          ...unless(tookMs <= rebuiltWithinMs, `it took ${tookMs} ms until everything was there again`),
+          ...unless(new Set(told.map(({ kind }) => kind)).size === 1, 'not everybody had a reply'),
+        ];
+        return [rowOf(flushedName, scenario, violations, { say })];
+      } finally {
+        await people.close();
+      }
+    });
+  },
+};
+
+const ready = async ({ url }: { readonly url: string }): Promise<boolean> =>
+  (await fetch(`${url}/health/ready`, { signal: AbortSignal.timeout(5_000) }).catch(() => undefined))?.status === 200;
+
+/** Resolves when it is found to be so. */
+const become = (find: () => Promise<unknown>, wanted: unknown): Promise<void> =>
+  eventually(
+    async () => {
+      const found = JSON.stringify(await find());
+      if (found !== JSON.stringify(wanted)) throw new Error(`it is ${found}, and should be ${JSON.stringify(wanted)}`);
+    },
+    { withinMs: 300_000 },
+  );
+
+/** Does something with each, with so many at once. */
+async function inLanes<T, Done>(all: readonly T[], atOnce: number, run: (one: T) => Promise<Done>): Promise<readonly Done[]> {
+  const done: Done[] = [];
+  const left = all.entries();
+  const lane = async () => {
+    for (const [n, one] of left) done[n] = await run(one);
+  };
+  await Promise.all(Array.from({ length: atOnce }, lane));
+  return done;
+}
 
 /** What still waits when everybody has had the time to end; nothing: ''. */
 async function waiting({ scenario, redis }: Field, people: ReturnType<typeof openPeople>): Promise<string> {

@@ -12,6 +12,8 @@ interface Body {
   readonly parts?: readonly string[];
   readonly members?: readonly string[];
   readonly manifest?: Manifest;
+  /** How long `rest.until` rests (ms since 1970). */
+  readonly until?: number;
   /** What people said. */
   readonly decision?: object;
 }
@@ -106,6 +108,8 @@ export const computeOn = job<Body>({
 export const rest = timer({ name: 'rest', wait: '500ms' });
 export const restLong = timer({ name: 'rest.long', wait: '3s' });
 
+export const restUntil = timer<Body>({ name: 'rest.until', wait: ({ until = 0 }) => new Date(until) });
+
 /** What `needed` of `of` people decide. Each says something that nobody else says. */
 const decided = (name: string, needed: number, of: number) =>
   task<Body>({
@@ -170,4 +174,10 @@ export const spreadLong = worker<Body>({
   name: 'spread.long',
   handle: (body) => split(kinds.map((step) => ({ body, name: step, steps: [step] }))),
 });
+const slowKinds = ['part', 'decide', 'rest.until'];
+export const spreadSlow = worker<Body>({
+  name: 'spread.slow',
+  handle: (body) => split(slowKinds.map((step) => ({ body, name: step, steps: [step] }))),
+});
+export const gatherSlow = aggregator<Body>({ name: 'gather.slow', timeout: '15m', combine: gatheredOf(slowKinds) });
 export const gatherLong = aggregator<Body>({ name: 'gather.long', timeout: '10m', combine: gatheredOf(kinds) });

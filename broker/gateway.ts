@@ -4,7 +4,7 @@
  */
 import { theRequestor, type Question } from './ask.js';
 import { callbackStatus, type Callbacks, type CallbackStatus } from './callback.js';
-import { pause, type Clock } from './clock.js';
+import type { Clock } from './clock.js';
 import type { Principal } from './access.js';
 import type { Admission, Refusal } from './admission.js';
 import type { Control } from './control.js';
@@ -15,6 +15,7 @@ import { Fault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
 import type { Line } from './line.js';
+import { openNews } from './news.js';
 import type { Questions } from './questions.js';
 import type { Rebuild } from './rebuild.js';
 import { openRequests } from './requests.js';
@@ -26,7 +27,7 @@ import { openStories, type Reader, type Story } from './story.js';
 import type { Person } from './tasks/task.js';
 import type { Names } from './topology.js';
 import type { Transport } from './transport.js';
-import { lookAgainMs, openWaiting, reachable, rebuilding, statusOf } from './waiting.js';
+import { openWaiting, reachable, rebuilding, statusOf } from './waiting.js';
 
 /** A request as it comes in. Rejections are Faults: nothing happened, unless its reason is `unknown`. */
 export interface Ask {
@@ -203,6 +204,7 @@ export function openGateway(options: GatewayOptions): Gateway {
   const { recordedWithin, accepted } = openWaiting(options);
   const topics = openTopics(options);
   const stories = openStories(options);
+  const news = openNews(options);
   let inFlight = 0;
 
   /** Runs while counted as in flight, unless this hub or the principal has too much in flight, or the hub stops. */
@@ -278,25 +280,8 @@ export function openGateway(options: GatewayOptions): Gateway {
     },
     async events(id, principal, sequence, listener, signal) {
       if ((await owned(id, principal)) === undefined) return false;
-      let awake: () => void = () => undefined;
-      let changed: boolean;
-      const unlisten = correlator.onWake(id, () => ((changed = true), awake()));
-      try {
-        for (let seen = sequence; !signal.aborted && !correlator.gone;) {
-          changed = false;
-          const ended = (await store.get(id))?.shown !== false;
-          const news = await store.events(id, seen);
-          for (const event of news) await listener(event);
-          seen = news.at(-1)?.sequence ?? seen;
-          if (ended || news.some(({ name }) => name === 'outcome')) return true;
-          const nap = new AbortController();
-          awake = () => nap.abort();
-          if (!changed) await pause(clock, lookAgainMs, AbortSignal.any([signal, nap.signal]));
-        }
-        return true;
-      } finally {
-        unlisten();
-      }
+      await news.follow(id, sequence, listener, signal);
+      return true;
     },
     async answer(id, principal, answer, questionId) {
       if ((await owned(id, principal)) === undefined) return undefined;

@@ -13,8 +13,8 @@ export const callbacks: Case = {
   name: 'callbacks',
   about: [
     'Requests that are not waited for, each called back once it is answered: a signed `POST` (Standard Webhooks) whose signature the receiver checks. From the',
-    'moment at which the last step answers to that at which the receiver has the body. An attempt is journalled before it is made and after; it costs the broker',
-    'seven confirmed messages with the request. Requestor and receiver are one process; hub and worker one each.',
+    'moment at which the last step answers to that at which the receiver has the body. On the way there the outcome, the callback, and that an attempt is made are',
+    'journalled. Requestor and receiver are one process; hub and worker one each.',
   ].join(' '),
   bars: { [lost]: 0 },
   async run(bench): Promise<readonly Row[]> {

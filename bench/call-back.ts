@@ -16,6 +16,8 @@ export interface CallOrder {
 
 export interface Called {
   readonly asked: number;
+  /** The hub had too much to do. */
+  readonly refused: number;
   readonly missing: number;
   readonly again: number;
   /** With a signature that does not fit. */
@@ -61,31 +63,35 @@ export async function callbackEnd(): Promise<End> {
     late.push(Date.now() - Number(body.toString()));
   }
 
-  async function ask(url: string): Promise<void> {
+  /** Resolves with whether it was taken. */
+  async function ask(url: string): Promise<boolean> {
     const headers = { 'content-type': 'application/json', 'hub-callback': 'here' };
     const answer = await request(url, { method: 'POST', dispatcher, headers, body: '{}' });
     const text = await answer.body.text();
     // It may be answered by then.
-    if (answer.statusCode !== 202 && answer.statusCode !== 200) throw new Error(`${answer.statusCode} ${text}`);
+    if (answer.statusCode === 202 || answer.statusCode === 200) return true;
+    if (answer.statusCode === 503) return false;
+    throw new Error(`${answer.statusCode} ${text}`);
   }
 
   async function call({ url, perSecond, forMs }: CallOrder): Promise<Called> {
     received.clear();
     late = [];
     [again, unsigned] = [0, 0];
-    const asked: Promise<void>[] = [];
+    const asked: Promise<boolean>[] = [];
     const began = performance.now();
     for (let now = began; now < began + forMs; now = performance.now()) {
       while (asked.length < ((now - began) * perSecond) / 1_000) asked.push(ask(url));
       await sleep(tickMs);
     }
-    await Promise.all(asked);
-    for (const end = performance.now() + patienceMs; received.size < asked.length && performance.now() < end;) await sleep(tickMs);
+    const taken = (await Promise.all(asked)).filter((isTaken) => isTaken).length;
+    for (const end = performance.now() + patienceMs; received.size < taken && performance.now() < end;) await sleep(tickMs);
     const times = [...received.values()];
     const sorted = Float64Array.from(late).sort();
     return {
       asked: asked.length,
-      missing: asked.length - received.size,
+      refused: asked.length - taken,
+      missing: taken - received.size,
       again,
       unsigned,
       perSecond: Math.round((times.length / (times.at(-1)! - times[0]!)) * 1_000),

@@ -30,22 +30,30 @@ export const callbacks: Case = {
     const worker = await startCommand('worker', env, folder);
     const hub = await startCommand('hub', env, folder);
     const rows: Row[] = [];
-    let wrong = 0;
+    const wrong = { missing: 0, again: 0, unsigned: 0 };
     try {
       const order = { url: `${hub.url}/requests/stamped`, forMs: bench.quick ? 1_000 : 15_000 };
       await receiver.tell('call', { ...order, perSecond: 20, forMs: order.forMs / 5 } satisfies CallOrder);
       for (const perSecond of bench.quick ? [50] : rates) {
         const called = await receiver.tell<Called>('call', { ...order, perSecond } satisfies CallOrder);
-        wrong += called.missing + called.again + called.unsigned;
+        wrong.missing += called.missing;
+        wrong.again += called.again;
+        wrong.unsigned += called.unsigned;
         rows.push({
           name: `callbacks: ${perSecond} a second, p99`,
           value: called.p99Ms,
           unit: 'ms',
-          more: { 'p50 ms': called.p50Ms, 'most ms': called.mostMs, 'received/s': called.perSecond, requests: called.asked },
+          more: {
+            'p50 ms': called.p50Ms,
+            'most ms': called.mostMs,
+            'received/s': called.perSecond,
+            requests: called.asked,
+            refused: called.refused,
+          },
         });
         bench.log(JSON.stringify(rows.at(-1)));
       }
-      return [...rows, { name: lost, value: wrong, unit: 'requests' }];
+      return [...rows, { name: lost, value: wrong.missing + wrong.again + wrong.unsigned, unit: 'requests', more: wrong }];
     } finally {
       await hub.stop();
       await worker.stop();

@@ -1,5 +1,6 @@
 /** The one list of benchmarks, in the order in which they run. */
 import { breakdown } from './breakdown.js';
+import { callbacks } from './callbacks.js';
 import type { Case } from './case.js';
 import { flat } from './flat.js';
 import { held } from './held.js';
@@ -13,6 +14,7 @@ import { requestReply } from './request-reply.js';
 import { scatter } from './scatter.js';
 import { tasks } from './tasks.js';
 import { timers } from './timers.js';
+import { watchers } from './watchers.js';
 
 export const cases: readonly Case[] = [
   requestReply,
@@ -28,4 +30,6 @@ export const cases: readonly Case[] = [
   overload,
   pending,
   tasks,
+  watchers,
+  callbacks,
 ];

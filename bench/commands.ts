@@ -14,7 +14,7 @@ import type { Probe, Probed } from './probe.js';
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 const command = at('../cli/answerback.js');
 /** Not compiled: a project is what users write. */
-const project = at('../../bench/project');
+export const projectFolder = at('../../bench/project');
 
 export interface Command {
   readonly pid: number;
@@ -29,7 +29,7 @@ export interface Command {
 }
 
 /** Resolves when the process says that it is ready; rejects with what it wrote when it ends before. */
-export async function startCommand(role: 'hub' | 'worker', env: NodeJS.ProcessEnv): Promise<Command> {
+export async function startCommand(role: 'hub' | 'worker', env: NodeJS.ProcessEnv, project = projectFolder): Promise<Command> {
   const began = performance.now();
   const child = spawn(process.execPath, ['--expose-gc', '--import', at('probe.js'), command, role, project], {
     env: { ...process.env, HUB_HTTP_PORT: '0', HUB_LOG_LEVEL: 'info', ...env },
@@ -79,8 +79,8 @@ export async function startCommand(role: 'hub' | 'worker', env: NodeJS.ProcessEn
   };
 }
 
-/** Removes the queues of `bench/project`. */
-export async function removeQueues(rabbitmq: string, namespace: string): Promise<void> {
+/** Removes the queues of a project. */
+export async function removeQueues(rabbitmq: string, namespace: string, project = projectFolder): Promise<void> {
   const { project: found, steps } = await load({ folder: project });
   const { queues } = topologyOf({
     names: namesIn(namespace),

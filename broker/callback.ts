@@ -119,6 +119,8 @@ export interface CallbackData {
   readonly attempts: readonly CallbackAttempt[];
   /** When the attempt began that is being made. */
   readonly since?: number;
+  /** Who makes it: two that begin in the same moment would otherwise write the same, and the store take them for one. */
+  readonly by?: string;
 }
 
 /** List of the callbacks of a request, the newest last. */

@@ -2,7 +2,6 @@
  * The door that every inbound adapter uses (EIP: Messaging Gateway). An adapter hands in an `Ask` and gets an `Answer`:
  * the outcome, or "accepted, answer later". What those look like on the adapter's protocol is the adapter's business.
  */
-import { amendableUntil, mayBeAmended } from './amendable.js';
 import { theRequestor, type Question } from './ask.js';
 import { callbackStatus, type Callbacks, type CallbackStatus } from './callback.js';
 import type { Clock } from './clock.js';
@@ -19,6 +18,7 @@ import { Fault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Journal } from './journal.js';
 import type { Line } from './line.js';
+import { openNews } from './news.js';
 import type { Questions } from './questions.js';
 import type { Rebuild } from './rebuild.js';
 import { openRequests } from './requests.js';
@@ -30,7 +30,7 @@ import { openStories, type Reader, type Story } from './story.js';
 import type { Person } from './tasks/task.js';
 import type { Names } from './topology.js';
 import type { Transport } from './transport.js';
-import { openWaiting, reachable, rebuilding, statusOf, watchUntil } from './waiting.js';
+import { openWaiting, reachable, rebuilding, statusOf } from './waiting.js';
 
 /** A request as it comes in. Rejections are Faults: nothing happened, unless its reason is `unknown`. */
 export interface Ask {
@@ -221,6 +221,7 @@ export function openGateway(options: GatewayOptions): Gateway & LookedAfter {
   const { recordedWithin, accepted } = openWaiting(options);
   const topics = openTopics(options);
   const stories = openStories(options);
+  const news = openNews(options);
   let inFlight = 0;
 
   /** Runs while counted as in flight, unless this hub or the principal has too much in flight, or the hub stops. */
@@ -336,18 +337,7 @@ export function openGateway(options: GatewayOptions): Gateway & LookedAfter {
     },
     async events(id, principal, sequence, listener, signal, toTheLast) {
       if ((await owned(id, principal)) === undefined) return false;
-      let seen = sequence;
-      const look = async () => {
-        const record = await store.get(id);
-        const goesOn = toTheLast !== undefined && record !== undefined && mayBeAmended(record, clock.now());
-        const ended = record?.shown !== false && !goesOn;
-        const news = await store.events(id, seen);
-        for (const event of news) await listener(event);
-        seen = news.at(-1)?.sequence ?? seen;
-        if (ended || (toTheLast === undefined && news.some(({ name }) => name === 'outcome'))) return true;
-        return goesOn && amendableUntil(record)! - clock.now();
-      };
-      await watchUntil(id, look, { correlator, clock, signal });
+      await news.follow(id, sequence, listener, signal, toTheLast);
       return true;
     },
     async answer(id, principal, answer, questionId) {

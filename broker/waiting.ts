@@ -84,12 +84,12 @@ export function openWaiting({
 }
 
 /**
- * Looks at what is named so until `look` says that there is no more to see (true), or `signal` aborts, or this hub lets go: each time somebody
- * says that it changed, and every `lookAgainMs`, or sooner, when `look` says so (ms).
+ * Looks at what is named so until `look` says that there is no more to see or `signal` aborts, or this hub lets go: each time somebody says that
+ * it changed, and every `lookAgainMs`.
  */
 export async function watchUntil(
   name: string,
-  look: () => Promise<boolean | number>,
+  look: () => Promise<boolean>,
   { correlator, clock, signal }: { readonly correlator: Correlator; readonly clock: Clock; readonly signal: AbortSignal },
 ): Promise<void> {
   let awake: () => void = () => undefined;
@@ -98,11 +98,10 @@ export async function watchUntil(
   try {
     while (!signal.aborted && !correlator.gone) {
       changed = false;
-      const seen = await look();
-      if (seen === true) return;
+      if (await look()) return;
       const nap = new AbortController();
       awake = () => nap.abort();
-      if (!changed) await pause(clock, seen === false ? lookAgainMs : Math.min(seen, lookAgainMs), AbortSignal.any([signal, nap.signal]));
+      if (!changed) await pause(clock, lookAgainMs, AbortSignal.any([signal, nap.signal]));
     }
   } finally {
     unlisten();

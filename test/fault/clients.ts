@@ -28,6 +28,8 @@ export interface Question {
 export interface Clients {
   /** Resolves when the question's story is over: outcome, refusal, or (without a key) a broken line. */
   ask(question: Question): Promise<Told>;
+  /** Asks without staying on the line, again (with its key) until it is accepted. Resolves with how to come back for the outcome. */
+  begin(question: Question): Promise<() => Promise<Told>>;
   /** `count` clients that ask one thing after the other until they are told to stop, or until `limit` questions are asked. */
   load(count: number, next: (n: number) => Question, limit?: number): Load;
   close(): Promise<void>;
@@ -172,6 +174,20 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
     }
   }
 
+  async function begin(question: Question): Promise<() => Promise<Told>> {
+    for (; ; await sleep(restMs)) {
+      const operation = history.ask(question.token, noteOf(question));
+      const answer = await post(`/requests/${question.flow}`, question, 0);
+      if (answer?.status === 202) {
+        const { id = '', status } = answer;
+        operation.accepted(id);
+        return async () => ({ ...(await collect(id, operation, Date.now() + patienceMs)), status });
+      }
+      const kind = ended(operation, answer);
+      if (question.key === undefined) throw new Error(`${question.token} was ${kind}`);
+    }
+  }
+
   /** One-way: told again under its key until the hub has it. */
   async function send(question: Question): Promise<Told> {
     const giveUpAt = Date.now() + patienceMs;
@@ -250,6 +266,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
 
   return {
     ask,
+    begin,
     load(count, next, limit = Infinity) {
       const told: Told[] = [];
       let isStopping = false;

@@ -33,6 +33,55 @@ describe('the checker of histories', () => {
     expect(broken(seen, [effect('1', 'a', { n: 1 })], { withinMs: 1_000, once: true })).toEqual([]);
   });
 
+  const decided = (...votes: readonly (readonly [by: string, mark: string])[]) => ({
+    token: 'a',
+    decision: { outcome: 'approve', needed: 2, of: 2, votes: votes.map(([by, mark]) => ({ by, outcome: 'approve', mark })) },
+  });
+
+  it('finds nothing wrong with what two people decided', () => {
+    const { seen, ask, vote } = history();
+    for (const by of ['ana', 'bo']) vote({ by, task: 't', id: '1', mark: `${by}-1`, outcome: 'approve' })('done');
+    vote({ by: 'cem', task: 't', id: '1', mark: 'cem-1', outcome: 'approve' })('refused');
+    ask('a').outcome('1', 'reply', reply(decided(['ana', 'ana-1'], ['bo', 'bo-1'])));
+    expect(broken(seen, [], { withinMs: 1_000 })).toEqual([]);
+  });
+
+  it.each<[string, readonly (readonly [by: string, mark: string])[], readonly string[], RegExp]>([
+    [
+      'a vote that nobody gave',
+      [
+        ['ana', 'ana-1'],
+        ['bo', 'bo-1'],
+      ],
+      ['ana-1'],
+      /vote bo-1 that bo did not give/,
+    ],
+    [
+      'one person as two',
+      [
+        ['ana', 'ana-1'],
+        ['ana', 'ana-2'],
+      ],
+      ['ana-1', 'ana-2'],
+      /by one person twice/,
+    ],
+    ['a decision of too few', [['ana', 'ana-1']], ['ana-1'], /was decided as approve by/],
+    [
+      'a vote that was taken and is not heard',
+      [
+        ['ana', 'ana-1'],
+        ['bo', 'bo-1'],
+      ],
+      ['ana-1', 'bo-1', 'cem-1'],
+      /without cem-1/,
+    ],
+  ])('finds %s', (_what, counted, given, sentence) => {
+    const { seen, ask, vote } = history();
+    for (const mark of given) vote({ by: mark.split('-')[0]!, task: 't', id: '1', mark, outcome: 'approve' })('done');
+    ask('a').outcome('1', 'reply', reply(decided(...counted)));
+    expect(broken(seen, [], { withinMs: 1_000 })).toEqual([expect.stringMatching(sentence)]);
+  });
+
   it.each<[string, (ask: ReturnType<typeof openHistory>['ask']) => void, readonly Effect[], RegExp]>([
     ['an operation that never ended', (ask) => void ask('a'), [], /never ended/],
     [

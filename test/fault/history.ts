@@ -13,6 +13,7 @@ import { createWriteStream, readFileSync } from 'node:fs';
  * - `refused`: nothing was started, says the hub. `unknown`: the line broke, or the hub itself does not know. Both ends.
  * - `missing`: the hub does not know a request that it had promised. An end, and never right within the retention.
  * An `outage` is a time in which somebody had taken a service away; it belongs to no operation.
+ * A `vote` is what a person decided on a task, and `voted` what that person was told of it (`unknown`: nothing, for good); nor do they.
  */
 export type Seen = { readonly op: number; readonly at: number } & (
   | ({ readonly what: 'ask'; readonly token: string } & AskNote)
@@ -23,7 +24,20 @@ export type Seen = { readonly op: number; readonly at: number } & (
   | { readonly what: 'unknown'; readonly why: string }
   | { readonly what: 'missing'; readonly why: string }
   | { readonly what: 'outage'; readonly until: number; readonly why: string }
+  | ({ readonly what: 'vote' } & Vote)
+  | { readonly what: 'voted'; readonly mark: string; readonly told: Told }
 );
+
+/** `id`: of the request. `mark`: what the person wrote into the form, the same nowhere else. */
+export interface Vote {
+  readonly by: string;
+  readonly task: string;
+  readonly id: string;
+  readonly mark: string;
+  readonly outcome: string;
+}
+
+type Told = 'done' | 'refused' | 'unknown';
 
 export interface AskNote {
   readonly key?: string;
@@ -53,6 +67,8 @@ export interface History {
   ask(token: string, more?: AskNote): Operation;
   /** Somebody took a service away, from `from` until now: outcomes may be later by that. */
   outage(why: string, from: number): void;
+  /** Somebody votes on a task; returns how to say what they were told. */
+  vote(vote: Vote): (told: Told) => void;
   /** Begins anew: what was seen so far has been judged. */
   forget(): void;
   /** Resolves when the file has everything. */
@@ -100,6 +116,10 @@ export function openHistory({ now = Date.now, file }: HistoryOptions = {}): Hist
       };
     },
     outage: (why, from) => note(-1, { what: 'outage', at: from, until: now(), why }),
+    vote(vote) {
+      note(-1, { what: 'vote', ...vote });
+      return (told) => note(-1, { what: 'voted', mark: vote.mark, told });
+    },
     forget: () => void (seen = []),
     close: () => new Promise((resolve) => (output === undefined ? resolve() : output.end(resolve))),
   };
@@ -250,14 +270,17 @@ export function judge(
       outcomes
         .filter(({ kind }) => kind === 'reply')
         .flatMap(({ op, id, body }) => {
-          const said = effectsOf.get(asked(op).token)?.some((effect) => effect.id === id && JSON.stringify(effect.said) === body);
-          return said === true ? [] : [`${name(op)} was answered ${body}, which no worker said for ${id}`];
+          const { token } = asked(op);
+          const said = effectsOf.get(token)?.some((effect) => effect.id === id && JSON.stringify(effect.said) === body);
+          return said === true || isPeoples(body, token) ? [] : [`${name(op)} was answered ${body}, which no worker said for ${id}`];
         }),
     ),
     // A group is complete, or says who is missing; each part at most once.
     ...outcomes
       .filter(({ kind }) => kind === 'reply')
       .flatMap(({ op, body }) => groupFlaws(body).flatMap((flaw) => all(flaw.breach, [`${name(op)} ${flaw.sentence}`]))),
+    // What people decided is what they said, each once, as many as it takes; and whoever was told that their vote counts is heard.
+    ...decisionFlaws(outcomes, of('vote'), of('voted'), name),
     // Timeout: not before the deadline, and nothing much after it.
     ...outcomes.flatMap(({ op, kind, at }) => {
       const { deadlineMs, at: askedAt } = asked(op);
@@ -370,6 +393,60 @@ function groupFlaws(body: string): readonly Violation[] {
       ? [{ breach: 'lost', sentence: `lacks ${manifest.missing.join(', ')} and is not flagged` } as const]
       : []),
   ];
+}
+
+interface Decision {
+  readonly outcome: string;
+  readonly needed: number;
+  readonly of: number;
+  readonly votes: readonly { readonly by: string; readonly outcome: string; readonly mark: string }[];
+}
+
+const decisionIn = (body: string): Decision | undefined =>
+  body.includes('"decision"') ? (JSON.parse(body) as { readonly decision?: Decision }).decision : undefined;
+
+/** A reply with nothing in it but the token and what people decided. */
+const isPeoples = (body: string, token: string): boolean => {
+  const decision = decisionIn(body);
+  return decision !== undefined && body === JSON.stringify({ token, decision });
+};
+
+function decisionFlaws(
+  outcomes: readonly Of<'outcome'>[],
+  votes: readonly Of<'vote'>[],
+  tellings: readonly Of<'voted'>[],
+  name: (op: number) => string,
+): readonly Violation[] {
+  const told = new Map(tellings.map((one) => [one.mark, one.told]));
+  const votesOn = new Map(grouped(votes, ({ id }) => id));
+  const flaw = (breach: Breach, sentence: string): Violation => ({ breach, sentence });
+  return outcomes.flatMap(({ op, id, kind, body }) => {
+    const decision = kind === 'reply' ? decisionIn(body) : undefined;
+    if (decision === undefined) return [];
+    const given = votesOn.get(id) ?? [];
+    const isCounted = (mark: string) => decision.votes.some((vote) => vote.mark === mark);
+    const agreed = decision.votes.filter(({ outcome }) => outcome === 'approve').length;
+    const against = decision.votes.length - agreed;
+    const isCertain = decision.outcome === 'approve' ? agreed >= decision.needed : against > decision.of - decision.needed;
+    return [
+      ...decision.votes.flatMap((vote) =>
+        given.some(({ by, mark, outcome }) => by === vote.by && mark === vote.mark && outcome === vote.outcome)
+          ? []
+          : [flaw('foreign', `${name(op)} was decided by a vote ${vote.mark} that ${vote.by} did not give on it`)],
+      ),
+      ...(new Set(decision.votes.map(({ by }) => by)).size < decision.votes.length
+        ? [flaw('doubled', `${name(op)} was decided by one person twice: ${JSON.stringify(decision.votes)}`)]
+        : []),
+      ...(isCertain ? [] : [flaw('lost', `${name(op)} was decided as ${decision.outcome} by ${JSON.stringify(decision.votes)}`)]),
+      ...given.flatMap(({ by, mark }) => {
+        if (told.get(mark) === 'done' && !isCounted(mark))
+          return [flaw('lost', `${name(op)} was decided without ${mark}, and ${by} was told that it counts`)];
+        if (told.get(mark) === 'refused' && isCounted(mark))
+          return [flaw('doubled', `${name(op)} was decided with ${mark}, and ${by} was refused`)];
+        return [];
+      }),
+    ];
+  });
 }
 
 function grouped<T>(all: readonly T[], by: (one: T) => string): [string, T[]][] {

@@ -6,13 +6,14 @@ import { parseArgs } from 'node:util';
 import type { Row, Size, Trial } from './trial.js';
 import { failpoints } from './trials/failpoints.js';
 import { kills } from './trials/kills.js';
+import { longWork, longWorkFlushed } from './trials/long-work.js';
 import { messages } from './trials/messages.js';
 import { network } from './trials/network.js';
 import { processes } from './trials/processes.js';
 import { services } from './trials/services.js';
 
 /** The longest first. */
-const trials: readonly Trial[] = [kills, failpoints, ...messages, ...services, ...network, ...processes];
+const trials: readonly Trial[] = [kills, longWork, longWorkFlushed, failpoints, ...messages, ...services, ...network, ...processes];
 
 const { values: flags } = parseArgs({
   options: {
@@ -20,10 +21,16 @@ const { values: flags } = parseArgs({
     long: { type: 'boolean' },
     json: { type: 'boolean' },
     seed: { type: 'string' },
+    requests: { type: 'string' },
+    kills: { type: 'string' },
     only: { type: 'string', multiple: true },
   },
 });
 const size: Size = flags.quick === true ? 'quick' : flags.long === true ? 'long' : 'normal';
+const counts = {
+  ...(flags.requests === undefined ? {} : { requests: Number(flags.requests) }),
+  ...(flags.kills === undefined ? {} : { kills: Number(flags.kills) }),
+};
 const seed = Number(flags.seed ?? Date.now() % 1_000_000);
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
 const isMeant = ({ name, sizes }: Trial): boolean =>
@@ -39,7 +46,7 @@ async function lane(): Promise<void> {
   for (let trial = left.shift(); trial !== undefined; trial = left.shift()) {
     const began = performance.now();
     try {
-      const of = await trial.run({ seed, size, say });
+      const of = await trial.run({ seed, size, say, ...counts });
       rows.push(...of);
       for (const row of of) say(`${isBad(row) ? '✖' : '✔'} ${JSON.stringify(row)}`);
     } catch (error) {
@@ -55,7 +62,9 @@ await Promise.all(Array.from({ length: size === 'quick' ? 2 : 1 }, lane));
 const bad = rows.filter(isBad);
 if (bad.length > 0)
   say(
-    `again: npm run test:fault -- ${size === 'normal' ? '' : `--${size} `}--seed ${seed}${bad.map(({ name }) => ` --only "${name}"`).join('')}`,
+    `again: npm run test:fault -- ${size === 'normal' ? '' : `--${size} `}--seed ${seed}${Object.entries(counts)
+      .map(([what, count]) => ` --${what} ${count}`)
+      .join('')}${bad.map(({ name }) => ` --only "${name}"`).join('')}`,
   );
 if (flags.json === true) process.stdout.write(`${JSON.stringify({ scenarios: rows })}\n`);
 process.exitCode = rows.length === 0 || bad.length > 0 ? 1 : 0;

@@ -19,6 +19,9 @@ export type Size = 'quick' | 'normal' | 'long';
 export interface TrialContext {
   readonly seed: number;
   readonly size: Size;
+  /** How many, for a trial that can be told; default: what its size says. */
+  readonly requests?: number;
+  readonly kills?: number;
   /** For people, on stderr. */
   readonly say: (line: string) => void;
 }

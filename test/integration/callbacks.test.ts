@@ -6,6 +6,7 @@ import { Webhook } from 'standardwebhooks';
 import { http, outcomeProblem } from '../../adapters/http/index.js';
 import { anonymous, type KeyedPrincipal } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
+import type { Transport } from '../../broker/transport.js';
 import { replay } from '../../cli/dead.js';
 import { storyOf } from '../../cli/trace.js';
 import { Fault, raw, worker } from '../../index.js';
@@ -305,7 +306,10 @@ describe('a callback to a program in Python that knows nothing of the hub', () =
 
 describe('a callback by a test clock', () => {
   const [minute, hour] = [60_000, 3_600_000];
-  const opened = async (answers: (n: number) => { readonly status?: number; readonly error?: string; readonly retryAfterMs?: number }) => {
+  const opened = async (
+    answers: (n: number) => { readonly status?: number; readonly error?: string; readonly retryAfterMs?: number },
+    before: (transport: Transport) => void = () => undefined,
+  ) => {
     const clock = testClock();
     const posted: (Outgoing & { readonly at: number })[] = [];
     const callbacks = targetsOf([target('crm', { url: 'https://crm.example.com/' })]);
@@ -316,6 +320,7 @@ describe('a callback by a test clock', () => {
       steps: [...steps, webhook({ targets: callbacks, problemOf: outcomeProblem, post })],
       callbacks,
     });
+    before(hub.ports.transport);
     const asked = hub.ask('odd', 1, { callback: 'crm', waitMs: 0 });
     await clock.advance(100);
     return { clock, posted, hub, id: (await asked).id };
@@ -335,6 +340,22 @@ describe('a callback by a test clock', () => {
     expect(new Set(posted.map(({ headers }) => headers['webhook-timestamp'])).size).toBe(10);
     expect(await hub.ports.transport.inspect(hub.hub.names.deadQueue('webhook'))).toMatchObject({ ready: 1 });
     expect((await hub.gateway.callback(id, anonymous))?.state).toBe('failed');
+    await hub.close();
+  });
+
+  it('is posted once, though its step is rung twice in the same moment', async () => {
+    const { posted, hub } = await opened(
+      () => ({ status: 204 }),
+      (transport) => {
+        const open = transport as { publish: Transport['publish'] };
+        const publish = transport.publish.bind(transport);
+        open.publish = async (to, message, options) => {
+          const times = message.headers?.['hub-ring'] === undefined ? 1 : 2;
+          await Promise.all(Array.from({ length: times }, () => publish(to, message, options)));
+        };
+      },
+    );
+    expect(posted).toHaveLength(1);
     await hub.close();
   });
 

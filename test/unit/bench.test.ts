@@ -1,9 +1,22 @@
 /** What the benchmarks make of their figures. */
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import type { Row } from '../../bench/case.js';
 import { cases } from '../../bench/cases.js';
+import { ends } from '../../bench/ends.js';
 import { jsonOf, missed, sectionOf, tableOf, withSections } from '../../bench/results.js';
 import { median, percentile, rounded, spread } from '../../bench/statistics.js';
+
+describe('the benchmarks', () => {
+  it('start no process that there is not', () => {
+    const files = readdirSync('bench').filter((name) => name.endsWith('.ts'));
+    const started = files.flatMap((name) =>
+      [...readFileSync(`bench/${name}`, 'utf8').matchAll(/\.start\('([^']+)'/g)].map(([, end]) => end!),
+    );
+    expect(started).toContain('hub');
+    expect(started.filter((end) => !Object.hasOwn(ends, end))).toEqual([]);
+  });
+});
 
 describe('the statistics of a benchmark', () => {
   it('take percentiles by the nearest rank', () => {

@@ -21,18 +21,22 @@ export interface Turn {
   readonly wakeAt?: number;
 }
 
-/** An attempt begins; undefined: it is not its time, somebody is at it, or it is over. */
-export function begun({ data, wakeAt }: { readonly data: CallbackData; readonly wakeAt?: number }, now: number): Turn | undefined {
+/** An attempt begins, by `by`, which nobody else is; undefined: it is not its time, somebody is at it, or it is over. */
+export function begun(
+  { data, wakeAt }: { readonly data: CallbackData; readonly wakeAt?: number },
+  by: string,
+  now: number,
+): Turn | undefined {
   if (data.state === 'delivered' || data.state === 'failed' || (wakeAt ?? 0) > now + skewMs) return undefined;
-  const { since, ...rest } = data;
+  const { since, by: _before, ...rest } = data;
   // Whoever posted last time died over it, or was away for long: that attempt counts.
   const attempts = since === undefined ? data.attempts : [...data.attempts, { at: since }];
-  return { data: { ...rest, attempts, state: 'posting', since: now }, wakeAt: now + leaseMs };
+  return { data: { ...rest, attempts, state: 'posting', since: now, by }, wakeAt: now + leaseMs };
 }
 
 /** What an attempt that began at `data.since` came to. `id` spreads what is due again; nothing is due after `until`. */
 export function ended(data: CallbackData, { status, error, retryAfterMs = 0 }: Answered, id: string, now: number, until: number): Turn {
-  const { since = now, ...rest } = data;
+  const { since = now, by: _by, ...rest } = data;
   const attempt: CallbackAttempt = {
     at: since,
     tookMs: now - since,

@@ -4,6 +4,7 @@
  * it. A process that dies in between leaves an attempt of which nothing is known, and the next one posts again: at least once, always with the
  * same `webhook-id`.
  */
+import { randomUUID } from 'node:crypto';
 import { calledBack, callbackKind, callbacksOf, callbackStep, type CallbackData } from '../../broker/callback.js';
 import { pause } from '../../broker/clock.js';
 import { onwardsFrom } from '../../broker/dossiers.js';
@@ -83,8 +84,9 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
     const { dossiers, clock } = tools;
     const { id } = dossier;
     const index = indexOf(dossier.data as CallbackData, envelope.at);
+    const by = randomUUID();
     const posting = await dossiers.change(callbackKind, id, ({ isOpen, data, wakeAt }, now) => {
-      const turn = isOpen ? begun({ data: data as CallbackData, ...(wakeAt === undefined ? {} : { wakeAt }) }, now) : undefined;
+      const turn = isOpen ? begun({ data: data as CallbackData, ...(wakeAt === undefined ? {} : { wakeAt }) }, by, now) : undefined;
       return turn === undefined ? { result: undefined } : { next: { ...turn, index }, result: turn.data };
     });
     if (posting === undefined) return { go: 'nowhere' };
@@ -97,7 +99,7 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
     await dossiers.change(callbackKind, id, ({ isOpen, data }, now) => {
       const current = data as CallbackData;
       // Somebody else may have begun meanwhile: then only what was delivered counts.
-      const isOurs = current.since === posting.since && current.attempts.length === posting.attempts.length;
+      const isOurs = current.by === by;
       if (!isOpen || (!isOurs && state !== 'delivered')) return { result: undefined };
       const turn = ended(isOurs ? current : posting, answered, id, now, envelope.deadline);
       return { next: { ...turn, index, isOpen: turn.data.state === 'waiting' }, result: undefined };

@@ -3,7 +3,7 @@
  * FAULT_EFFECTS + '.open' is there.
  */
 import { appendFileSync, existsSync } from 'node:fs';
-import { aggregator, Fault, job, split, timer, worker, type Answer, type Envelope, type Manifest } from 'answerback';
+import { aggregator, Fault, job, split, task, timer, worker, type Answer, type Envelope, type Manifest } from 'answerback';
 
 interface Body {
   readonly token: string;
@@ -12,6 +12,10 @@ interface Body {
   readonly parts?: readonly string[];
   readonly members?: readonly string[];
   readonly manifest?: Manifest;
+  /** How long `rest.until` rests (ms since 1970). */
+  readonly until?: number;
+  /** What people said. */
+  readonly decision?: object;
 }
 
 const file = process.env['FAULT_EFFECTS'] ?? '/dev/null';
@@ -40,12 +44,13 @@ const noted = (name: string, work: (body: Body, envelope: Envelope, signal: Abor
   });
 
 /** An answer that nobody else gives. */
-const answer = ({ token, parts, members, manifest }: Body, { requestId }: Envelope) => ({
+const answer = ({ token, parts, members, manifest, decision }: Body, { requestId }: Envelope) => ({
   token,
   for: requestId,
   by: process.pid,
   mark: Math.random(),
   ...(manifest === undefined ? {} : { parts, members, manifest }),
+  ...(decision === undefined ? {} : { decision }),
 });
 
 export const first = noted('first', (body) => body);
@@ -57,8 +62,8 @@ export const flaky = noted('flaky', (body, { attempt }) => {
   return body;
 });
 
-/** A job in `of` pieces, with a checkpoint after each. `gated` stops before the last one until the gate is open. */
-const pieces = (name: string, of: number, gated: boolean) =>
+/** A job in `of` pieces that take `ms` each, with a checkpoint after each. `gated` stops before the last one until the gate is open. */
+const pieces = (name: string, of: number, gated: boolean, ms = 0) =>
   job<Body, number>({
     name,
     retry: ['200ms', '1s'],
@@ -70,6 +75,7 @@ const pieces = (name: string, of: number, gated: boolean) =>
         if (gated && done === of - 1) note('start', `${name}.gate`, body.token, envelope);
         while (gated && done === of - 1 && !existsSync(`${file}.open`) && !signal.aborted)
           await new Promise((resolve) => setTimeout(resolve, 20));
+        if (ms > 0) await new Promise((resolve) => setTimeout(resolve, ms));
         signal.throwIfAborted();
         await checkpoint(done + 1);
       }
@@ -80,6 +86,7 @@ const pieces = (name: string, of: number, gated: boolean) =>
   });
 export const compute = pieces('compute', 2, false);
 export const computeGated = pieces('compute.gated', 3, true);
+export const computeLong = pieces('compute.long', 4, false, 300);
 export const computeFlaky = job<Body>({
   name: 'compute.flaky',
   retry: ['200ms'],
@@ -129,6 +136,31 @@ export const computeOn = job<Body>({
   },
 });
 export const rest = timer({ name: 'rest', wait: '500ms' });
+export const restLong = timer({ name: 'rest.long', wait: '3s' });
+
+export const restUntil = timer<Body>({ name: 'rest.until', wait: ({ until = 0 }) => new Date(until) });
+
+/** What `needed` of `of` people decide. Each says something that nobody else says. */
+const decided = (name: string, needed: number, of: number) =>
+  task<Body>({
+    name,
+    title: ({ token }) => `Decide on ${token}`,
+    candidates: { groups: ['deciders'] },
+    form: { type: 'object', required: ['mark'], properties: { mark: { type: 'string' } } },
+    ...(of === 1 ? {} : { approvals: { needed, of } }),
+    result: ({ token }, { outcome, votes }) => ({
+      token,
+      decision: {
+        outcome,
+        needed,
+        of,
+        votes: votes.map(({ by, data, outcome: its }) => ({ by, outcome: its, mark: (data as { mark: string }).mark })),
+      },
+    }),
+  });
+export const decide = decided('decide', 1, 1);
+export const decideTwo = decided('decide.two', 2, 2);
+export const decideMost = decided('decide.most', 2, 3);
 export const reject = noted('reject', ({ token }) => {
   throw new Fault('rejected', `no ${token}: ${Math.random()}`);
 });
@@ -149,11 +181,13 @@ export const poison = noted('poison', (body, envelope) => {
 });
 
 const members = ['a', 'b', 'c'];
-const gathered = (answers: readonly Answer<Body>[], manifest: Manifest) => {
+const gatheredOf = (members: readonly string[]) => (answers: readonly Answer<Body>[], manifest: Manifest) => {
   const [one] = answers;
   if (one === undefined) throw new Fault('unavailable', 'nobody answered');
-  return { ...one.body, parts: answers.map(({ from }) => from), members, manifest };
+  const decision = answers.find(({ body }) => body.decision !== undefined)?.body.decision;
+  return { ...one.body, parts: answers.map(({ from }) => from), members, manifest, ...(decision === undefined ? {} : { decision }) };
 };
+const gathered = gatheredOf(members);
 
 export const spread = worker<Body>({ name: 'spread', handle: (body) => split(members.map((name) => ({ body, name }))) });
 // Longer than any outage of a test: it is not about groups that end by time.
@@ -178,3 +212,17 @@ export const gatherTwo = aggregator<Body & { readonly for: string }>({
   },
 });
 export const gatherSoon = aggregator<Body>({ name: 'gather.soon', timeout: '1s', combine: gathered });
+
+/** A worker, a job, a person and a date, side by side. */
+const kinds = ['part', 'compute.long', 'decide', 'rest.long'];
+export const spreadLong = worker<Body>({
+  name: 'spread.long',
+  handle: (body) => split(kinds.map((step) => ({ body, name: step, steps: [step] }))),
+});
+const slowKinds = ['part', 'decide', 'rest.until'];
+export const spreadSlow = worker<Body>({
+  name: 'spread.slow',
+  handle: (body) => split(slowKinds.map((step) => ({ body, name: step, steps: [step] }))),
+});
+export const gatherSlow = aggregator<Body>({ name: 'gather.slow', timeout: '15m', combine: gatheredOf(slowKinds) });
+export const gatherLong = aggregator<Body>({ name: 'gather.long', timeout: '10m', combine: gatheredOf(kinds) });

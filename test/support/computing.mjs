@@ -45,7 +45,7 @@ export const yielding = job({
   concurrency: 1,
   interruptible: true,
   grace: '2s',
-  async handle({ rounds }, _envelope, { signal, progress, heartbeat, checkpoint, state = { done: 0 } }) {
+  async handle({ rounds }, _envelope, { progress, heartbeat, checkpoint, state = { done: 0 } }) {
     for (let done = state.done; done < rounds; done++) {
       const began = Date.now();
       while (Date.now() - began < 50) Math.sqrt(done);

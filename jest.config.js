@@ -8,6 +8,7 @@ export default {
     '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } }],
   },
   testTimeout: 30_000,
-  maxWorkers: 2,
-  workerIdleMemoryLimit: '512MB',
+  // More than a fresh machine has cores: most tests wait for services most of the time.
+  maxWorkers: 3,
+  workerIdleMemoryLimit: '1GB',
 };

@@ -332,6 +332,8 @@ describe('when the broker is away', () => {
     proxy.refuse(true);
     proxy.cut();
     await eventually(() => expect(transport.state()).toBe('disconnected'));
+    // One of the two connections may notice sooner than the other.
+    await eventually(async () => expect(await outcomeOf(transport.publish(to(queue), message('x')))).toBe('unavailable'));
     const start = performance.now();
     expect(await outcomeOf(transport.publish(to(queue), message('x')))).toBe('unavailable');
     expect(await outcomeOf(transport.publish(to(queue), message('x'), { durable: false }))).toBe('unavailable');

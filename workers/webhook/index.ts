@@ -61,26 +61,37 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
     if (state === 'delivered') return done(dossier);
     const found = targets.find(callback, principal);
     const place = found?.target.name ?? '';
+    const leave = await enter(place, tools);
     // Not begun: it is rung again before long.
-    if (!(await enter(place, tools))) return { go: 'nowhere' };
+    if (leave === undefined) return { go: 'nowhere' };
     try {
-      return await attempt(dossier, parkedEnvelope, found, tools);
+      return await attempt(dossier, parkedEnvelope, found, tools, leave);
     } finally {
-      busy.set(place, (busy.get(place) ?? 1) - 1);
+      leave();
     }
   }
 
-  /** True, and counted, when there is room at this target soon; false where somebody hangs. */
-  async function enter(place: string, { clock, signal }: StepTools): Promise<boolean> {
+  /** Counted, when there is room at this target soon, until what it returns is called; undefined where somebody hangs. */
+  async function enter(place: string, { clock, signal }: StepTools): Promise<(() => void) | undefined> {
     for (let waitedMs = 0; (busy.get(place) ?? 0) >= atOncePerTarget; waitedMs += lookMs) {
-      if (waitedMs >= patienceMs) return false;
+      if (waitedMs >= patienceMs) return undefined;
       await pause(clock, lookMs, signal);
     }
+    let isIn = true;
     busy.set(place, (busy.get(place) ?? 0) + 1);
-    return true;
+    return () => {
+      if (isIn) busy.set(place, (busy.get(place) ?? 1) - 1);
+      isIn = false;
+    };
   }
 
-  async function attempt(dossier: Dossier, envelope: Envelope, found: ReturnType<Targets['find']>, tools: StepTools): Promise<Verdict> {
+  async function attempt(
+    dossier: Dossier,
+    envelope: Envelope,
+    found: ReturnType<Targets['find']>,
+    tools: StepTools,
+    posted: () => void,
+  ): Promise<Verdict> {
     const { dossiers, clock } = tools;
     const { id } = dossier;
     const index = indexOf(dossier.data as CallbackData, envelope.at);
@@ -91,7 +102,9 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
     });
     if (posting === undefined) return { go: 'nowhere' };
     const answered =
-      found === undefined ? { error: 'hub.yaml allows this callback no more' } : await posted(found.target, found.url, envelope, tools);
+      found === undefined ? { error: 'hub.yaml allows this callback no more' } : await postTo(found.target, found.url, envelope, tools);
+    // The next one need not wait until this one is written down.
+    posted();
     const { state, attempts } = ended(posting, answered, id, clock.now(), envelope.deadline).data;
     const last = attempts.at(-1);
     if (state === 'failed')
@@ -107,7 +120,7 @@ export function webhook({ targets, problemOf, post = poster() }: WebhookOptions)
     return state === 'delivered' ? done(dossier) : { go: 'nowhere' };
   }
 
-  async function posted(target: Target, url: URL, envelope: Envelope, { clock, signal }: StepTools): Promise<Answered> {
+  async function postTo(target: Target, url: URL, envelope: Envelope, { clock, signal }: StepTools): Promise<Answered> {
     const { body, headers } = written(envelope);
     try {
       const signature = signed(target.keys(), envelope.requestId, clock.now(), body);

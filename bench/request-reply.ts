@@ -30,12 +30,15 @@ export const requestReply: Case = {
     'durable: hub with journal, 1024 outstanding, 256 B': 0.5,
   },
   async run(bench): Promise<readonly Row[]> {
-    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub')]);
+    const [workers, hub, volatileLimit, durableLimit] = await Promise.all([
+      bench.start('workers'),
+      bench.start('hub'),
+      limit(bench, 'volatile'),
+      limit(bench, 'durable'),
+    ]);
     const processes = { hub: hub.pid, worker: workers.pid, broker: bench.brokerPid };
     const ours = (name: string, to: string): Subject => ({ name, to, requestor: hub, processes });
     const loads = loadsOf(bench);
-    const volatileLimit = await limit(bench, 'volatile');
-    const durableLimit = await limit(bench, 'durable');
     return [
       ...(await compare(
         bench,

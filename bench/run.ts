@@ -24,7 +24,7 @@ const { values: options } = parseArgs({
 
 const began = performance.now();
 /** A quick run begins no further round after this. */
-const quickMs = 26_000;
+const quickMs = 8_000;
 const rounds = Number(options.rounds ?? (options.quick ? 2 : 5));
 const [warmUpMs, measureMs] = options.quick ? [100, 400] : [300, 1_200];
 

@@ -15,9 +15,8 @@ export const scatter: Case = {
     'scatter: hub with journal, 64 outstanding': 0.38,
   },
   async run(bench): Promise<readonly Row[]> {
-    const [workers, hub] = await Promise.all([bench.start('workers'), bench.start('hub')]);
-    const replier = await bench.start('limit.durable.replier');
-    const requestor = await bench.start('limit.scatter.requestor');
+    const startLimit = async () => [await bench.start('limit.durable.replier'), await bench.start('limit.scatter.requestor')] as const;
+    const [workers, hub, [replier, requestor]] = await Promise.all([bench.start('workers'), bench.start('hub'), startLimit()]);
     const services = { broker: bench.brokerPid, redis: bench.redisPid };
     const ours = (name: string, to: string): Subject => ({
       name,

@@ -15,7 +15,7 @@ import { rabbitmqUrl, redisUrl } from '../support/hub.js';
 import { removeKeys } from '../support/redis.js';
 import { openClients, type Clients } from './clients.js';
 import { judge, openHistory, readEffects, type Bounds, type Effect, type History, type Violation } from './history.js';
-import { openLegacy, openRequestors, type Requestors } from './systems.js';
+import { openLegacy, openRequestors, removed, type Requestors } from './systems.js';
 
 const command = resolve('dist/cli/answerback.js');
 export const folderOfProject = resolve('test/fault/project');
@@ -171,7 +171,7 @@ export async function openScenario({
   const queues = () => new Set([undefined, ...hubs].flatMap((hub) => topology(hub).queues.map(({ name }) => name)));
 
   async function cleanUp(): Promise<void> {
-    for (const queue of queues()) await transport.removeQueue(queue);
+    for (const queue of queues()) await removed(transport, queue);
     await removeKeys(redis, namespace);
   }
 

@@ -126,7 +126,7 @@ export async function openRequestors({ transport, names, history, patienceMs = 9
     },
     close: async () => {
       await consumer.close();
-      await transport.removeQueue(queue);
+      await removed(transport, queue);
     },
   };
 }
@@ -134,4 +134,9 @@ export async function openRequestors({ transport, names, history, patienceMs = 9
 function faultIn(body: Buffer): { readonly kind: string; readonly body: Buffer } {
   const { code, message } = JSON.parse(body.toString()) as { code: string; message: string };
   return outcomeOfFault(code, message);
+}
+
+/** A broker that was killed again and again may take its time to delete. The second time the queue is gone, or goes. */
+export async function removed(transport: Transport, queue: string): Promise<void> {
+  await transport.removeQueue(queue).catch(() => transport.removeQueue(queue));
 }

@@ -8,15 +8,12 @@
 import { createHash } from 'node:crypto';
 import type { Principal } from './access.js';
 import type { Aside } from './aside.js';
-import { callbackAddress, callbackEnvelope, callbackStep, type Callbacks } from './callback.js';
-import type { Clock } from './clock.js';
-import type { Correlator } from './correlator.js';
-import { nameOf, type Dossiers } from './dossiers.js';
-import type { Emit } from './emit.js';
+import { callbackAddress, callbackEnvelope, callbackStep } from './callback.js';
+import { nameOf } from './dossiers.js';
 import { deriveId, type Envelope } from './envelope.js';
 import { Fault, isFault, messageOf } from './fault.js';
 import type { Flow, PartsLimits } from './flow.js';
-import type { Answer, Ask } from './gateway.js';
+import type { Answer, Ask, GatewayOptions } from './gateway.js';
 import {
   dueAt,
   ended,
@@ -44,9 +41,9 @@ import {
   type PartData,
   type Sealed,
 } from './opened.js';
-import type { Dossier, ForwardAddress, Outcome, Store } from './store.js';
-import { workAddress, type Names } from './topology.js';
-import type { HeaderValue, Transport } from './transport.js';
+import type { Dossier, ForwardAddress, Outcome } from './store.js';
+import { workAddress } from './topology.js';
+import type { HeaderValue } from './transport.js';
 import { reachable, watchUntil } from './waiting.js';
 import { encode, errorHeaders, faultMessage } from './wire.js';
 
@@ -120,19 +117,11 @@ export interface LookedAfter {
   lookAfterOpened(dossier: Dossier): Promise<void>;
 }
 
-export interface ArrivalsOptions {
-  readonly flows: readonly Flow[];
-  readonly store: Store;
-  readonly dossiers: Dossiers;
-  readonly correlator: Correlator;
+export interface ArrivalsOptions extends Pick<
+  GatewayOptions,
+  'flows' | 'store' | 'dossiers' | 'correlator' | 'transport' | 'callbacks' | 'clock' | 'newId' | 'names' | 'emit' | 'hub'
+> {
   readonly aside: Aside;
-  readonly transport: Transport;
-  readonly callbacks: Callbacks | undefined;
-  readonly clock: Clock;
-  readonly newId: () => string;
-  readonly names: Names;
-  readonly emit: Emit;
-  readonly hub: string;
   readonly flowFor: (name: string, principal: Principal) => Flow;
   readonly request: (ask: Ask) => Promise<Answer>;
   readonly collect: (id: string, principal: Principal, waitMs: number, signal?: Ask['signal']) => Promise<Answer | undefined>;

@@ -16,20 +16,29 @@ export interface Acknowledging {
 
 /** How long acknowledgements that may be late are gathered. */
 const lazyMs = 5;
+/** How long one that is not next in order waits for those before it: each by itself costs the broker as much as a hundred together. */
+const outOfOrderMs = 50;
+
+export interface AcksOptions {
+  /** How many that are done may be unacknowledged: they take the place of others that could be handed out. */
+  readonly held: number;
+  /** They need not be acknowledged in the turn in which they are done. */
+  readonly lazy: boolean;
+}
 
 export class Acks {
   readonly #on: Acknowledging;
-  /** How many may be gathered for longer than a turn. */
-  readonly #lazily: number;
+  readonly #options: AcksOptions;
   #timer: NodeJS.Timeout | undefined;
+  #isDue = false;
   /** What the channel has handed out and we have not settled, in order. */
   readonly #unsettled = new Set<ConsumeMessage>();
   /** Those of them that are done. */
   readonly #done = new Set<ConsumeMessage>();
 
-  constructor(on: Acknowledging, lazily = 0) {
+  constructor(on: Acknowledging, options: AcksOptions) {
     this.#on = on;
-    this.#lazily = lazily;
+    this.#options = options;
   }
 
   took(message: ConsumeMessage): void {
@@ -38,10 +47,18 @@ export class Acks {
 
   /** It will be acknowledged at the end of this turn (or soon), or never when the channel is gone: the broker has it back then. */
   done(message: ConsumeMessage): void {
+    const { lazy, held } = this.#options;
     this.#done.add(message);
-    if (this.#done.size < this.#lazily) this.#timer ??= setTimeout(() => this.flush(), lazyMs);
+    if (lazy && this.#done.size < held) return this.#flushWithin(lazyMs);
+    if (this.#isDue) return;
+    this.#isDue = true;
     // After the promises that are settled already: a whole batch of deliveries may be done in one turn.
-    else if (this.#done.size === Math.max(1, this.#lazily)) process.nextTick(() => this.flush());
+    process.nextTick(() => {
+      this.#isDue = false;
+      this.#flushInOrder();
+      if (this.#done.size > held) this.flush();
+      else if (this.#done.size > 0) this.#flushWithin(outOfOrderMs);
+    });
   }
 
   /** Gives it back to the queue. */
@@ -51,9 +68,24 @@ export class Acks {
     this.#send(() => this.#on.channel.nack(message, false, true));
   }
 
+  /** Acknowledges all that are done. */
   flush(): void {
+    this.#flushInOrder();
+    for (const message of this.#done) {
+      this.#unsettled.delete(message);
+      this.#acknowledge(message, false);
+    }
+    this.#done.clear();
     clearTimeout(this.#timer);
     this.#timer = undefined;
+  }
+
+  #flushWithin(ms: number): void {
+    this.#timer ??= setTimeout(() => this.flush(), ms);
+  }
+
+  /** Acknowledges those that are done up to the first one that is not: one frame. */
+  #flushInOrder(): void {
     let upTo: ConsumeMessage | undefined;
     for (const message of this.#unsettled) {
       if (!this.#done.delete(message)) break;
@@ -61,11 +93,6 @@ export class Acks {
       upTo = message;
     }
     if (upTo !== undefined) this.#acknowledge(upTo, true);
-    for (const message of this.#done) {
-      this.#unsettled.delete(message);
-      this.#acknowledge(message, false);
-    }
-    this.#done.clear();
   }
 
   #acknowledge(message: ConsumeMessage, allUpTo: boolean): void {

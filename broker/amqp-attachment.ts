@@ -3,7 +3,7 @@
  * lost, cancelled or closed.
  */
 import { setMaxListeners } from 'node:events';
-import { Acks } from './amqp-acks.js';
+import { Acks, type AcksOptions } from './amqp-acks.js';
 import { type AmqpConnection, answerMs, type Channel, closeChannel, type Log, type Session } from './amqp-connection.js';
 import { asTopologyError, replyCode } from './amqp-topology.js';
 import { pause, systemClock } from './clock.js';
@@ -41,7 +41,7 @@ export interface Live {
   isLeft: boolean;
 }
 
-async function openLive(session: Session, lazily: number): Promise<Live> {
+async function openLive(session: Session, acking: AcksOptions): Promise<Live> {
   const channel = await session.channel();
   let isOpen = true;
   let end: (error: Error) => void = () => {};
@@ -51,7 +51,7 @@ async function openLive(session: Session, lazily: number): Promise<Live> {
     isOpen = false;
     end(new Error('channel closed'));
   });
-  const acks = new Acks({ session, channel, isOpen: () => isOpen }, lazily);
+  const acks = new Acks({ session, channel, isOpen: () => isOpen }, acking);
   const close = async () => {
     acks.flush();
     if (isOpen) await closeChannel(channel);
@@ -73,20 +73,20 @@ export class Attachment {
   readonly #context: ConsumerContext;
   readonly #listen: (live: Live) => Promise<void>;
   readonly #restored: () => void;
-  readonly #lazily: number;
+  readonly #acking: AcksOptions;
   #over: Promise<void> = Promise.resolve();
   /** It was deleted, and whoever declares it again first may not know that. */
   #wasDeleted = false;
 
-  /** `listen` makes the broker send to the fresh channel; its refusals by reply code are final at the first time. `lazily`: see `Acks`. */
+  /** `listen` makes the broker send to the fresh channel; its refusals by reply code are final at the first time. `acking`: see `Acks`. */
   constructor(
     what: string,
     context: ConsumerContext,
     listen: (live: Live) => Promise<void>,
-    { restored = () => {}, lazily = 0 }: { readonly restored?: (() => void) | undefined; readonly lazily?: number } = {},
+    { restored = () => {}, acking = { held: 0, lazy: false } }: { readonly restored?: (() => void) | undefined; readonly acking?: AcksOptions } = {},
   ) {
     this.#restored = restored;
-    this.#lazily = lazily;
+    this.#acking = acking;
     this.#what = what;
     this.#context = context;
     this.#listen = listen;
@@ -163,7 +163,7 @@ export class Attachment {
   }
 
   async #listening(session: Session): Promise<Live> {
-    const live = await openLive(session, this.#lazily);
+    const live = await openLive(session, this.#acking);
     try {
       await this.#listen(live);
       return live;

@@ -68,6 +68,9 @@ const giveBacks = 10;
 /** Does the handler that failed get it again from us? A stream takes nothing back. */
 const isKept = ({ offset, deliveries }: Delivery): boolean => offset !== undefined || deliveries >= giveBacks;
 
+/** Where fewer are handed out, each that is done makes room for the next at once. */
+const fewAtOnce = 64;
+
 class QueueConsumer implements AmqpConsumer {
   readonly #queue: string;
   readonly #options: ConsumeOptions;
@@ -90,7 +93,7 @@ class QueueConsumer implements AmqpConsumer {
     this.#attachment = new Attachment(`queue ${queue}`, context, (live) => this.#listen(live), {
       restored: options.restored,
       // The rest of what may be unacknowledged is for what is being done.
-      lazily: options.lazy === true ? Math.floor(options.prefetch / 4) : 0,
+      acking: { held: options.prefetch < fewAtOnce ? 0 : Math.floor(options.prefetch / 4), lazy: options.lazy === true },
     });
   }
 

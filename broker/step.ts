@@ -258,12 +258,13 @@ function verdictOf(value: unknown): Verdict {
   }
 }
 
-/** A value as a message body with its content type. */
+/** A value as a message body with its content type. A Buffer is not copied: whoever returns it leaves it as it is. */
 export function written(value: unknown): { body: Buffer; contentType: string; contentEncoding?: string } {
   if (markOf(value) === 'raw') {
     const { body, contentType, contentEncoding } = value as Raw;
     return { body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) };
   }
+  if (Buffer.isBuffer(value)) return { body: value, contentType: 'application/octet-stream' };
   if (value instanceof Uint8Array) return { body: Buffer.from(value), contentType: 'application/octet-stream' };
   if (typeof value === 'string') return { body: Buffer.from(value), contentType: 'text/plain; charset=utf-8' };
   return { body: Buffer.from(JSON.stringify(value ?? null)), contentType: 'application/json' };

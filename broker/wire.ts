@@ -20,10 +20,14 @@ const appId = `answerback/${version}`;
 const envelopeTypes: readonly string[] = ['request', 'reply', 'part', 'progress', 'fault', 'event', 'cancel'] satisfies EnvelopeType[];
 
 /** A text as sf-string, or as Display String when it is not plain ASCII. */
-const text = (value: string): string =>
-  /^[\x20-\x7e]*$/.test(value)
-    ? `"${value.replace(/["\\]/g, '\\$&')}"`
-    : `%"${[...Buffer.from(value)].map((byte) => (byte < 0x20 || byte > 0x7e || byte === 0x25 || byte === 0x22 ? `%${byte.toString(16).padStart(2, '0')}` : String.fromCharCode(byte))).join('')}"`;
+function text(value: string): string {
+  if (/^[ !#-[\]-~]*$/.test(value)) return `"${value}"`;
+  if (/^[\x20-\x7e]*$/.test(value)) return `"${value.replace(/["\\]/g, '\\$&')}"`;
+  const escaped = [...Buffer.from(value)].map((byte) =>
+    byte < 0x20 || byte > 0x7e || byte === 0x25 || byte === 0x22 ? `%${byte.toString(16).padStart(2, '0')}` : String.fromCharCode(byte),
+  );
+  return `%"${escaped.join('')}"`;
+}
 
 /** A name as sf-token, which begins with a letter; the name of a flow may begin with a digit. */
 const nameOf = (name: string): string => (/^[a-z]/.test(name) ? name : text(name));
@@ -132,11 +136,12 @@ const wordPattern = `(${word})`;
 const textPattern = '"([ !#-[\\]-~]*)"';
 const countPattern = '(\\d{1,15})';
 
-/** What `hubHeader` writes of a message that is in no group, has no text to be escaped, and belongs to a flow that begins with a letter. */
+/** What `hubHeader` writes of a message that is in no group within another, has no text to be escaped, and belongs to a flow that begins with a letter. */
 const plainHeader = new RegExp(
   [
     `^flow=${wordPattern}, slip=\\(((?:${word}(?: ${word})*)?)\\), step=${countPattern}, attempt=${countPattern}, at=${countPattern}`,
     '(?:, (durable|journal)=\\?0(, batch)?)?',
+    `(?:, groups=\\(${textPattern};index=${countPattern};size=${countPattern};at=${wordPattern};due=${countPattern};name=${textPattern}\\))?`,
     `(?:, from=${wordPattern}, took=${countPattern})?(?:, key=${textPattern})?(?:, principal=${textPattern})?(?:, conversation=${textPattern})?`,
     '(, recorded)?, deadline=@(\\d{1,11})$',
   ].join(''),
@@ -146,7 +151,8 @@ const plainHeader = new RegExp(
 function readPlain(message: Whole, hub: string): Envelope | undefined {
   const found = plainHeader.exec(hub);
   if (found === null) return undefined;
-  const [, flow, slip, step, attempt, at, leftOut, batch, from, took, key, principal, conversation, recorded, deadline] = found;
+  const [, flow, slip, step, attempt, at, leftOut, batch, ...more] = found;
+  const [group, index, size, gathersAt, due, member, from, took, key, principal, conversation, recorded, deadline] = more;
   return {
     id: message.messageId,
     requestId: message.correlationId,
@@ -156,7 +162,10 @@ function readPlain(message: Whole, hub: string): Envelope | undefined {
     step: Number(step),
     attempt: Number(attempt),
     deadline: Number(deadline) * 1_000,
-    groups: [],
+    groups:
+      group === undefined
+        ? []
+        : [{ id: group, index: Number(index), size: Number(size), at: gathersAt!, deadline: Number(due), name: member! }],
     durable: leftOut !== 'durable',
     batch: batch === undefined ? undefined : true,
     journal: leftOut === undefined,

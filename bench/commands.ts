@@ -9,6 +9,7 @@ import { namesIn, topologyOf } from '../broker/topology.js';
 import { amqpTransport } from '../broker/transport-amqp.js';
 import { load } from '../main.js';
 import type { Probe, Probed } from './probe.js';
+import { nodeFlags } from './processes.js';
 
 /** From `dist/bench`, where this is when it runs. */
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
@@ -31,7 +32,7 @@ export interface Command {
 /** Resolves when the process says that it is ready; rejects with what it wrote when it ends before. */
 export async function startCommand(role: 'hub' | 'worker', env: NodeJS.ProcessEnv, project = projectFolder): Promise<Command> {
   const began = performance.now();
-  const child = spawn(process.execPath, ['--expose-gc', '--import', at('probe.js'), command, role, project], {
+  const child = spawn(process.execPath, [...nodeFlags, '--expose-gc', '--import', at('probe.js'), command, role, project], {
     env: { ...process.env, HUB_HTTP_PORT: '0', HUB_LOG_LEVEL: 'info', ...env },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });

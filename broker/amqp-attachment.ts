@@ -83,7 +83,10 @@ export class Attachment {
     what: string,
     context: ConsumerContext,
     listen: (live: Live) => Promise<void>,
-    { restored = () => {}, acking = { held: 0, lazy: false } }: { readonly restored?: (() => void) | undefined; readonly acking?: AcksOptions } = {},
+    {
+      restored = () => {},
+      acking = { held: 0, lazy: false },
+    }: { readonly restored?: (() => void) | undefined; readonly acking?: AcksOptions } = {},
   ) {
     this.#restored = restored;
     this.#acking = acking;

@@ -68,6 +68,9 @@ const giveBacks = 10;
 /** Does the handler that failed get it again from us? A stream takes nothing back. */
 const isKept = ({ offset, deliveries }: Delivery): boolean => offset !== undefined || deliveries >= giveBacks;
 
+/** Some 10 ms worth of replies. */
+const servedInOneTurn = 100;
+
 /** Where fewer are handed out, each that is done makes room for the next at once. */
 const fewAtOnce = 64;
 
@@ -83,6 +86,7 @@ class QueueConsumer implements AmqpConsumer {
   #failedInARow = 0;
   #idle: () => void = () => {};
   #closed: Promise<void> | undefined;
+  readonly #serveInTurn = inTurns(servedInOneTurn, (taken: Taken) => this.#serveTaken(taken));
 
   constructor(queue: string, options: ConsumeOptions, handler: Handler, context: ConsumerContext) {
     this.#queue = queue;
@@ -189,7 +193,14 @@ class QueueConsumer implements AmqpConsumer {
     this.#running++;
     const delivery = deliveryOf(message);
     this.#position.took(delivery);
-    this.#serve(live, message, delivery);
+    this.#serveInTurn({ live, message, delivery });
+  }
+
+  #serveTaken({ live, message, delivery }: Taken): void {
+    const isStopping = this.#attachment.stopping.signal.aborted;
+    if (!isStopping && !live.isLeft) return this.#serve(live, message, delivery);
+    if (isStopping) live.acks.giveBack(message);
+    this.#over(live);
   }
 
   #serve(live: Live, message: ConsumeMessage, delivery: Delivery): void {
@@ -223,6 +234,37 @@ class QueueConsumer implements AmqpConsumer {
     if (--live.running === 0 && live.isLeft && !this.#attachment.stopping.signal.aborted) void live.close();
     if (--this.#running === 0) this.#idle();
   }
+}
+
+interface Taken {
+  readonly live: Live;
+  readonly message: ConsumeMessage;
+  readonly delivery: Delivery;
+}
+
+/**
+ * So many are served in a turn of the event loop, and the others in the next ones, in their order: thousands may come in one read of the
+ * socket, and others wait for their turn meanwhile.
+ */
+function inTurns<T>(atOnce: number, serve: (one: T) => void): (one: T) => void {
+  let served = 0;
+  let isSet = false;
+  let waiting: T[] = [];
+  const next = () => {
+    const now = waiting.slice(0, atOnce);
+    waiting = waiting.slice(atOnce);
+    served = now.length;
+    isSet = served > 0;
+    if (isSet) setImmediate(next);
+    now.forEach(serve);
+  };
+  return (one) => {
+    if (!isSet) setImmediate(next);
+    isSet = true;
+    if (served === atOnce) return void waiting.push(one);
+    served++;
+    serve(one);
+  };
 }
 
 const holderOf = (queue: string): string => `${queue}.holder`;

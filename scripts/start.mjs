@@ -19,7 +19,15 @@ const named = args.some((arg) => !arg.startsWith('-'));
 // once. The ipc channel closes when we die, even by kill -9: the hub then stops by itself (`disconnect`).
 const hub = spawn(
   process.execPath,
-  ['--enable-source-maps', join(project, 'dist/cli/answerback.js'), 'dev', ...args, ...(named ? [] : [join('examples', 'loan-broker')])],
+  // As in the Dockerfile.
+  [
+    '--enable-source-maps',
+    '--max-semi-space-size=32',
+    join(project, 'dist/cli/answerback.js'),
+    'dev',
+    ...args,
+    ...(named ? [] : [join('examples', 'loan-broker')]),
+  ],
   { cwd: project, detached: true, stdio: ['inherit', 'inherit', 'inherit', 'ipc'] },
 );
 

@@ -485,17 +485,24 @@ describe('when one of its channels dies', () => {
   });
 });
 
-/** Counts how often this process writes to a socket, until it is told to stop. */
-function countedWrites(): { count: number; stop(): void } {
+/** Counts how often this process writes to a socket, and the frames `basic.ack` in that, until it is told to stop. */
+function countedWrites(): { count: number; acks: number; stop(): void } {
   const sockets = Socket.prototype as unknown as Record<'_write' | '_writev', (...args: unknown[]) => void>;
   const { _write, _writev } = sockets;
-  const counted = { count: 0, stop: () => void Object.assign(sockets, { _write, _writev }) };
-  const counting = (write: typeof _write) =>
-    function (this: unknown, ...args: unknown[]) {
+  const counted = { count: 0, acks: 0, stop: () => void Object.assign(sockets, { _write, _writev }) };
+  const isAck = (frame: Buffer) => frame.length === 21 && frame.readUInt32BE(7) === 0x003c_0050;
+  Object.assign(sockets, {
+    _write(this: unknown, frame: Buffer, ...more: unknown[]) {
       counted.count++;
-      return write.apply(this, args);
-    };
-  Object.assign(sockets, { _write: counting(_write), _writev: counting(_writev) });
+      if (isAck(frame)) counted.acks++;
+      return _write.call(this, frame, ...more);
+    },
+    _writev(this: unknown, frames: readonly { readonly chunk: Buffer }[], ...more: unknown[]) {
+      counted.count++;
+      counted.acks += frames.filter(({ chunk }) => isAck(chunk)).length;
+      return _writev.call(this, frames, ...more);
+    },
+  });
   return counted;
 }
 
@@ -517,5 +524,41 @@ describe('on the wire', () => {
     await consumer.close();
     expect(writes.count).toBeLessThan(1_024 / 4);
     expect(await direct.inspect(queue)).toMatchObject({ ready: 0 });
+  });
+
+  it('acknowledges in few frames what is done in another order than it came', async () => {
+    const queue = await declared(direct);
+    const bodies = Array.from({ length: 100 }, (_, index) => String(index));
+    await Promise.all(bodies.map((body) => direct.publish(to(queue), message(body))));
+    let taken = 0;
+    let allAreTaken = () => {};
+    const all = new Promise<void>((resolve) => (allAreTaken = resolve));
+    const writes = countedWrites();
+    const consumer = await direct.consume(queue, { prefetch: 1_000, tag: 'order' }, async ({ body }) => {
+      if (++taken === bodies.length) allAreTaken();
+      if (Number(body) % 10 === 0) await all;
+    });
+    await all;
+    await consumer.close();
+    writes.stop();
+    expect(writes.acks).toBeGreaterThan(0);
+    expect(writes.acks).toBeLessThan(50);
+    expect(await direct.inspect(queue)).toMatchObject({ ready: 0 });
+  });
+
+  it('does not keep what is done for one that takes long', async () => {
+    const queue = await declared(direct);
+    await Promise.all(['slow', 'quick'].map((body) => direct.publish(to(queue), message(body))));
+    let end = () => {};
+    const ended = new Promise<void>((resolve) => (end = resolve));
+    const writes = countedWrites();
+    const consumer = await direct.consume(queue, { prefetch: 1_000, tag: 'late' }, ({ body }) =>
+      body.toString() === 'slow' ? ended : Promise.resolve(),
+    );
+    await eventually(() => expect(writes.acks).toBe(1));
+    end();
+    await consumer.close();
+    writes.stop();
+    expect(writes.acks).toBe(2);
   });
 });

@@ -11,7 +11,7 @@ import { failpoint } from './failpoint.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Step } from './step.js';
-import type { Store } from './store.js';
+import type { Bell, Store } from './store.js';
 import { isReturnAddress, isWorkQueue, replyAddress, workAddress, type Names } from './topology.js';
 import { PublishError, type Address, type Message, type PublishOptions, type Transport } from './transport.js';
 import { encode, encodeVolatileReply, errorHeaders, faultMessage } from './wire.js';
@@ -139,6 +139,9 @@ const parkedLongerMs = 60_000;
 export function parkingOf({ body: _body, ...properties }: Message, deadline: number, now: number): Parameters<Store['park']> {
   return [properties.messageId ?? '', Buffer.from(JSON.stringify(properties)), Math.max(0, deadline - now) + parkedLongerMs];
 }
+
+/** A ring, as the store keeps it for a group. */
+export const bellOf = (to: Address, { body: _body, ...properties }: Message): Bell => ({ to, properties });
 
 /** The message as it was before it was addressed to a foreign worker; undefined if it was not. */
 export function unforeign(message: Message, names: Names): Message | undefined {

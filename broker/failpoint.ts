@@ -33,7 +33,6 @@ export const failpointNames = [
   'dead.after-letter',
   'split.before-group',
   'split.after-group',
-  'split.after-appointment',
   'gather.before-part',
   'gather.after-part',
   'gather.before-done',
@@ -77,6 +76,8 @@ export const failpointNames = [
   'settle.alone-after-journal',
   'sweep.before-timeout',
   'sweep.after-timeout',
+  'sweep.before-ring',
+  'sweep.after-ring',
   'sweep.before-finish',
   'sweep.after-finish',
 ] as const;

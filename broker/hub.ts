@@ -254,7 +254,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     await openEntrance({ transport, gateway, people, tasks, access, names, clock, newId, emit, place }),
   ];
   const keeping = parking ?? (project.flows.some(({ parts }) => parts !== undefined) ? dossiers : undefined);
-  const sweeper = startSweeper({ store, settler, dossiers: keeping, journal, leftOut, rebuild, clock, emit, hub: options.name });
+  const sweeper = startSweeper({ transport, store, settler, dossiers: keeping, journal, leftOut, rebuild, clock, emit, hub: options.name });
   // A new state is complete at once. One that must be rebuilt takes longer: meanwhile the hub says so to whoever asks.
   const patience = new AbortController();
   await Promise.race([sweeper.complete, pause(clock, completeWithinMs, patience.signal)]);

@@ -10,7 +10,7 @@
  */
 import { amendmentIn, correctsIn, countedIn } from './amendable.js';
 import type { Clock } from './clock.js';
-import { parkingOf, unforeign } from './dispatch.js';
+import { bellOf, parkingOf, unforeign } from './dispatch.js';
 import { dossierIn } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { ringFor, type Envelope } from './envelope.js';
@@ -243,13 +243,13 @@ async function restore(
     const [member, ...outer] = sample.groups;
     if (member === undefined) return;
     const { at, deadline } = member;
-    await restoring.openGroup({ id, requestId: sample.requestId, members, deadline });
-    await Promise.all([...parts.values()].map((one) => restoring.addPart(id, one, Number.MAX_SAFE_INTEGER, false)));
     const to = workAddress(names, at, sample);
     const onwards = sample.slip.slice(sample.slip.indexOf(at));
     const ring = (reason: string, when: number) => encode(ringFor(sample, [{ ...member, index: 0 }, ...outer], onwards, reason, when));
+    const bell = bellOf(to, ring('deadline', deadline));
+    await restoring.openGroup({ id, requestId: sample.requestId, members, deadline, bell });
+    await Promise.all([...parts.values()].map((one) => restoring.addPart(id, one, Number.MAX_SAFE_INTEGER, false)));
     const now = clock.now();
-    await later.schedule({ id: `${id}-deadline`, at: Math.max(now, deadline), to, message: ring('deadline', deadline) });
     const quietMs = steps.get(at)?.quietMs;
     if (quietMs !== undefined) await later.schedule({ id: `${id}-rebuilt-quiet`, at: now + quietMs, to, message: ring('quiet', now) });
   }

@@ -8,7 +8,7 @@ import { openAside, type Aside } from './aside.js';
 import { oneByOne } from './batches.js';
 import { deadlineBuckets, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
 import type { Control } from './control.js';
-import { faultEnvelope, openDispatch } from './dispatch.js';
+import { bellOf, faultEnvelope, openDispatch } from './dispatch.js';
 import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
@@ -417,23 +417,22 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     const id = deriveId(envelope.id, 'group');
     const now = clock.now();
     const deadline = now + Math.min(gatherMs, (envelope.deadline - now) * 0.9);
+    const member = (index: number) => [
+      { id, index, size: parts.length, at, deadline, name: nameOf(parts[index], index) },
+      ...envelope.groups,
+    ];
+    const onwards = rest.slice(rest.indexOf(at));
+    const ring = (reason: string) => ringFor(envelope, member(0), onwards, reason, deadline);
     failpoint('split.before-group');
     await store.openGroup({
       id,
       requestId: envelope.requestId,
       members: parts.map(nameOf),
       deadline,
+      bell: bellOf(workAddress(names, at, envelope), encode(ring('deadline'))),
     });
     failpoint('split.after-group');
-    const member = (index: number) => [
-      { id, index, size: parts.length, at, deadline, name: nameOf(parts[index], index) },
-      ...envelope.groups,
-    ];
-    const onwards = rest.slice(rest.indexOf(at));
-    const bell = ringFor(envelope, member(0), onwards, parts.length === 0 ? 'all' : 'deadline', deadline);
-    if (parts.length === 0) return [bell];
-    await options.later.schedule({ id: `${id}-deadline`, at: deadline, to: workAddress(names, at, envelope), message: encode(bell) });
-    failpoint('split.after-appointment');
+    if (parts.length === 0) return [ring('all')];
     void (
       control.isWatched(envelope) &&
       store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined)

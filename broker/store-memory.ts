@@ -69,6 +69,8 @@ interface KeptGroup {
   readonly late: Map<number, Part>;
   readonly group: Group;
   readonly expiresAt: number;
+  /** When its bell is to be rung. */
+  bellAt: number;
 }
 
 export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soon = nextTurn }: MemoryStoreOptions = {}): MemoryState {
@@ -349,7 +351,21 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       late: new Map(),
       group,
       expiresAt: Math.max(group.deadline, now) + retentionMs,
+      bellAt: group.bell === undefined ? Infinity : group.deadline,
     });
+  }
+
+  function bells(limit: number): Awaited<ReturnType<Store['bells']>> {
+    const now = clock.now();
+    const byTime = [...groups]
+      .sort(([, a], [, b]) => a.bellAt - b.bellAt)
+      .filter(([, { state, bellAt }]) => state !== 'done' && bellAt < Infinity);
+    const due = byTime.filter(([, { bellAt }]) => bellAt <= now).slice(0, limit);
+    const next = byTime.find(([, { bellAt }]) => bellAt > now)?.[1];
+    return {
+      due: due.flatMap(([id, { group }]) => (group.bell === undefined ? [] : [[id, group.bell] as const])),
+      ...(next === undefined ? {} : { nextMs: next.bellAt - now }),
+    };
   }
 
   function addPart(groupId: string, part: Part, enough: number, looks: boolean): GroupState | undefined {
@@ -503,6 +519,14 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
             };
           }),
         group: (groupId) => open(() => groupState(groupId)),
+        bells: (limit) => open(() => bells(limit)),
+        rung: (groupIds) =>
+          open(() => {
+            for (const id of groupIds) {
+              const kept = live(groups, id);
+              if (kept !== undefined) kept.bellAt = Infinity;
+            }
+          }),
         keep: (dossier: Dossier) => open(() => dossiers.keep(dossier, false)),
         dossier: (kind, id) => open(() => dossiers.dossier(kind, id)),
         dossiers: (index, options) => open(() => dossiers.dossiers(index, options)),

@@ -34,6 +34,7 @@ import { dossierScripts } from './store-scripts-dossiers.js';
 import type {
   Amended,
   Amendment,
+  Bell,
   Correction,
   Created,
   Dossier,
@@ -85,6 +86,7 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
   const retention = Math.round(retentionMs);
   const wakeable = `${ns}:dossiers:wakeable`;
   const untold = `${ns}:dossiers:untold`;
+  const bells = `${ns}:bells`;
   const completeOnServer = () => key('complete', server());
 
   /** Runs one command; its error says which Redis it was. */
@@ -163,8 +165,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       async openGroup(group: Group) {
         const members = JSON.stringify(group.members);
         const due = Math.round(group.deadline);
-        const fields = fieldsOf({ req: group.requestId, members, size: group.members.length, due });
-        await through('openGroup', [key('group', group.id)], retention, due, ...fields);
+        const bell = group.bell && JSON.stringify(group.bell);
+        const fields = fieldsOf({ req: group.requestId, members, size: group.members.length, due, bell });
+        await through('openGroup', [key('group', group.id), bells], group.id, retention, due, ...fields);
       },
       async addParts(groupId: string, parts: readonly Part[], enough: number, looks: boolean) {
         const [taken, isOpen, found] = (await through(
@@ -183,7 +186,7 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         return readGroup(await through('closeGroup', [key('group', groupId)], reason));
       },
       async groupDone(groupId: string) {
-        await through('groupDone', [key('group', groupId)]);
+        await through('groupDone', [key('group', groupId), bells], groupId);
       },
       async remember(topic: string, { body, ...properties }: Message, at: number) {
         await through('remember', [key('topic', topic)], at, JSON.stringify(properties), body);
@@ -315,6 +318,16 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     addPart,
     async group(groupId) {
       return groupOf(await read<Hash>((pipeline) => pipeline.hgetallBuffer(key('group', groupId))));
+    },
+    async bells(limit) {
+      const [due, nextMs] = (await through('bells', [bells], ns, limit)) as [[Buffer, Buffer][], number | null];
+      return {
+        due: due.map(([id, bell]) => [id.toString(), JSON.parse(bell.toString()) as Bell] as const),
+        ...given('nextMs', nextMs ?? undefined),
+      };
+    },
+    async rung(groupIds) {
+      await through('rung', [bells], ...groupIds);
     },
     keep: (dossier) => keep(dossier, false),
     async dossier(kind, id) {

@@ -8,6 +8,7 @@
  *   <ns>:deadlines       sorted set of the ids without outcome, by deadline
  *   <ns>:owed            sorted set of the ids whose outcome is not yet shown or forwarded, by when they were settled
  *   <ns>:group:<id>      hash, a group; part n is `m<n>` (json) and `b<n>` (body)
+ *   <ns>:bells           sorted set of the ids of groups that are not done and were not rung for, by deadline
  *   <ns>:wake            channel: ids of requests that changed
  *   <ns>:complete:<run>  there while the state is complete, as far as the Redis server of that run id knows: one that was
  *                        restarted, restored or promoted has another run id, an emptied one has no such key
@@ -269,12 +270,13 @@ local function close(reason)
 end
 `;
 
-/** ARGV: retention, deadline, then fields of the group. */
+/** KEYS[2]: the bells. ARGV: id, retention, deadline, then fields of the group. */
 const openGroup = `${group}
 if state then return end
 local at = now()
-redis.call('HSET', group, 'state', 'open', 'n', 0, 'touched', at, unpack(ARGV, 3))
-redis.call('PEXPIREAT', group, math.max(tonumber(ARGV[2]), at) + tonumber(ARGV[1]))
+redis.call('HSET', group, 'state', 'open', 'n', 0, 'touched', at, unpack(ARGV, 4))
+redis.call('PEXPIREAT', group, math.max(tonumber(ARGV[3]), at) + tonumber(ARGV[2]))
+if redis.call('HEXISTS', group, 'bell') == 1 then redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1]) end
 `;
 
 /**
@@ -311,8 +313,28 @@ if state == 'open' then close(ARGV[1]) end
 return redis.call('HGETALL', group)
 `;
 
+/** KEYS[2]: the bells. ARGV: id. */
 const groupDone = `${group}
-if state then redis.call('HSET', group, 'state', 'done') end
+if not state then return end
+redis.call('HSET', group, 'state', 'done')
+redis.call('HDEL', group, 'bell')
+redis.call('ZREM', KEYS[2], ARGV[1])
+`;
+
+/** KEYS: the bells. ARGV: namespace, limit. Returns pairs of id and bell, then in how many ms the next one's time comes. A group that is gone is dropped on the way. */
+const bells = `${gate}
+local at, due = now(), {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', at, 'LIMIT', 0, ARGV[2])) do
+  local bell = redis.call('HGET', ARGV[1] .. ':group:' .. id, 'bell')
+  if bell then due[#due + 1] = { id, bell } else redis.call('ZREM', KEYS[1], id) end
+end
+local after = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. at, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+return { due, after and after - at }
+`;
+
+/** KEYS: the bells. ARGV: ids. */
+const rung = `${gate}
+for _, id in ipairs(ARGV) do redis.call('ZREM', KEYS[1], id) end
 `;
 
 /** KEYS: the topic. ARGV: at, properties (json), body. */
@@ -371,6 +393,8 @@ export const scripts = {
   addParts,
   closeGroup,
   groupDone,
+  bells,
+  rung,
   remember,
   lease,
 } as const;

@@ -4,7 +4,7 @@
  * `test/contract/store.ts` runs on both. Every method is atomic and may be called twice with the same effect.
  * All times are ms since 1970 by the store's own clock (`time()`).
  */
-import type { Message } from './transport.js';
+import type { Address, Message } from './transport.js';
 
 /**
  * What every method rejects with that could not be done.
@@ -187,6 +187,14 @@ export interface Group {
   readonly members: readonly string[];
   /** When it is complete at the latest. */
   readonly deadline: number;
+  /** Rung then. Absent: its result is with the broker already. */
+  readonly bell?: Bell;
+}
+
+/** The message that makes an aggregator look at a group. It has no body. */
+export interface Bell {
+  readonly to: Address;
+  readonly properties: Omit<Message, 'body'>;
 }
 
 /** What one member of a group said. */
@@ -355,8 +363,12 @@ export interface Store {
   addLatePart(groupId: string, part: Part): Promise<GroupState>;
   /** Closes an open group with the parts it has; the first reason stays. */
   closeGroup(groupId: string, reason: string): Promise<GroupState>;
-  /** The group's result is with the broker. */
+  /** The group's result is with the broker: its bell is not rung any more. */
   groupDone(groupId: string): Promise<void>;
+  /** Ids and bells of the groups whose deadline has come, oldest first, and in how many ms the next one's does, if there is one. */
+  bells(limit: number): Promise<{ readonly due: readonly (readonly [groupId: string, bell: Bell])[]; readonly nextMs?: number }>;
+  /** Their bells were rung, and are not rung again. */
+  rung(groupIds: readonly string[]): Promise<void>;
   group(groupId: string): Promise<GroupState>;
 
   /** Keeps the next version of a dossier, the first one being 1. `conflict`: another version is there. Wakes watchers with `<kind>/<id>`. */

@@ -1,5 +1,5 @@
 /**
- * Looks after what nobody else will do: a state that was lost, deadlines that pass, outcomes that a hub settled and died before
+ * Looks after what nobody else will do: a state that was lost, deadlines that pass, groups whose time has come, outcomes that a hub settled and died before
  * showing, dossiers whose time has come, requests that are pending for so long that the journal must be told of them again. One hub at a time, under a lease;
  * everything it does may be done twice.
  */
@@ -12,6 +12,7 @@ import type { Journal } from './journal.js';
 import type { Rebuild } from './rebuild.js';
 import { outcomeOfFault, type Settler } from './settle.js';
 import type { Store } from './store.js';
+import type { Transport } from './transport.js';
 import { recordHeader } from './wire.js';
 
 const everyMs = 500;
@@ -29,6 +30,7 @@ export interface Sweeper {
 }
 
 export function startSweeper({
+  transport,
   store,
   settler,
   dossiers,
@@ -39,6 +41,7 @@ export function startSweeper({
   emit,
   hub,
 }: {
+  readonly transport: Transport;
   readonly store: Store;
   readonly settler: Settler;
   /** Absent: nothing is ever parked. */
@@ -54,10 +57,12 @@ export function startSweeper({
   const stopping = new AbortController();
   let carriedAt = -Infinity;
 
-  async function sweep(): Promise<void> {
+  /** Resolves with how long the next round may wait (ms). */
+  async function sweep(): Promise<number> {
     await rebuild.check(stopping.signal);
-    if (!rebuild.isComplete() || !(await store.lease('sweeper', hub, leaseMs))) return;
+    if (!rebuild.isComplete() || !(await store.lease('sweeper', hub, leaseMs))) return everyMs;
     await store.mark();
+    const nextBellMs = await ring();
     for (
       let due = await store.due(atOnce);
       due.length > 0 && !stopping.signal.aborted;
@@ -76,6 +81,26 @@ export function startSweeper({
     }
     await dossiers?.lookAfter(stopping.signal);
     if (clock.now() - carriedAt >= carryEveryMs) await carryForward();
+    return Math.min(everyMs, nextBellMs);
+  }
+
+  /** Has the groups whose time has come looked at by their aggregators. Resolves with when the next one's comes (ms from now). */
+  async function ring(): Promise<number> {
+    for (;;) {
+      const { due, nextMs = everyMs } = await store.bells(atOnce);
+      if (due.length === 0 || stopping.signal.aborted) return nextMs;
+      failpoint('sweep.before-ring');
+      const rings = await Promise.allSettled(
+        due.map(([, { to, properties }]) => transport.publish(to, { ...properties, body: Buffer.alloc(0) })),
+      );
+      failpoint('sweep.after-ring');
+      await store.rung(due.map(([id]) => id).filter((_, index) => rings[index]?.status === 'fulfilled'));
+      const failed = rings.find((ring) => ring.status === 'rejected');
+      if (failed === undefined) continue;
+      // Tried again in the next round; and what else is to be done does not wait for a queue that is gone.
+      emit('sweeper.failed', { error: messageOf(failed.reason) });
+      return everyMs;
+    }
   }
 
   /** Writes what is pending for long to the journal again, so that a rebuild needs to read no further back. */
@@ -100,13 +125,15 @@ export function startSweeper({
     // The store or the broker is away: the next round finds the same work.
     sweep().catch((error: unknown) => {
       if (!stopping.signal.aborted) emit('sweeper.failed', { error: messageOf(error) });
+      return everyMs;
     });
   let completed: () => void = () => undefined;
   const complete = new Promise<void>((resolve) => (completed = resolve));
   const ended = (async () => {
-    for (; !stopping.signal.aborted; await pause(clock, everyMs, stopping.signal, 'round')) {
-      await round();
+    while (!stopping.signal.aborted) {
+      const nextMs = await round();
       if (rebuild.isComplete()) completed();
+      await pause(clock, nextMs, stopping.signal, 'round');
     }
   })();
   return {

@@ -81,7 +81,6 @@ export function aggregator<Body>(options: AggregatorOptions<Body>): Step {
         failpoint('gather.before-done');
         await tools.store.groupDone(group.id);
         failpoint('gather.after-done');
-        await tools.later.cancel(`${group.id}-deadline`).catch(() => undefined);
         if (manifest.missing.length > 0 && (options.cancelLosers ?? until === undefined)) await tools.drop(group.id);
       },
     };

@@ -776,6 +776,33 @@ export function storeContract(name: string, open: (options: { readonly retention
         expect(await store.addPart(id, aPart(2), 3, false)).toMatchObject({ state: 'closed' });
       });
 
+      it('is rung for when its deadline comes, until it was, or is done', async () => {
+        const bell = (name: string) => ({ to: { exchange: 'x', routingKey: name }, properties: { messageId: name, headers: { n: 1 } } });
+        const open = (id: string, deadline: number) =>
+          store.openGroup({ id, requestId: 'r', members: ['a'], deadline, bell: bell(`bell of ${id}`) });
+        const now = await store.time();
+        const [first, second, done, far] = [randomUUID(), randomUUID(), randomUUID(), randomUUID()];
+        await open(second, now - 1_000);
+        await open(first, now - 2_000);
+        await open(done, now - 3_000);
+        await store.groupDone(done);
+        await open(far, now + 60_000);
+        await store.openGroup({ id: randomUUID(), requestId: 'r', members: ['a'], deadline: now - 1_000 });
+        const ours = async () => {
+          const { due, nextMs } = await hub(1).bells(1_000);
+          return { due: due.filter(([id]) => ([first, second, done, far] as string[]).includes(id)), nextMs };
+        };
+        const { due, nextMs } = await ours();
+        expect(due).toEqual([first, second].map((id) => [id, bell(`bell of ${id}`)]));
+        expect(nextMs).toBeGreaterThan(0);
+        expect(nextMs).toBeLessThanOrEqual(60_000);
+        await store.rung([first]);
+        await open(first, now - 2_000);
+        expect((await ours()).due.map(([id]) => id)).toEqual([second]);
+        await store.groupDone(second);
+        expect((await ours()).due).toEqual([]);
+      });
+
       it('is forgotten some time after its deadline', async () => {
         const bench = await forgetful(100);
         await bench.openGroup({ id: 'g', requestId: 'r', members: ['a'], deadline: (await bench.time()) + 50 });

@@ -41,7 +41,8 @@ const way: Drill = {
     { flow: 'job.way', urgent: true, ...keyed },
   ],
 };
-const partial: Drill = { dies: 'worker', ask: [{ flow: 'partial' }, { flow: 'partial', ...keyed }] };
+const partial: Drill = { dies: 'hub', ask: [{ flow: 'partial' }, { flow: 'partial', ...keyed }] };
+const quiet: Drill = { dies: 'worker', ask: [{ flow: 'quiet' }, { flow: 'quiet', ...keyed }] };
 
 const amended: Drill = { dies: 'worker', ask: [{ flow: 'amended' }, { flow: 'amended', ...keyed }] };
 
@@ -69,7 +70,6 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'dead.after-letter': { dies: 'worker', ask: [{ flow: 'failing' }] },
   'split.before-group': scatter,
   'split.after-group': scatter,
-  'split.after-appointment': scatter,
   'gather.before-part': scatter,
   'gather.after-part': scatter,
   'gather.before-done': scatter,
@@ -77,8 +77,8 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'park.before-publish': { dies: 'worker', ask: [{ flow: 'legacy' }, { flow: 'legacy', ...keyed }] },
   'continue.before-publish': { dies: 'hub', ask: [{ flow: 'legacy' }, { flow: 'legacy', ...keyed }] },
   'continue.after-publish': { dies: 'hub', ask: [{ flow: 'legacy' }, { flow: 'legacy', ...keyed }] },
-  'later.before-publish': partial,
-  'later.after-publish': partial,
+  'later.before-publish': quiet,
+  'later.after-publish': quiet,
   'dossier.before-keep': timed,
   'dossier.after-keep': timed,
   'dossier.after-journal': timed,
@@ -111,6 +111,8 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'amend.after-show': { ...amended, dies: 'hub' },
   'sweep.before-timeout': { dies: 'hub', ask: [silent] },
   'sweep.after-timeout': { dies: 'hub', ask: [silent] },
+  'sweep.before-ring': partial,
+  'sweep.after-ring': partial,
   'sweep.before-finish': { dies: 'hub', ask: [cancelled], after: 'settle.after-store' },
   'sweep.after-finish': { dies: 'hub', ask: [cancelled], after: 'settle.after-store' },
 };

@@ -212,6 +212,7 @@ export const gatherTwo = aggregator<Body & { readonly for: string }>({
   },
 });
 export const gatherSoon = aggregator<Body>({ name: 'gather.soon', timeout: '1s', combine: gathered });
+export const gatherQuiet = aggregator<Body>({ name: 'gather.quiet', timeout: '40s', quiet: '500ms', combine: gathered });
 
 /** A worker, a job, a person and a date, side by side. */
 const kinds = ['part', 'compute.long', 'decide', 'rest.long'];

@@ -12,7 +12,7 @@ import type { Callbacks } from './broker/callback.js';
 import { systemClock, testClock } from './broker/clock.js';
 import type { Dossiers } from './broker/dossiers.js';
 import type { Fields } from './broker/emit.js';
-import { newId, type Envelope } from './broker/envelope.js';
+import { firstEnvelope, newId, type Envelope } from './broker/envelope.js';
 import { Fault, readFault } from './broker/fault.js';
 import { checkFlows, type Flow } from './broker/flow.js';
 import type { Ask, Status } from './broker/gateway.js';
@@ -376,26 +376,10 @@ export interface Performed {
 export async function perform(step: Step, body: unknown, envelope: Partial<Envelope> = {}): Promise<Performed> {
   if (step.kind !== 'worker' || step.run === undefined)
     throw new TypeError(`perform() runs a worker by itself, and ${step.name} is of kind ${step.kind}: run its flow with testHub()`);
-  const id = newId();
   const at = Date.now();
   const progress: Progress[] = [];
-  const given: Envelope = {
-    id,
-    requestId: id,
-    type: 'request',
-    flow: 'test',
-    slip: [step.name],
-    step: 1,
-    attempt: 1,
-    deadline: at + step.timeoutMs,
-    groups: [],
-    durable: true,
-    journal: true,
-    recorded: false,
-    at,
-    ...written(body),
-    ...envelope,
-  };
+  const first = firstEnvelope({ id: newId(), flow: 'test', slip: [step.name], deadline: at + step.timeoutMs, at, ...written(body) });
+  const given: Envelope = { ...first, ...envelope };
   const nobody = async () => undefined;
   const state = memoryState({});
   const tools: StepTools = {

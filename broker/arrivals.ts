@@ -10,7 +10,7 @@ import type { Principal } from './access.js';
 import type { Aside } from './aside.js';
 import { callbackAddress, callbackEnvelope, callbackStep } from './callback.js';
 import { nameOf } from './dossiers.js';
-import { deriveId, type Envelope } from './envelope.js';
+import { deriveId, firstEnvelope, type Envelope } from './envelope.js';
 import { Fault, isFault, messageOf } from './fault.js';
 import type { Flow, PartsLimits } from './flow.js';
 import type { Answer, Ask, GatewayOptions } from './gateway.js';
@@ -423,36 +423,20 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
   /** What its dossiers have for a message: nobody is sent it. */
   function envelopeOf(requestId: string, id: string, data: Opened, body: Buffer, contentType: string): Envelope {
     const { flow, principal, openedAt } = data;
-    return {
+    return firstEnvelope({
       id,
       requestId,
       type: 'part',
       flow,
       slip: flows.find(({ name }) => name === flow)?.steps.slice(0, 1) ?? [],
-      step: 1,
-      attempt: 1,
       // What is left of it then, after a crash, is nobody's.
       deadline: Math.ceil((openedAt + longestMs) / 1_000) * 1_000 + 60_000,
       replyTo: names.reply(options.hub),
-      groups: [],
-      key: undefined,
       principal,
-      conversation: undefined,
-      durable: true,
-      journal: true,
-      recorded: false,
-      from: undefined,
-      took: undefined,
       at: clock.now(),
       body,
       contentType,
-      contentEncoding: undefined,
-      traceparent: undefined,
-      tracestate: undefined,
-      priority: undefined,
-      urgent: undefined,
-      extra: undefined,
-    };
+    });
   }
 
   return {

@@ -32,9 +32,9 @@ const json = (value: unknown): Said => ({ body: Buffer.from(JSON.stringify(value
 export interface Aside {
   /** Resolves whether it was told or not: the reply has all parts. */
   part(envelope: Envelope, part: Part): Promise<void>;
-  /** Rejects with a PublishError when the broker is away: nobody would answer what was not asked. */
   /** Rejects with a PublishError when the broker is away. */
   opened(of: Told, type: 'progress' | 'fault', id: string, said: Said, headers: Headers): Promise<void>;
+  /** Rejects with a PublishError when the broker is away: nobody would answer what was not asked. */
   ask(envelope: Envelope, question: { readonly id: string; readonly question: unknown; readonly schema?: unknown }): Promise<void>;
 }
 

@@ -4,7 +4,7 @@
  * it, and what cannot be delivered becomes a dead letter, as with any one-way message.
  */
 import type { Principal } from './access.js';
-import { deriveId, type Envelope } from './envelope.js';
+import { deriveId, firstEnvelope, type Envelope } from './envelope.js';
 import { Fault } from './fault.js';
 import type { Flow } from './flow.js';
 import { isJournalled } from './flow.js';
@@ -50,40 +50,24 @@ export function callbackEnvelope(
   version = 1,
 ): Envelope {
   const ownId = outcome.kind === 'reminder' ? deriveId(id, 'callback', 'reminder', outcome.at) : callbackId(id, version);
-  return {
+  return firstEnvelope({
     id: ownId,
-    requestId: ownId,
-    type: 'request',
     flow,
     slip: [callbackStep],
-    step: 1,
-    attempt: 1,
     deadline: Math.ceil((outcome.until ?? outcome.at + lifeMs) / 1_000) * 1_000,
-    replyTo: undefined,
-    groups: [],
     key,
     principal,
-    conversation: undefined,
-    durable: true,
-    journal: true,
-    recorded: false,
-    from: undefined,
-    took: undefined,
     at: outcome.at,
     body: outcome.body,
     contentType: outcome.contentType,
     contentEncoding: outcome.contentEncoding,
-    traceparent: undefined,
-    tracestate: undefined,
-    priority: undefined,
-    urgent: undefined,
     extra: {
       'hub-callback': forward?.callback ?? '',
       'hub-callback-of': id,
       'hub-callback-outcome': outcome.kind,
       ...(outcome.amendable === undefined ? {} : { 'hub-callback-version': version }),
     },
-  };
+  });
 }
 
 /** The `webhook-id`. */

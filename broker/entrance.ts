@@ -23,7 +23,7 @@ import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf, type Flaw } from './fault.js';
 import type { Ask, Gateway } from './gateway.js';
 import type { Names } from './topology.js';
-import { flawed, type Refusal } from './tasks/rules.js';
+import { flawed, type Refusal } from './tasks/action.js';
 import type { Actor } from './tasks/task.js';
 import { isAction, readWish } from './tasks/wishes.js';
 import type { Tasks, Wish } from './tasks/tasks.js';

@@ -115,6 +115,45 @@ export function timeOfId(id: string): number | undefined {
     : undefined;
 }
 
+/** What an envelope says of itself that follows from no other. */
+type First = Pick<Envelope, 'id' | 'flow' | 'slip' | 'deadline' | 'at' | 'body' | 'contentType'> &
+  Partial<Omit<Envelope, 'step' | 'attempt' | 'groups' | 'took' | 'from'>>;
+
+/** An envelope that follows from no other: a request of its own, journalled and not recorded, unless it says otherwise. */
+export function firstEnvelope(said: First): Envelope {
+  return {
+    id: said.id,
+    requestId: said.requestId ?? said.id,
+    type: said.type ?? 'request',
+    flow: said.flow,
+    slip: said.slip,
+    step: 1,
+    attempt: 1,
+    deadline: said.deadline,
+    groups: [],
+    durable: said.durable ?? true,
+    batch: said.batch,
+    journal: said.journal ?? true,
+    recorded: said.recorded ?? false,
+    at: said.at,
+    body: said.body,
+    contentType: said.contentType,
+    took: undefined,
+    from: undefined,
+    key: said.key,
+    principal: said.principal,
+    conversation: said.conversation,
+    aside: said.aside,
+    replyTo: said.replyTo,
+    contentEncoding: said.contentEncoding,
+    traceparent: said.traceparent,
+    tracestate: said.tracestate,
+    priority: said.priority,
+    urgent: said.urgent,
+    extra: said.extra,
+  };
+}
+
 /** The envelope that follows `previous` once its step is done. */
 export function follow(previous: Envelope, change: Partial<Envelope> & { readonly at: number }, index: string | number = 0): Envelope {
   const slip = change.slip ?? previous.slip.slice(1);

@@ -9,7 +9,7 @@ import { callbackAddress, callbackStep } from './callback.js';
 import { endsBy, pause } from './clock.js';
 import type { Wait } from './correlator.js';
 import { messageFor } from './dispatch.js';
-import { isHigh, type Envelope } from './envelope.js';
+import { firstEnvelope, isHigh, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf, readFault } from './fault.js';
 import { didYouMean, isJournalled, type Flow } from './flow.js';
@@ -34,6 +34,9 @@ export interface Requests {
   request(ask: Ask): Promise<Answer>;
   send(message: OneWay): Promise<string>;
 }
+
+/** On what terms a request is taken. */
+type Terms = Pick<Envelope, 'id' | 'deadline' | 'recorded' | 'replyTo'>;
 
 export function openRequests(options: GatewayOptions): Requests {
   const { flows, store, correlator, settler, admission, clock, newId, names, control, journal, emit, line } = options;
@@ -63,7 +66,7 @@ export function openRequests(options: GatewayOptions): Requests {
       ask.forward !== undefined ||
       ask.supersedes !== undefined ||
       ask.requestId !== undefined;
-    const envelope = envelopeOf(ask, flow, id, deadline, recorded, names.reply(options.hub));
+    const envelope = envelopeOf(ask, flow, { id, deadline, recorded, replyTo: names.reply(options.hub) });
     if (recorded) {
       failpoint('accept.before-record');
       const created = await reachable(store.create(recordOf(envelope, ask)));
@@ -294,7 +297,7 @@ export function openRequests(options: GatewayOptions): Requests {
     const flow = checked(message);
     const id = message.requestId ?? newId();
     const keyed = message.idempotencyKey !== undefined || message.requestId !== undefined;
-    const envelope = envelopeOf(message, flow, id, untilDeadline(message, flow), keyed, undefined);
+    const envelope = envelopeOf(message, flow, { id, deadline: untilDeadline(message, flow), recorded: keyed });
     if (keyed) {
       const record = recordOf(envelope, message);
       failpoint('send.before-record');
@@ -317,7 +320,11 @@ export function openRequests(options: GatewayOptions): Requests {
   /** The broker has the message; an earlier try of it, refused and taken back late, may have taken the record with it. */
   async function sent(record: NewRecord): Promise<void> {
     const outcome: Outcome = { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at: clock.now() };
-    if ((await store.settle(record.id, outcome, true)) !== 'unknown') return;
+    const settled = await store.settle(record.id, outcome, true);
+    // Its deadline came before that was known: what is under way is stopped, so nobody may be told that it is accepted.
+    const ended = settled === 'late' ? (await store.get(record.id))?.outcome : undefined;
+    if (ended !== undefined) throw readFault(ended.body);
+    if (settled !== 'unknown') return;
     await store.create({ ...toldAgain(record), published: true });
     await store.settle(record.id, outcome, true);
   }
@@ -362,24 +369,12 @@ export function openRequests(options: GatewayOptions): Requests {
     return callbackAddress(options.callbacks, names.workQueue(callbackStep), callback, principal, flow);
   }
 
-  function envelopeOf(
-    ask: Ask | OneWay,
-    flow: Flow,
-    id: string,
-    deadline: number,
-    recorded: boolean,
-    replyTo: string | undefined,
-  ): Envelope {
-    return {
+  function envelopeOf(ask: Ask | OneWay, flow: Flow, { id, deadline, recorded, replyTo }: Terms): Envelope {
+    return firstEnvelope({
       id,
-      requestId: id,
-      type: 'request',
       flow: flow.name,
       slip: flow.steps,
-      step: 1,
-      attempt: 1,
       deadline,
-      groups: [],
       durable: flow.durable,
       batch: flow.batch,
       journal: isJournalled(flow),
@@ -387,8 +382,6 @@ export function openRequests(options: GatewayOptions): Requests {
       at: clock.now(),
       body: ask.body,
       contentType: ask.contentType,
-      took: undefined,
-      from: undefined,
       key: ask.key,
       principal: ask.principal.name,
       conversation: 'conversation' in ask ? ask.conversation?.id : undefined,
@@ -399,8 +392,7 @@ export function openRequests(options: GatewayOptions): Requests {
       tracestate: ask.tracestate,
       priority: 'priority' in ask ? ask.priority : undefined,
       urgent: flow.urgent === true && 'priority' in ask && isHigh(ask.priority) ? true : undefined,
-      extra: undefined,
-    };
+    });
   }
 
   const untilDeadline = (ask: { readonly deadlineMs?: number }, flow: Flow): number =>

@@ -3,28 +3,27 @@
  * effect, publish, confirm, acknowledge, so that whoever dies in between only makes it happen again, under the same ids.
  */
 import { setMaxListeners } from 'node:events';
-import { amendsUntil } from './amendable.js';
-import { openAside, type Aside } from './aside.js';
+import { Attempt, type Running } from './attempt.js';
 import { oneByOne } from './batches.js';
-import { deadlineBuckets, type Clock, type DeadlineBuckets, type Ending } from './clock.js';
+import { deadlineBuckets, type Clock } from './clock.js';
 import type { Control } from './control.js';
-import { bellOf, faultEnvelope, openDispatch } from './dispatch.js';
+import { faultEnvelope, openDispatch } from './dispatch.js';
 import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
-import { deriveId, follow, ringFor, type Envelope } from './envelope.js';
+import { follow, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf } from './fault.js';
 import type { Flow } from './flow.js';
 import type { Jobs } from './jobs.js';
-import { freshMs, type Journal } from './journal.js';
+import type { Journal } from './journal.js';
 import type { Later } from './later.js';
 import { patience } from './patience.js';
 import { openResurrect } from './resurrect.js';
-import { partEvent } from './parts.js';
-import { written, type SplitPart, type Step, type StepTools, type Verdict } from './step.js';
-import type { Progress, Store } from './store.js';
-import { announcer } from './topics.js';
-import { deadAddress, retryAddress, workAddress, type Names } from './topology.js';
+import { openSplitter } from './splitter.js';
+import { commonTools, Tools } from './step-tools.js';
+import type { Step, Verdict } from './step.js';
+import type { Store } from './store.js';
+import { deadAddress, retryAddress, type Names } from './topology.js';
 import type { Consumer, Delivery, Handler, Headers, Message, Transport } from './transport.js';
 import { openTurns } from './turns.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
@@ -115,200 +114,14 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   };
 }
 
-type Running = Map<string, Attempt>;
-
-/** An attempt under way, among those of its process. */
-class Attempt implements Ending {
-  readonly envelope: Envelope;
-  /** Tells the record where the request is. */
-  readonly report: () => void;
-  readonly #running: Running;
-  readonly #deadlines: DeadlineBuckets;
-  /** Made when a handler looks at its signal, which few do: with a timer, it was a tenth of a worker's time. */
-  #controller: AbortController | undefined = undefined;
-  #aborted: Error | undefined = undefined;
-  #reject: (why: Error) => void = () => undefined;
-  #leftMs = 0;
-  #bucket = 0;
-
-  constructor(envelope: Envelope, report: () => void, running: Running, deadlines: DeadlineBuckets) {
-    this.envelope = envelope;
-    this.report = report;
-    this.#running = running;
-    this.#deadlines = deadlines;
-  }
-
-  get signal(): AbortSignal {
-    this.#controller ??= new AbortController();
-    if (this.#aborted !== undefined) this.#controller.abort(this.#aborted);
-    return this.#controller.signal;
-  }
-
-  /** What `run` resolves with; rejects as soon as it is aborted or the time is over, whatever `run` still does. */
-  within(ms: number, run: () => Promise<Verdict>): Promise<Verdict> {
-    this.#leftMs = ms;
-    return new Promise((resolve, reject) => {
-      this.#bucket = this.#deadlines.add(ms, this);
-      this.#running.set(this.envelope.id, this);
-      this.#reject = (why) => {
-        this.#over();
-        reject(why);
-      };
-      const done = (verdict: Verdict) => {
-        this.#over();
-        resolve(verdict);
-      };
-      try {
-        run().then(done, this.#reject);
-      } catch (error) {
-        this.#reject(error as Error);
-      }
-    });
-  }
-
-  abort(why: Error): void {
-    this.#aborted ??= why;
-    this.#controller?.abort(this.#aborted);
-    this.#reject(this.#aborted);
-  }
-
-  /** Its time is over. */
-  end(): void {
-    this.abort(new Error(`no result within ${this.#leftMs} ms`));
-  }
-
-  #over(): void {
-    this.#deadlines.remove(this.#bucket, this);
-    if (this.#running.get(this.envelope.id) === this) this.#running.delete(this.envelope.id);
-  }
-}
-
-/** What the tools of all attempts have in common. */
-interface Common extends Pick<
-  StepTools,
-  'store' | 'later' | 'jobs' | 'dossiers' | 'announce' | 'tellQuestion' | 'clock' | 'drop' | 'absorbed' | 'late' | 'amendsUntil'
-> {
-  readonly aside: Aside;
-  readonly names: Names;
-  readonly control: Control;
-}
-
-/**
- * The tools of one attempt. What depends on its message is made when a handler looks at it, since few do, and may be taken out by
- * destructuring: hence functions behind getters, not methods. Others are made with it as prototype: hence no `#`.
- */
-class Tools implements StepTools {
-  readonly store: Store;
-  readonly later: Later;
-  readonly jobs: Jobs;
-  readonly dossiers: Dossiers;
-  readonly announce: StepTools['announce'];
-  readonly tellQuestion: StepTools['tellQuestion'];
-  readonly clock: Clock;
-  readonly answers: StepTools['answers'] = [];
-  readonly kept: StepTools['kept'] = undefined;
-  readonly drop: StepTools['drop'];
-  readonly absorbed: StepTools['absorbed'];
-  readonly late: StepTools['late'];
-  readonly amendsUntil: StepTools['amendsUntil'];
-  private readonly common: Common;
-  private readonly envelope: Envelope;
-  private readonly tried: Attempt;
-  private told: StepTools['progress'] | undefined = undefined;
-
-  constructor(common: Common, envelope: Envelope, tried: Attempt) {
-    this.store = common.store;
-    this.later = common.later;
-    this.jobs = common.jobs;
-    this.dossiers = common.dossiers;
-    this.announce = common.announce;
-    this.tellQuestion = common.tellQuestion;
-    this.clock = common.clock;
-    this.drop = common.drop;
-    this.absorbed = common.absorbed;
-    this.late = common.late;
-    this.amendsUntil = common.amendsUntil;
-    this.common = common;
-    this.envelope = envelope;
-    this.tried = tried;
-  }
-
-  get signal(): AbortSignal {
-    return this.tried.signal;
-  }
-
-  get remainingMs(): StepTools['remainingMs'] {
-    return () => Math.max(0, this.envelope.deadline - this.clock.now());
-  }
-
-  get addressOf(): StepTools['addressOf'] {
-    return (step) => workAddress(this.common.names, step, this.envelope);
-  }
-
-  get isWatched(): boolean {
-    return this.common.control.isWatched(this.envelope);
-  }
-
-  get report(): StepTools['report'] {
-    return (id, what, event) => (this.isWatched ? this.store.report(id, what, event) : Promise.resolve(false));
-  }
-
-  get progress(): StepTools['progress'] {
-    this.told ??= throttled(this.clock, (progress) => {
-      if (!this.isWatched) return;
-      void this.store.report(this.envelope.requestId, { progress }, { name: 'progress', data: { ...progress } }).catch(() => undefined);
-    });
-    return this.told;
-  }
-
-  get part(): StepTools['part'] {
-    // A store that is away is waited for once, not with each part: the reply has them all.
-    let isHeard = true;
-    return async (part) => {
-      await this.common.aside.part(this.envelope, part);
-      if (!this.isWatched) return;
-      const told = this.store.report(this.envelope.requestId, {}, partEvent(this.envelope, part)).then(
-        () => true,
-        () => false,
-      );
-      if (isHeard) isHeard = await told;
-    };
-  }
-}
-
 /** What one delivery becomes. Resolves: acknowledged. Rejects: given back (only when the process stops). */
 function worker(options: RunnerOptions, running: Running, stopping: AbortSignal) {
-  const { store, clock, names, control, emit, steps, journal } = options;
+  const { store, clock, names, control, emit, steps } = options;
   const { publish, send } = openDispatch(options, stopping);
-  const announce = announcer(options);
-  const aside = openAside(options.transport, emit);
+  const apart = openSplitter(options);
+  const common = commonTools(options);
   const deadlines = deadlineBuckets(clock);
   const patiently = patience(options, stopping);
-  const parks = [...steps.values()].some((step) => step.parks === true);
-  const amended = new Map(options.flows.filter((flow) => flow.late === 'amend').map((flow) => [flow.name, flow]));
-  const common: Common = {
-    names,
-    control,
-    store,
-    later: options.later,
-    jobs: options.jobs,
-    dossiers: options.dossiers,
-    announce,
-    aside,
-    tellQuestion: aside.ask,
-    clock,
-    drop: async (id) => {
-      await control.drop(id);
-      if (parks) await options.dossiers.withdraw(id, 'others have answered, and that was enough');
-    },
-    absorbed: async (part) => {
-      if (part.journal && clock.now() - part.at > freshMs) await journal.note('part', part.requestId, encode(part), encode(part).headers);
-    },
-    amendsUntil: (envelope) => amendsUntil(amended.get(envelope.flow), envelope, clock.now()),
-    late: async (late) => {
-      if (late.journal) await journal.note('late', late.requestId, { messageId: late.id }, { 'hub-late-from': late.from ?? '' });
-    },
-  };
 
   return async function work(step: Step, delivery: Delivery): Promise<void> {
     const envelope = decode(delivery);
@@ -351,9 +164,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
       return patiently(verdict.afterwards);
     }
     const next =
-      verdict.go === 'apart'
-        ? await patiently(() => apart(step, { ...envelope, id: verdict.of ?? envelope.id }, verdict.parts, verdict.into, took))
-        : [onwards(step, envelope, verdict, took)];
+      verdict.go === 'apart' ? await patiently(() => apart(step, envelope, verdict, took)) : [onwards(step, envelope, verdict, took)];
     // All at once, in their order: parts that wait for one another's confirms would take a trip to the broker each.
     await (next.length === 1 ? sent(next[0]!) : Promise.all(next.map(sent)));
     if (verdict.afterwards !== undefined) await patiently(verdict.afterwards);
@@ -397,61 +208,6 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   function mandatoryRest(envelope: Envelope, slip: readonly string[]): readonly string[] {
     const at = envelope.groups[0]?.at;
     return at === undefined || slip.includes(at) ? [] : envelope.slip.slice(Math.max(0, envelope.slip.indexOf(at)));
-  }
-
-  async function apart(
-    step: Step,
-    envelope: Envelope,
-    parts: readonly SplitPart[],
-    into: string | undefined,
-    took: number,
-  ): Promise<readonly Envelope[]> {
-    const rest = envelope.slip.slice(1);
-    const at = into ?? rest.find((name) => steps.get(name)?.gatherMs !== undefined);
-    const gatherMs = at === undefined || !rest.includes(at) ? undefined : steps.get(at)?.gatherMs;
-    if (at === undefined || gatherMs === undefined)
-      throw new Error(`step ${step.name} splits and no aggregator follows it in flow ${envelope.flow}`);
-    const unknown = parts.flatMap((part) => part.steps ?? []).find((name) => !steps.has(name));
-    if (unknown !== undefined) throw new Error(`step ${step.name} splits to unknown step ${unknown}`);
-
-    const id = deriveId(envelope.id, 'group');
-    const now = clock.now();
-    const deadline = now + Math.min(gatherMs, (envelope.deadline - now) * 0.9);
-    const member = (index: number) => [
-      { id, index, size: parts.length, at, deadline, name: nameOf(parts[index], index) },
-      ...envelope.groups,
-    ];
-    const onwards = rest.slice(rest.indexOf(at));
-    const ring = (reason: string) => ringFor(envelope, member(0), onwards, reason, deadline);
-    failpoint('split.before-group');
-    await store.openGroup({
-      id,
-      requestId: envelope.requestId,
-      members: parts.map(nameOf),
-      deadline,
-      bell: bellOf(workAddress(names, at, envelope), encode(ring('deadline'))),
-    });
-    failpoint('split.after-group');
-    if (parts.length === 0) return [ring('all')];
-    void (
-      control.isWatched(envelope) &&
-      store.report(envelope.requestId, { state: 'waiting', step: at, waitingOn: `parts: 0 of ${parts.length}` }).catch(() => undefined)
-    );
-    return parts.map((part, index) =>
-      follow(
-        envelope,
-        {
-          at: now,
-          took,
-          contentEncoding: undefined,
-          ...written(part.body),
-          groups: member(index),
-          slip: [...(part.steps ?? []), ...rest],
-          type: 'request',
-        },
-        index,
-      ),
-    );
   }
 
   async function failed(step: Step, envelope: Envelope, delivery: Delivery, error: unknown, took: number): Promise<void> {
@@ -540,19 +296,6 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   }
 }
 
-/** What a part is called in the manifest. */
-const nameOf = (part: SplitPart | undefined, index: number): string => part?.name ?? part?.steps?.[0] ?? String(index);
-
 /** `x-death` and its like are the broker's notes about an earlier life; with them a message could count as a cycle. */
 const withoutBrokers = (headers: Headers): Headers =>
   Object.fromEntries(Object.entries(headers).filter(([name]) => !name.startsWith('x-')));
-
-/** At most 4 a second. */
-function throttled(clock: Clock, report: (progress: Progress) => void): (progress: Progress) => void {
-  let last = -Infinity;
-  return (progress) => {
-    if (progress.percent !== 100 && clock.now() - last < 250) return;
-    last = clock.now();
-    report(progress);
-  };
-}

@@ -3,7 +3,7 @@ import { theRequestor } from './ask.js';
 import type { Line } from './line.js';
 import type { RequestEvent, RequestRecord, Store } from './store.js';
 import { taskIn, taskKind } from './tasks/parked.js';
-import { maySee } from './tasks/rules.js';
+import { maySee } from './tasks/rights.js';
 import type { Actor } from './tasks/task.js';
 import { reachable } from './waiting.js';
 

@@ -1,6 +1,6 @@
 /**
  * A task for people (EIP: human task behind a Claim Check): what comes to the step is parked, shown in the inbox, and goes on as the step's
- * result once it is decided. Everything is configuration; who may do what is in `broker/tasks/rules.ts`.
+ * result once it is decided. Everything is configuration; who may do what is in `broker/tasks/rights.ts`.
  */
 import { onwardsFrom } from '../broker/dossiers.js';
 import type { Envelope } from '../broker/envelope.js';

@@ -1,7 +1,7 @@
 /** The AsyncAPI 3.0 document of a hub: how any AMQP program asks for a flow, and how events travel, without our code. */
 import { faultCodes } from '../../broker/fault.js';
 import type { Flow } from '../../broker/flow.js';
-import { flowSchemas, partName, schemaOf } from './schemas.js';
+import { flowSchemas, openedSchema, partName, schemaOf } from './schemas.js';
 
 const bindingVersion = '0.3.0';
 const correlationId = {
@@ -23,7 +23,8 @@ export function asyncApi(flows: readonly Flow[], { version, namespace }: { reado
       description:
         `Publish a body to the exchange \`${namespace}.requests\` with the flow as routing key, \`reply_to\` (a queue of your own, or ` +
         '`amq.rabbitmq.reply-to`) and `correlation_id`. The reply comes there with the same `correlation_id`; a fault has `type` = `fault`. With the header `parts: true`, ' +
-        'parts of a reply come before it (`type` = `part`); what a step asks comes as `type` = `ask`, and is answered to the same exchange with the routing key in `hub-answer-to`.',
+        'parts of a reply come before it (`type` = `part`); what a step asks comes as `type` = `ask`, and is answered to the same exchange with the routing key in `hub-answer-to`. ' +
+        'Flows that say so take a request in parts (`type` = `part`): each with its number in `hub-sequence`, one of them with `hub-parts`, how many there are.',
       license: { name: 'Apache-2.0' },
     },
     defaultContentType: 'application/json',
@@ -53,77 +54,67 @@ export function asyncApi(flows: readonly Flow[], { version, namespace }: { reado
         },
         event: { summary: 'Something that happened.', payload: {} },
       },
-      schemas: { Fault, RequestHeaders, ReplyHeaders, PartHeaders, AmendedHeaders, AskHeaders, ...flowSchemas(flows) },
+      schemas: {
+        Fault,
+        Opened: openedSchema,
+        RequestHeaders,
+        RequestPartHeaders,
+        ReplyHeaders,
+        PartHeaders,
+        ReminderHeaders,
+        AmendedHeaders,
+        AskHeaders,
+        ...flowSchemas(flows),
+      },
     },
+  };
+}
+
+/** What comes with the AMQP property `type` = `messageType`. */
+const message = (messageType: string, summary: string, headers: string, payload: object = {}) => ({
+  summary,
+  headers: { $ref: `#/components/schemas/${headers}` },
+  correlationId,
+  payload,
+  bindings: { amqp: { messageType, bindingVersion } },
+});
+
+function requestMessages(flow: Flow) {
+  const { example, parts } = flow;
+  return {
+    request: {
+      ...message('request', flow.summary ?? `Request ${flow.name}`, 'RequestHeaders', schemaOf(flow, 'request')),
+      ...(typeof example === 'object' && example !== null ? { examples: [{ name: 'example', payload: example }] } : {}),
+    },
+    ...(parts === undefined ? {} : { part: message('part', 'A part of a request, its end, or both.', 'RequestPartHeaders') }),
+  };
+}
+
+function replyMessages(flow: Flow) {
+  const reply = schemaOf(flow, 'reply');
+  const reminder = 'What a request in parts still waits for, when half of its lease is over. After the other half comes a fault.';
+  return {
+    reply: message('reply', 'The reply.', 'ReplyHeaders', reply),
+    fault: { $ref: '#/components/messages/fault' },
+    part: message('part', 'A part of the reply, before it, to who says that it wants them.', 'PartHeaders'),
+    ...(flow.parts === undefined
+      ? {}
+      : { reminder: message('progress', reminder, 'ReminderHeaders', { $ref: '#/components/schemas/Opened' }) }),
+    ...(flow.late === 'amend'
+      ? { amended: message('amended', 'A corrected result, after the reply, to who says that it wants them.', 'AmendedHeaders', reply) }
+      : {}),
+    ask: message('ask', 'What a step asks its requestor.', 'AskHeaders'),
   };
 }
 
 /** The channel that a flow is asked on, and the one of its answers: the requestor's own queue. */
 function channelsOf(flow: Flow, amqp: object): readonly (readonly [string, object])[] {
   const summary = flow.summary ?? `Request ${flow.name}`;
-  const payload = schemaOf(flow, 'request') ?? {};
-  const example =
-    typeof flow.example === 'object' && flow.example !== null ? { examples: [{ name: 'example', payload: flow.example }] } : {};
   return [
-    [
-      `request.${partName(flow)}`,
-      {
-        address: flow.name,
-        summary,
-        messages: {
-          request: {
-            summary,
-            headers: { $ref: '#/components/schemas/RequestHeaders' },
-            correlationId,
-            payload,
-            ...example,
-            bindings: { amqp: { messageType: 'request', bindingVersion } },
-          },
-        },
-        bindings: { amqp },
-      },
-    ],
+    [`request.${partName(flow)}`, { address: flow.name, summary, messages: requestMessages(flow), bindings: { amqp } }],
     [
       `reply.${partName(flow)}`,
-      {
-        address: null,
-        summary: `Answers of ${flow.name}, in the queue that the request named.`,
-        messages: {
-          reply: {
-            summary: 'The reply.',
-            headers: { $ref: '#/components/schemas/ReplyHeaders' },
-            correlationId,
-            payload: schemaOf(flow, 'reply') ?? {},
-            bindings: { amqp: { messageType: 'reply', bindingVersion } },
-          },
-          fault: { $ref: '#/components/messages/fault' },
-          part: {
-            summary: 'A part of the reply, before it, to who says that it wants them.',
-            headers: { $ref: '#/components/schemas/PartHeaders' },
-            correlationId,
-            payload: {},
-            bindings: { amqp: { messageType: 'part', bindingVersion } },
-          },
-          ...(flow.late === 'amend'
-            ? {
-                amended: {
-                  summary: 'A corrected result, after the reply, to who says that it wants them.',
-                  headers: { $ref: '#/components/schemas/AmendedHeaders' },
-                  correlationId,
-                  payload: schemaOf(flow, 'reply') ?? {},
-                  bindings: { amqp: { messageType: 'amended', bindingVersion } },
-                },
-              }
-            : {}),
-          ask: {
-            summary: 'What a step asks its requestor.',
-            headers: { $ref: '#/components/schemas/AskHeaders' },
-            correlationId,
-            payload: {},
-            bindings: { amqp: { messageType: 'ask', bindingVersion } },
-          },
-        },
-      },
+      { address: null, summary: `Answers of ${flow.name}, in the queue that the request named.`, messages: replyMessages(flow) },
     ],
   ];
 }
@@ -132,17 +123,16 @@ function channelsOf(flow: Flow, amqp: object): readonly (readonly [string, objec
 function receives(flow: Flow): object {
   const channel = pointer(`request.${partName(flow)}`);
   const reply = pointer(`reply.${partName(flow)}`);
+  const all = (at: string, messages: object) => Object.keys(messages).map((name) => ({ $ref: `${at}/messages/${name}` }));
   return {
     action: 'receive',
     summary: flow.summary ?? `Request ${flow.name}`,
     channel: { $ref: channel },
-    messages: [{ $ref: `${channel}/messages/request` }],
+    messages: all(channel, requestMessages(flow)),
     reply: {
       address: { description: 'The queue for the answer: AMQP property `reply_to`.', location: '$message.header#/replyTo' },
       channel: { $ref: reply },
-      messages: ['reply', 'fault', 'part', ...(flow.late === 'amend' ? ['amended'] : []), 'ask'].map((name) => ({
-        $ref: `${reply}/messages/${name}`,
-      })),
+      messages: all(reply, replyMessages(flow)),
     },
     bindings: { amqp: { deliveryMode: 2, mandatory: true, bindingVersion } },
   };
@@ -155,16 +145,36 @@ function operation(action: 'send' | 'receive', summary: string, channel: string)
 const pointer = (channel: string): string => `#/channels/${channel}`;
 
 /** The AMQP properties that a requestor sets, as AsyncAPI's runtime expressions name them. */
+const requestor = {
+  replyTo: { type: 'string', description: 'AMQP property `reply_to`.' },
+  correlationId: { type: 'string', maxLength: 255, description: 'AMQP property `correlation_id`.' },
+  traceparent: { type: 'string', description: 'W3C trace context.' },
+  parts: { type: 'boolean', description: 'Parts of the reply are wanted as they come.' },
+} as const;
+
 const RequestHeaders = {
   type: 'object',
   required: ['replyTo', 'correlationId'],
   properties: {
-    replyTo: { type: 'string', description: 'AMQP property `reply_to`.' },
-    correlationId: { type: 'string', maxLength: 255, description: 'AMQP property `correlation_id`.' },
+    ...requestor,
     messageId: { type: 'string', description: 'AMQP property `message_id`.' },
-    traceparent: { type: 'string', description: 'W3C trace context.' },
-    parts: { type: 'boolean', description: 'Parts of the reply are wanted as they come.' },
     amended: { type: 'boolean', description: 'Corrected results are wanted, too.' },
+  },
+} as const;
+
+/** `replyTo` and `correlationId` say which request it is a part of. What else it says counts on the message that has `hub-parts`. */
+const RequestPartHeaders = {
+  type: 'object',
+  required: ['replyTo', 'correlationId'],
+  anyOf: [{ required: ['hub-sequence'] }, { required: ['hub-parts'] }],
+  properties: {
+    ...requestor,
+    'hub-sequence': {
+      type: 'integer',
+      minimum: 1,
+      description: 'The number of the part: 1, 2, 3, …, in any order. Without it the body is no part.',
+    },
+    'hub-parts': { type: 'integer', minimum: 1, description: 'How many parts there are: on one of the messages, whichever.' },
   },
 } as const;
 
@@ -172,6 +182,12 @@ const PartHeaders = {
   type: 'object',
   required: ['correlationId', 'hub-sequence'],
   properties: { correlationId: { type: 'string' }, 'hub-sequence': { type: 'integer', minimum: 1, description: '1, 2, 3, …' } },
+} as const;
+
+const ReminderHeaders = {
+  type: 'object',
+  required: ['correlationId', 'hub-event'],
+  properties: { correlationId: { type: 'string' }, 'hub-event': { const: 'reminder' } },
 } as const;
 
 const AmendedHeaders = {

@@ -1,6 +1,7 @@
 /** What the paths of the OpenAPI document share: parameters, headers, schemas, problems. */
 import { faultCodes } from '../../broker/fault.js';
 import { faultStatus, httpProblems } from './problem.js';
+import { openedSchema } from './schemas.js';
 
 export const ref = (kind: 'schemas' | 'parameters' | 'headers' | 'responses', name: string): { readonly $ref: string } => ({
   $ref: `#/components/${kind}/${name}`,
@@ -97,28 +98,10 @@ export const headers = {
 /** Of hubs with flows that take requests in parts. */
 export const openedSchemas = {
   Opened: {
-    type: 'object',
-    description: 'A request that arrives in parts.',
-    required: ['id', 'flow', 'state', 'received', 'bytes', 'missing', 'openedAt', 'updatedAt', 'expiresAt', 'links'],
+    ...openedSchema,
+    required: [...openedSchema.required, 'links'],
     properties: {
-      id: string,
-      flow: string,
-      state: { enum: ['open', 'closing', 'closed', 'expired', 'abandoned'] },
-      contentType: { type: 'string', description: 'That of all its parts.' },
-      received: { type: 'integer', description: 'How many parts are here.' },
-      bytes: { type: 'integer', description: 'Of all of them.' },
-      missing: {
-        type: 'array',
-        items: { type: 'integer' },
-        description: 'Numbers that have not come, up to `total`, or to the highest that has.',
-      },
-      total: { type: 'integer', description: 'How many parts it has, once that was said.' },
-      openedAt: time,
-      updatedAt: time,
-      expiresAt: { ...time, description: 'When it ends, unless a part comes before.' },
-      remindedAt: time,
-      callback: { type: 'string', description: 'Where its requestor is called back.' },
-      requestId: { type: 'string', description: 'The request that it is, once it is closed.' },
+      ...openedSchema.properties,
       links: {
         type: 'object',
         required: ['self', 'parts', 'close', 'events', 'abandon'],

@@ -1,4 +1,4 @@
-/** A flow's JSON Schemas and example, as OpenAPI and AsyncAPI want them. */
+/** What the OpenAPI and the AsyncAPI document have in common: a flow's JSON Schemas, as both want them, and how a request in parts stands. */
 import type { Flow, JsonSchema } from '../../broker/flow.js';
 
 /** Keywords whose value is data, not schema. */
@@ -54,3 +54,33 @@ export function flowSchemas(flows: readonly Flow[]): Readonly<Record<string, obj
 export function schemaOf(flow: Flow, part: 'request' | 'reply'): { readonly $ref: string } | undefined {
   return flow[part] === undefined ? undefined : { $ref: `#/components/schemas/${componentName(flow, part)}` };
 }
+
+const string = { type: 'string' } as const;
+const time = { type: 'string', format: 'date-time' } as const;
+
+/** As `openedDocument` in `broker/opened.ts` writes it. */
+export const openedSchema = {
+  type: 'object',
+  description: 'A request that arrives in parts.',
+  required: ['id', 'flow', 'state', 'received', 'bytes', 'missing', 'openedAt', 'updatedAt', 'expiresAt'],
+  properties: {
+    id: string,
+    flow: string,
+    state: { enum: ['open', 'closing', 'closed', 'expired', 'abandoned'] },
+    contentType: { type: 'string', description: 'That of all its parts.' },
+    received: { type: 'integer', description: 'How many parts are here.' },
+    bytes: { type: 'integer', description: 'Of all of them.' },
+    missing: {
+      type: 'array',
+      items: { type: 'integer' },
+      description: 'Numbers that have not come, up to `total`, or to the highest that has.',
+    },
+    total: { type: 'integer', description: 'How many parts it has, once that was said.' },
+    openedAt: time,
+    updatedAt: time,
+    expiresAt: { ...time, description: 'When it ends, unless a part comes before.' },
+    remindedAt: time,
+    callback: { type: 'string', description: 'Where its requestor is called back.' },
+    requestId: { type: 'string', description: 'The request that it is, once it is closed.' },
+  },
+} as const;

@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Flaw } from '../../broker/fault.js';
 import type { People } from '../../broker/people.js';
 import { auditCsv, brokenAt } from '../../broker/tasks/audit.js';
-import { flawed, type Refusal } from '../../broker/tasks/rules.js';
+import { flawed, type Refusal } from '../../broker/tasks/action.js';
 import type { Actor } from '../../broker/tasks/task.js';
 import { views, type Answered, type Tasks, type View, type Wish } from '../../broker/tasks/tasks.js';
 import { readWish, wishes } from '../../broker/tasks/wishes.js';

@@ -6,7 +6,8 @@
 import { createHash } from 'node:crypto';
 import type { Next, Withdrawn } from '../dossiers.js';
 import type { Dossier } from '../store.js';
-import { act, takersOf, wakeAtOf } from './rules.js';
+import { takersOf } from './rights.js';
+import { act, wakeAtOf } from './rules.js';
 import { theHub, type Task } from './task.js';
 
 /** What its dossiers are called. */

@@ -1,64 +1,26 @@
 /**
  * What may be done to a task, by whom, and what becomes of it: the one choke point, whatever the entry. Pure: a task, an action, an
  * actor and a time give the task as it is then. What is refused is written to the task's audit, too.
- *
- * Who acts on somebody's behalf (a delegate, a substitute) counts as both: neither has a second vote, and neither may be one of those who
- * never decide.
  */
-import type { Flaw } from '../fault.js';
+import { flawed, refuse, type Action, type PersonsAction, type Refusal } from './action.js';
 import { append } from './audit.js';
 import { flawsOf } from './form.js';
+import { excluded, isCandidate, isTaskUser, over, permitted, personOf } from './rights.js';
 import {
   idsOf,
   isSame,
   type Actor,
   type Attachment,
   type Behalf,
-  type Candidates,
   type Due,
   type Holder,
   type Member,
-  type Person,
   type Task,
   type TaskPlan,
   type Vote,
 } from './task.js';
 import { isTold } from './tally.js';
 import { certain } from './votes.js';
-
-export type Action =
-  | { readonly do: 'claim' }
-  | { readonly do: 'return'; readonly text?: string }
-  /** `person` is who `to` is; absent: nobody that the hub knows. */
-  | { readonly do: 'assign'; readonly to: string; readonly person?: Member }
-  | { readonly do: 'delegate'; readonly to: string; readonly person?: Member; readonly text?: string }
-  | { readonly do: 'resolve'; readonly text?: string }
-  | { readonly do: 'comment'; readonly text: string }
-  | { readonly do: 'draft'; readonly data: unknown }
-  | { readonly do: 'attach'; readonly attachment: Omit<Attachment, 'by' | 'at'> }
-  /** `undoMs`: how long it may be taken back before anybody hears of it. */
-  | { readonly do: 'decide'; readonly outcome: string; readonly data: unknown; readonly comment?: string; readonly undoMs: number }
-  | { readonly do: 'undo' }
-  // What only the hub does:
-  /** Reminds, escalates, expires, as far as it has fallen due. */
-  | { readonly do: 'dates' }
-  /** The time to take the last vote back is over. */
-  | { readonly do: 'seal' }
-  | { readonly do: 'withdraw'; readonly why: string };
-
-type PersonsAction = Exclude<Action['do'], 'dates' | 'seal' | 'withdraw'>;
-
-export interface Refusal {
-  /**
-   * - `conflict`: not as the task is now: somebody else has it.
-   * - `not-permitted`: not by this person.
-   * - `invalid`: not with this content.
-   * - `ended`: it is decided, expired or withdrawn.
-   */
-  readonly code: 'conflict' | 'not-permitted' | 'invalid' | 'ended';
-  readonly detail: string;
-  readonly errors?: readonly Flaw[];
-}
 
 /** With a refusal, the task differs only by its audit. Where nothing changes it is the same object. */
 export interface Acted {
@@ -150,138 +112,6 @@ export function refused(task: Task, what: PersonsAction, actor: Actor, refusal: 
   const standing = what === 'undo' ? over(task) : permitted(task, what, actor);
   const isTheirs = standing === undefined || !('code' in standing) || standing.code === 'conflict';
   return noted(task, { do: what }, actor, isTheirs ? refusal : standing, now, times);
-}
-
-/** Whether this may be done, were its content right: `true`, or why not. */
-export function may(task: Task, what: 'claim' | 'return' | 'decide' | 'delegate' | 'assign' | 'comment', actor: Actor): true | string {
-  const refusal = permitted(task, what, actor);
-  return 'code' in refusal ? refusal.detail : true;
-}
-
-/** May this person see the task at all? */
-export const maySee = (task: Task, actor: Actor): boolean =>
-  actor.roles.some((role) => role === 'operator' || role === 'admin') ||
-  (isTaskUser(actor) && (standingOf(task, actor) !== undefined || hasTakenPart(task, actor)));
-
-/** Everybody who has done something to the task, or has it in hand. */
-export const takersOf = (task: Task): readonly string[] => [
-  ...new Set([
-    ...task.audit.filter(({ via, action }) => via !== 'hub' && action !== 'refused').flatMap(({ by, forWhom }) => [by, ...forWhom]),
-    ...(task.holder === null ? [] : [task.holder.name, ...task.holder.behalf.map(({ name }) => name)]),
-  ]),
-];
-
-const hasTakenPart = (task: Task, actor: Actor): boolean => takersOf(task).some((name) => isSame({ name }, actor));
-
-const isTaskUser = ({ roles }: Member): boolean => roles.includes('task-user');
-
-const personOf = ({ name, email }: Person): Person => ({ name, ...(email === undefined ? {} : { email }) });
-
-export const isCandidate = ({ candidates: { users, groups } }: { readonly candidates: Candidates }, member: Member): boolean =>
-  users.some((name) => isSame({ name }, member)) || groups.some((group) => member.groups.includes(group));
-
-/** By what right somebody acts: because they have the task in hand, or might have; for themselves or on somebody's behalf. */
-interface Standing {
-  readonly as: 'holder' | 'candidate';
-  readonly behalf: readonly Behalf[];
-}
-
-/** Of those who may see the task, and more, by their office. */
-const bystander: Standing = { as: 'candidate', behalf: [] };
-
-function standingOf(task: Task, actor: Actor): Standing | undefined {
-  const { holder } = task;
-  const inPlaceOf = (who: Person): Behalf => ({ ...personOf(who), how: 'substitution' });
-  const all: readonly Standing[] = [
-    ...(holder !== null && isSame(holder, actor) ? [{ as: 'holder' as const, behalf: holder.behalf }] : []),
-    ...actor.standsInFor
-      .filter((away) => holder !== null && isSame(holder, away))
-      .map((away) => ({ as: 'holder' as const, behalf: [inPlaceOf(away), ...(holder?.behalf ?? [])] })),
-    ...(isCandidate(task, actor) ? [{ as: 'candidate' as const, behalf: [] }] : []),
-    ...actor.standsInFor.filter((away) => isCandidate(task, away)).map((away) => ({ as: 'candidate' as const, behalf: [inPlaceOf(away)] })),
-  ];
-  return all.find(({ behalf }) => excluded(task, [actor, ...behalf]) === undefined) ?? all[0];
-}
-
-/** Why one of these may not decide; undefined: all of them may. */
-function excluded({ never, votes }: Pick<Task, 'never' | 'votes'>, people: readonly Person[]): string | undefined {
-  for (const person of people) {
-    const ids = idsOf(person);
-    if (ids.some((id) => never.includes(id))) return `${person.name} made the request or entered its data, and may not decide on it`;
-    if (votes.some((vote) => ids.some((id) => vote.ids.includes(id))))
-      return `${person.name} has voted already, and this needs different people`;
-  }
-  return undefined;
-}
-
-const refuse = (code: Refusal['code'], detail: string): Refusal => ({ code, detail });
-/** Its content is wrong. */
-export const flawed = (...errors: readonly Flaw[]): Refusal => ({
-  code: 'invalid',
-  detail: errors
-    .map(({ pointer, detail }) => `${pointer} ${detail}`)
-    .join('; ')
-    .slice(0, 1_000),
-  errors,
-});
-const stranger = (actor: Actor): Refusal =>
-  refuse(
-    'not-permitted',
-    isTaskUser(actor)
-      ? `${actor.name} is not among those whom this task is for`
-      : `${actor.name} does not have the role task-user, and may not act on tasks`,
-  );
-const taken = ({ name, since }: Holder): Refusal => refuse('conflict', `${name} has had it in hand since ${iso(since)}`);
-const unclaimed = refuse('conflict', 'nobody has it in hand: claim it first');
-const isDelegated = ({ behalf }: Holder): boolean => behalf.some(({ how }) => how === 'delegation');
-const iso = (at: number): string => new Date(at).toISOString();
-
-function over({ ended, decision }: Task): Refusal | undefined {
-  if (ended === null) return undefined;
-  const what =
-    ended.state === 'withdrawn'
-      ? `withdrawn: ${ended.why ?? ''}`
-      : `${ended.state}: ${decision?.outcome ?? ''}${decision?.by == null ? '' : `, by ${decision.by}`}`;
-  return refuse('ended', `${what} (${iso(ended.at)})`);
-}
-
-/** The right to do this, whatever its content. Those who may not decide may only comment: nor do they choose who does. */
-function permitted(task: Task, what: PersonsAction, actor: Actor): Standing | Refusal {
-  const ended = over(task);
-  if (ended !== undefined) return ended;
-  const own = isTaskUser(actor) ? standingOf(task, actor) : undefined;
-  if (what === 'comment') return maySee(task, actor) ? (own ?? bystander) : stranger(actor);
-  const mayGive = what === 'assign' && actor.roles.some((role) => role === 'operator' || role === 'admin');
-  const standing = own ?? (mayGive ? bystander : undefined);
-  if (standing === undefined) return stranger(actor);
-  const why = excluded(task, [actor, ...standing.behalf]);
-  if (why !== undefined) return refuse('not-permitted', why);
-  const { holder } = task;
-  const isTheirs = standing.as === 'holder';
-  switch (what) {
-    case 'claim':
-    case 'draft':
-    case 'attach':
-      return holder === null || isTheirs ? standing : taken(holder);
-    case 'decide':
-      if (holder === null) return task.claim === 'optional' ? standing : unclaimed;
-      return isTheirs ? standing : taken(holder);
-    case 'assign':
-      if (mayGive || isTheirs) return standing;
-      return refuse('not-permitted', 'who has it in hand, an operator or an administrator can give it to another');
-    case 'return':
-      if (holder === null || !isTheirs) return holder === null ? unclaimed : taken(holder);
-      if (isDelegated(holder)) return refuse('conflict', 'it was delegated: resolve it, and it goes back to whose it is');
-      if (task.candidates.users.length + task.candidates.groups.length > 0) return standing;
-      return refuse('not-permitted', 'there is nobody else to take it: delegate it');
-    case 'delegate':
-      return holder === null ? unclaimed : isTheirs ? standing : taken(holder);
-    case 'resolve':
-      if (holder === null || !isTheirs) return holder === null ? unclaimed : taken(holder);
-      return isDelegated(holder) ? standing : refuse('conflict', 'it is not delegated');
-    case 'undo':
-      return standing;
-  }
 }
 
 interface Done {

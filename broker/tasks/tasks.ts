@@ -13,10 +13,12 @@ import type { People } from '../people.js';
 import type { Listed, Store } from '../store.js';
 import { reachable } from '../waiting.js';
 import { decode, isUndecodable } from '../wire.js';
+import type { Action, Refusal } from './action.js';
 import type { AuditEntry } from './audit.js';
 import { countOf, pageOf, readCursor } from './listing.js';
 import { lists, nextOf, placeOf, taskIn, taskKind } from './parked.js';
-import { act as judged, isCandidate, maySee, refused, type Acted, type Action, type Refusal } from './rules.js';
+import { isCandidate, maySee } from './rights.js';
+import { act as judged, refused, type Acted } from './rules.js';
 import { openTally } from './tally.js';
 import { isSame, stateOfTask, type Actor, type Attachment, type Member, type Task } from './task.js';
 import { aboutTask, summaryOf, viewOf, type Summary, type TaskView } from './view.js';
@@ -24,7 +26,7 @@ import { aboutTask, summaryOf, viewOf, type Summary, type TaskView } from './vie
 export const views = ['mine', 'groups', 'due', 'done', 'all'] as const;
 export type View = (typeof views)[number];
 
-/** What a person asks for: an action of `rules.ts`, as it comes from outside. */
+/** What a person asks for: an action of `action.ts`, as it comes from outside. */
 export type Wish =
   | { readonly do: 'claim' }
   | { readonly do: 'return'; readonly text?: string }

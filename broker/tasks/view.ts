@@ -1,6 +1,6 @@
 /** A task as it is shown: in a list, and opened by somebody. Times are ISO 8601 in UTC. */
 import type { JsonSchema } from '../flow.js';
-import { may } from './rules.js';
+import { may } from './rights.js';
 import { stateOfTask, type Actor, type Attachment, type Outcome, type Task, type TaskState } from './task.js';
 
 export interface Summary {

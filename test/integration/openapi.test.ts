@@ -9,6 +9,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { asyncApi, openApi } from '../../adapters/http/index.js';
 import type { Flow } from '../../broker/flow.js';
+import type { Delivery, Message } from '../../broker/transport.js';
+import { eventually } from '../support/eventually.js';
 import { flowsOf } from '../support/hub.js';
 import { serve, type Served } from './http-server.js';
 
@@ -181,6 +183,65 @@ describe('the AsyncAPI document', () => {
     );
     expect(document.operations).toHaveProperty(['request.double', 'action'], 'receive');
   });
+
+  it('tells of requests in parts where a flow takes them', async () => {
+    const { channels, operations } = (await (await served.fetch('/asyncapi.json')).json()) as {
+      channels: Record<string, { messages: object }>;
+      operations: Record<string, { messages: object; reply: { messages: object } }>;
+    };
+    const messagesOf = (flow: string) => [`request.${flow}`, `reply.${flow}`].map((channel) => Object.keys(channels[channel]!.messages));
+    expect(messagesOf('parted')).toEqual([
+      ['request', 'part'],
+      ['reply', 'fault', 'part', 'reminder', 'ask'],
+    ]);
+    expect(messagesOf('double')).toEqual([['request'], ['reply', 'fault', 'part', 'ask']]);
+    expect(operations['request.parted']!.messages).toContainEqual({ $ref: '#/channels/request.parted/messages/part' });
+    expect(operations['request.parted']!.reply.messages).toContainEqual({ $ref: '#/channels/reply.parted/messages/reminder' });
+  });
+
+  it('is true: what a program sends in parts, and what it hears, is in there', async () => {
+    const parts = { leaseMs: 1_200, count: 10, size: 1_000, total: 10_000 };
+    const { hub, fetch, close } = await serve({}, { flows: { parted: { steps: ['echo'], parts } } });
+    const document = (await (await fetch('/asyncapi.json')).json()) as {
+      channels: Record<string, { messages: Record<string, { $ref?: string; bindings?: { amqp: { messageType: string } } }> }>;
+    };
+    const ajv = new Ajv2020({ strict: false });
+    addFormats.default(ajv);
+    ajv.addSchema({ $id: 'hub', ...document });
+    const flawsOf = (at: string, value: unknown) => {
+      const check = ajv.getSchema(`hub${at}`)!;
+      return check(value) === true ? [] : check.errors;
+    };
+    const fits = (channel: string, { type = '', body, headers = {}, replyTo, correlationId }: Message) => {
+      const [name, message] = Object.entries(document.channels[channel]!.messages).find(
+        ([key, { bindings }]) => (bindings?.amqp.messageType ?? key) === type,
+      )!;
+      const at = message.$ref ?? `#/channels/${channel}/messages/${name}`;
+      expect([type, flawsOf(`${at}/payload`, JSON.parse(body.toString()))]).toEqual([type, []]);
+      const properties = { ...headers, correlationId, ...(replyTo === undefined ? {} : { replyTo }) };
+      // Of a fault's it says nothing.
+      if (type !== 'fault') expect([type, flawsOf(`${at}/headers`, properties)]).toEqual([type, []]);
+    };
+
+    const heard: Delivery[] = [];
+    const { transport } = hub.ports;
+    await transport.declare({ exchanges: [], bindings: [], queues: [{ name: 'own', type: 'classic', about: 'test' }] });
+    const consumer = await transport.consume('own', { prefetch: 1, tag: 'own' }, async (delivery) => void heard.push(delivery));
+    const send = async (correlationId: string, headers: Record<string, number>) => {
+      const message = { body: Buffer.from('"one"'), contentType: 'application/json', type: 'part', replyTo: 'own', correlationId, headers };
+      fits('request.parted', message);
+      await transport.publish({ exchange: hub.hub.names.requests, routingKey: 'parted' }, message);
+    };
+    await send('c-1', { 'hub-sequence': 1 });
+    await send('c-1', { 'hub-sequence': 2, 'hub-parts': 2 });
+    await send('c-2', { 'hub-parts': 2 });
+    const types = () => new Set(heard.map(({ type }) => type));
+    await eventually(() => expect(types()).toEqual(new Set(['reply', 'progress', 'fault'])), { withinMs: 8_000 });
+    for (const delivery of heard) fits('reply.parted', delivery);
+    expect(flawsOf('#/channels/request.parted/messages/part/headers', { replyTo: 'own', correlationId: 'c-3' })).not.toEqual([]);
+    await consumer.close();
+    await close();
+  }, 20_000);
 });
 
 describe('the page at /', () => {

@@ -1,7 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
+import type { Action } from '../../broker/tasks/action.js';
 import { auditCsv, append, brokenAt, canonicalJson, type AuditEntry } from '../../broker/tasks/audit.js';
-import { act, create, may, maySee, refused as tried, wakeAtOf, type Action, type Acted } from '../../broker/tasks/rules.js';
+import { may, maySee } from '../../broker/tasks/rights.js';
+import { act, create, refused as tried, wakeAtOf, type Acted } from '../../broker/tasks/rules.js';
 import { openTally } from '../../broker/tasks/tally.js';
 import { idsOf, stateOfTask, theHub, type Actor, type Member, type Task, type TaskPlan } from '../../broker/tasks/task.js';
 

@@ -43,10 +43,11 @@ export interface AdmissionOptions {
   readonly maxDelayMs: number;
 }
 
-/** Fewer than this many that wait, or that come in a second, are never too many: if the event loop is late, it is not for them. */
-const fewAre = 256;
+/** When fewer than this many come in a second, or wait, they are never too many: if the event loop is late, it is not for them. */
+const fewInASecond = 256;
+const fewWait = 64;
 /** How long new requests are taken though there is too much: a burst, or a pause of the garbage collector. */
-const burstMs = 100;
+const burstMs = 50;
 /** How often the controller looks, and its gains: by how much the refused share changes for each target's worth of wait above the target (a second), and of change of the wait. */
 const lookMs = 20;
 const integralGain = 4;
@@ -75,7 +76,7 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
 
   return {
     busy() {
-      if (comeInASecond() < fewAre || Math.random() >= controller.share()) return undefined;
+      if (comeInASecond() < fewInASecond || Math.random() >= controller.share()) return undefined;
       return {
         over: 'hub',
         detail: `this hub has more to do than it can: requests wait ${Math.round(controller.delayMs())} ms before they are under way`,
@@ -149,7 +150,7 @@ function measuredQueue(clock: Clock) {
       return leave;
     },
     delayMs(): number {
-      if (waiting < fewAre) return 0;
+      if (waiting < fewWait) return 0;
       // A queue that has come to a standstill has no departures to measure.
       const tookMs = cycle === undefined ? 0 : clock.now() - cycle.began;
       const stalled = tookMs > 2 * cycleMs ? ((cycle?.left ?? 0) + 1) / tookMs : Infinity;

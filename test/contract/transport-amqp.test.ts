@@ -546,6 +546,28 @@ describe('on the wire', () => {
     expect(await direct.inspect(queue)).toMatchObject({ ready: 0 });
   });
 
+  it('lets others have their turn while thousands of messages come', async () => {
+    const queue = await declared(direct);
+    await Promise.all(Array.from({ length: 2_000 }, () => direct.publish(to(queue), message('x'))));
+    let taken = 0;
+    let inThisTurn = 0;
+    let most = 0;
+    const turn = () => {
+      most = Math.max(most, inThisTurn);
+      inThisTurn = 0;
+      if (taken < 2_000) setImmediate(turn);
+    };
+    setImmediate(turn);
+    const consumer = await direct.consume(queue, { prefetch: 2_000, tag: 'turns' }, async () => {
+      taken++;
+      inThisTurn++;
+    });
+    await eventually(() => expect(taken).toBe(2_000));
+    await consumer.close();
+    // 100 of a turn and 100 of the next, where ours comes between.
+    expect(most).toBeLessThanOrEqual(200);
+  });
+
   it('does not keep what is done for one that takes long', async () => {
     const queue = await declared(direct);
     await Promise.all(['slow', 'quick'].map((body) => direct.publish(to(queue), message(body))));

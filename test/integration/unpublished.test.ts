@@ -1,6 +1,6 @@
 /** A hub that dies between its record and its publish leaves a request that nobody works on. The repeat of the request mends it. */
 import { expect, it } from '@jest/globals';
-import { worker } from '../../index.js';
+import { worker, type Fault } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import type { Transport } from '../../broker/transport.js';
@@ -27,4 +27,28 @@ it('publishes again, once, what a dead hub had recorded and not published, befor
   expect(await collected).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply' } });
   expect(runs).toBeGreaterThan(0);
   await other.close();
+});
+
+it('tells nobody that a one-way message is accepted which timed out before the broker had it', async () => {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { note: ['note'] }, steps: [worker({ name: 'note', handle: () => null })] });
+  const transport = hub.ports.transport as { publish: Transport['publish'] };
+  const publish = transport.publish.bind(hub.ports.transport);
+  let letGo: () => void = () => undefined;
+  const gate = new Promise<void>((resolve) => (letGo = resolve));
+  transport.publish = async (to, message, options) => {
+    if (to.exchange === hub.hub.names.work) await gate;
+    return publish(to, message, options);
+  };
+  const body = Buffer.from('{}');
+  const sending = hub.gateway
+    .send({ flow: 'note', principal: anonymous, body, contentType: 'application/json', idempotencyKey: 'k', deadlineMs: 2_000 })
+    .then(
+      () => 'accepted',
+      (error: Fault) => error.code,
+    );
+  await clock.advance(5_000);
+  letGo();
+  await clock.advance(1_000);
+  expect(await sending).toBe('timeout');
 });

@@ -1,7 +1,7 @@
 /**
- * Looks after what nobody else will do: a state that was lost, deadlines that pass, groups whose time has come, outcomes that a hub settled and died before
- * showing, dossiers whose time has come, requests that are pending for so long that the journal must be told of them again. One hub at a time, under a lease;
- * everything it does may be done twice.
+ * Looks after what nobody else will do: a state that was lost, deadlines that pass, groups whose time has come, outcomes that a hub
+ * settled and died before showing, dossiers whose time has come, requests that are pending for so long that the journal must be told of
+ * them again. One hub at a time, under a lease; everything it does may be done twice.
  */
 import { pause, type Clock } from './clock.js';
 import type { Dossiers } from './dossiers.js';
@@ -16,6 +16,8 @@ import type { Transport } from './transport.js';
 import { recordHeader } from './wire.js';
 
 const everyMs = 500;
+/** Sooner when a group's time comes sooner, but no sooner than this. */
+const soonestMs = 50;
 const leaseMs = 3_000;
 const owedMs = 4_000;
 const atOnce = 200;
@@ -81,7 +83,7 @@ export function startSweeper({
     }
     await dossiers?.lookAfter(stopping.signal);
     if (clock.now() - carriedAt >= carryEveryMs) await carryForward();
-    return Math.min(everyMs, nextBellMs);
+    return Math.min(everyMs, Math.max(soonestMs, nextBellMs));
   }
 
   /** Has the groups whose time has come looked at by their aggregators. Resolves with when the next one's comes (ms from now). */

@@ -240,7 +240,7 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
     id: string,
     principal: Principal,
     data: Opened,
-    ask: Partial<Closing['ask']>,
+    { hearsAmended, ...ask }: Partial<Closing['ask'] & Sealed>,
     refusal: 'reopens' | 'abandons',
   ): Promise<Answer> {
     const { flow, contentType = 'application/octet-stream', forward } = data;
@@ -256,7 +256,9 @@ export function openArrivals(options: ArrivalsOptions): Arrivals & LookedAfter {
         requestId: id,
         waitMs: 0,
         ...(callback === undefined ? {} : { callback }),
-        ...(forward === undefined || forward.callback !== undefined ? {} : { forward }),
+        ...(forward === undefined || forward.callback !== undefined
+          ? {}
+          : { forward: hearsAmended === true ? { ...forward, amended: true } : forward }),
       });
       // If this is lost, a repeat finds the request, and so does the end of the lease.
       await change({ id, principal }, (current, now) => (isArriving(current) ? ended(current, 'closed', now, answer.id) : current)).catch(

@@ -102,7 +102,7 @@ export function openEntrance(options: EntranceOptions): Promise<Consumer> {
       forward: { queue: replyTo, correlationId },
       ...(sequence === undefined ? {} : { part: { sequence: Number(sequence), body, contentType, ...encoded } }),
       ...(total === undefined ? {} : { total: Number(total) }),
-      sealed: { ...sealed, hearsParts: delivery.headers['parts'] === true },
+      sealed: { ...sealed, hearsParts: delivery.headers['parts'] === true, hearsAmended: delivery.headers['amended'] === true },
     });
   }
 

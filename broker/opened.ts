@@ -24,7 +24,9 @@ export const mostOpen = 1_000;
 export type OpenedState = 'open' | 'closing' | 'closed' | 'expired' | 'abandoned';
 
 /** What the request will say beside its parts, when its end was told before they were all there. */
-export type Sealed = Pick<Ask, 'priority' | 'traceparent' | 'tracestate' | 'hearsParts'>;
+export interface Sealed extends Pick<Ask, 'priority' | 'traceparent' | 'tracestate' | 'hearsParts'> {
+  readonly hearsAmended?: boolean;
+}
 
 export interface Opened {
   readonly flow: string;

@@ -150,6 +150,7 @@ const requestor = {
   correlationId: { type: 'string', maxLength: 255, description: 'AMQP property `correlation_id`.' },
   traceparent: { type: 'string', description: 'W3C trace context.' },
   parts: { type: 'boolean', description: 'Parts of the reply are wanted as they come.' },
+  amended: { type: 'boolean', description: 'Corrected results are wanted, too.' },
 } as const;
 
 const RequestHeaders = {
@@ -158,7 +159,6 @@ const RequestHeaders = {
   properties: {
     ...requestor,
     messageId: { type: 'string', description: 'AMQP property `message_id`.' },
-    amended: { type: 'boolean', description: 'Corrected results are wanted, too.' },
   },
 } as const;
 

@@ -8,7 +8,7 @@ import type { PartsLimits } from '../../broker/flow.js';
 import { partIdOf } from '../../broker/opened.js';
 import type { Delivery } from '../../broker/transport.js';
 import { storyOf } from '../../cli/trace.js';
-import { raw, timer, worker } from '../../index.js';
+import { aggregator, raw, split, timer, worker } from '../../index.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
 import { gate, readEvents, settings } from './http-server.js';
@@ -326,7 +326,7 @@ describe.each([
         async (delivery) => void heard.push(delivery),
       );
       return {
-        send: (flow: string, headers: Record<string, number>, body: unknown = '', correlationId = 'c-1') =>
+        send: (flow: string, headers: Record<string, number | boolean>, body: unknown = '', correlationId = 'c-1') =>
           hub.ports.transport.publish(
             { exchange: hub.hub.names.requests, routingKey: flow },
             {
@@ -358,6 +358,23 @@ describe.each([
       await mine.send('list', { 'hub-sequence': 1, 'hub-parts': 1 }, 'only', 'c-2');
       await eventually(() => expect(said()).toHaveLength(2));
       expect(said()[1]).toEqual(['reply', 'c-2', { got: ['only'] }]);
+      await mine.close();
+    });
+
+    it('hears corrected results, if the message says so that tells how many parts there are', async () => {
+      const part = (name: string) => worker({ name, handle: () => (name === 'late' ? go.opened.then(() => [name]) : [name]) });
+      const both = worker({ name: 'both', handle: () => split(['now', 'late'].map((step) => ({ body: 1, steps: [step] }))) });
+      const join = aggregator<string[]>({ name: 'join', atLeast: 1, combine: (answers) => answers.flatMap(({ body }) => body) });
+      await open({
+        steps: [both, part('now'), part('late'), join],
+        flows: { two: { steps: ['both', 'join'], late: 'amend', parts: limits } },
+      });
+      const mine = await requestor();
+      await mine.send('two', { 'hub-sequence': 1 }, 'a');
+      await mine.send('two', { 'hub-parts': 1, amended: true });
+      await eventually(() => expect(said()).toEqual([['reply', 'c-1', ['now']]]));
+      go.open();
+      await eventually(() => expect(said().slice(1)).toEqual([['amended', 'c-1', ['now', 'late']]]));
       await mine.close();
     });
 

@@ -16,7 +16,7 @@ export interface Acknowledging {
 
 /** How long acknowledgements that may be late are gathered. */
 const lazyMs = 5;
-/** How long one that is not next in order waits for those before it: each by itself costs the broker as much as a hundred together. */
+/** How long one that is not next in order waits for those before it: each by itself is a frame, and a command of its own to the queue. */
 const outOfOrderMs = 50;
 
 export interface AcksOptions {

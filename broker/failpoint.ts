@@ -74,10 +74,10 @@ export const failpointNames = [
   'amend.after-show',
   'settle.alone-before-journal',
   'settle.alone-after-journal',
-  'sweep.before-timeout',
-  'sweep.after-timeout',
   'sweep.before-ring',
   'sweep.after-ring',
+  'sweep.before-timeout',
+  'sweep.after-timeout',
   'sweep.before-finish',
   'sweep.after-finish',
 ] as const;

@@ -358,8 +358,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
   function bells(limit: number): Awaited<ReturnType<Store['bells']>> {
     const now = clock.now();
     const byTime = [...groups]
-      .sort(([, a], [, b]) => a.bellAt - b.bellAt)
-      .filter(([, { state, bellAt }]) => state !== 'done' && bellAt < Infinity);
+      .filter(([, { state, bellAt }]) => state !== 'done' && bellAt < Infinity)
+      .sort(([, a], [, b]) => a.bellAt - b.bellAt);
     const due = byTime.filter(([, { bellAt }]) => bellAt <= now).slice(0, limit);
     const next = byTime.find(([, { bellAt }]) => bellAt > now)?.[1];
     return {

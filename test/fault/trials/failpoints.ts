@@ -109,10 +109,10 @@ const drills: Readonly<Record<FailpointName, Drill>> = {
   'amend.before-journal': { ...amended, dies: 'hub' },
   'amend.after-journal': { ...amended, dies: 'hub' },
   'amend.after-show': { ...amended, dies: 'hub' },
-  'sweep.before-timeout': { dies: 'hub', ask: [silent] },
-  'sweep.after-timeout': { dies: 'hub', ask: [silent] },
   'sweep.before-ring': partial,
   'sweep.after-ring': partial,
+  'sweep.before-timeout': { dies: 'hub', ask: [silent] },
+  'sweep.after-timeout': { dies: 'hub', ask: [silent] },
   'sweep.before-finish': { dies: 'hub', ask: [cancelled], after: 'settle.after-store' },
   'sweep.after-finish': { dies: 'hub', ask: [cancelled], after: 'settle.after-store' },
 };

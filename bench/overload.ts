@@ -65,7 +65,7 @@ export const overload: Case = {
     try {
       await load({ connections: 64, warmUpMs: bench.quick ? 3_000 : 5_000, measureMs: 500 });
       const rounds: Round[] = [];
-      for (let round = 0; round < Math.min(bench.rounds, 3); round++) {
+      for (let round = 0; round < bench.rounds; round++) {
         const result = await runRound(bench, load, () => hub.probe());
         rounds.push(result);
         bench.log(saying(result));

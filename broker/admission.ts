@@ -3,10 +3,10 @@
  * broker's confirm, and an event loop that is late. A request that waits for a slow worker or a person waits on nobody here,
  * and is no overload.
  *
- * The method is PIE (RFC 8033): how long a request would wait is estimated from those that wait before it and the measured
- * rate at which they leave (Little's law), and a share of the new ones is refused that a proportional-integral controller
- * sets so that the wait stays at its target. Short bursts pass. There is no limit on concurrency to be tuned, and what is
- * taken at three times the load meets about the same wait as before.
+ * How long a new request would wait is estimated from those that wait before it and the measured rate at which they leave
+ * (Little's law; the rate as in RFC 8033 §4.3), and it is refused when that is too long. So there is no limit on concurrency to be
+ * tuned, those that are taken at three times the load wait as long as they may and no longer, and as many are taken as leave.
+ * A short burst may wait twice as long: only a queue that stands is too much (CoDel, RFC 8289 §3).
  *
  * Quotas of single principals are a leaky bucket (GCRA, ITU-T I.371): one number each.
  */
@@ -46,19 +46,19 @@ export interface AdmissionOptions {
 /** When fewer than this many come in a second, or wait, they are never too many: if the event loop is late, it is not for them. */
 const fewInASecond = 256;
 const fewWait = 64;
-/** How long new requests are taken though there is too much: a burst, or a pause of the garbage collector. */
-const burstMs = 50;
-/** How often the controller looks, and its gains: by how much the refused share changes for each target's worth of wait above the target (a second), and of change of the wait. */
+/** How long a queue has to stand before it is no burst any more. */
+const standsMs = 100;
+/** How often it is looked how late the event loop is. */
 const lookMs = 20;
-const integralGain = 4;
-const proportionalGain = 0.2;
 /** The rate is measured while at least this many wait, for at least so long: confirms come in lots. */
 const queueAtLeast = 32;
 const cycleMs = 50;
+/** What the newest measure weighs. */
+const newest = 0.25;
 
 export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admission {
   const queue = measuredQueue(clock);
-  const controller = openController(clock, maxDelayMs, () => queue.delayMs());
+  const gate = openGate(clock, maxDelayMs, queue);
   const comeInASecond = countedPerSecond(clock);
   const quotas = new Map<string, Quota>();
 
@@ -76,10 +76,10 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
 
   return {
     busy() {
-      if (comeInASecond() < fewInASecond || Math.random() >= controller.share()) return undefined;
+      if (comeInASecond() < fewInASecond || gate.isOpen()) return undefined;
       return {
         over: 'hub',
-        detail: `this hub has more to do than it can: requests wait ${Math.round(controller.delayMs())} ms before they are under way`,
+        detail: `this hub has more to do than it can: requests wait ${Math.round(gate.delayMs())} ms before they are under way`,
         // Spread, so that those that are refused together do not come back together.
         retryAfterMs: 1_000 + Math.round(Math.random() * 3_000),
       };
@@ -97,10 +97,10 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
       return () => void quota.inFlight--;
     },
     entering() {
-      controller.wake();
+      gate.wake();
       return queue.enter();
     },
-    close: controller.close,
+    close: gate.close,
   };
 }
 
@@ -122,6 +122,8 @@ interface Quota {
   nextAt: number;
 }
 
+type Queue = ReturnType<typeof measuredQueue>;
+
 /** What waits, and how fast it leaves (RFC 8033 §4.3: the rate of departure, measured only while there is a queue). */
 function measuredQueue(clock: Clock) {
   let waiting = 0;
@@ -136,7 +138,7 @@ function measuredQueue(clock: Clock) {
     const tookMs = clock.now() - cycle.began;
     if (tookMs >= cycleMs) {
       const measured = cycle.left / tookMs;
-      rate = rate === Infinity ? measured : (rate + measured) / 2;
+      rate = rate === Infinity ? measured : rate + newest * (measured - rate);
       cycle = undefined;
     }
     if (waiting < queueAtLeast) cycle = undefined;
@@ -149,38 +151,41 @@ function measuredQueue(clock: Clock) {
       if (waiting >= queueAtLeast) cycle ??= { began: clock.now(), left: 0 };
       return leave;
     },
-    delayMs(): number {
-      if (waiting < fewWait) return 0;
+    waiting: () => waiting,
+    /** Departures per ms. */
+    rate(): number {
       // A queue that has come to a standstill has no departures to measure.
       const tookMs = cycle === undefined ? 0 : clock.now() - cycle.began;
       const stalled = tookMs > 2 * cycleMs ? ((cycle?.left ?? 0) + 1) / tookMs : Infinity;
-      return waiting / Math.min(rate, stalled);
+      return Math.min(rate, stalled);
     },
   };
 }
 
-/** The controller of RFC 8033 §4.1 and §4.2. It looks only as long as there is something to see: an idle hub has no timer. */
-function openController(clock: Clock, targetMs: number, queueMs: () => number) {
+/** Open as long as who comes now waits no longer than it may. It looks only as long as there is something to see: an idle hub has no timer. */
+function openGate(clock: Clock, maxDelayMs: number, queue: Queue) {
   let cancel: (() => void) | undefined;
   let due = 0;
-  let looked = 0;
-  let share = 0;
-  let delayMs = 0;
-  let burstLeftMs = burstMs;
+  /** Whatever comes in waits for a turn of the event loop, too. */
+  let lateMs = 0;
+  /** Since when the wait has been too long at each look; undefined: it is not. */
+  let tooLongSince: number | undefined;
   let calmMs = 0;
+  /** As many may wait. */
+  let most = Infinity;
+
+  const delayMs = () => lateMs + (queue.waiting() < fewWait ? 0 : queue.waiting() / queue.rate());
 
   function look(): void {
     const now = clock.now();
-    const [before, elapsedMs] = [delayMs, now - looked];
-    looked = now;
-    // Whatever comes in waits for a turn of the event loop, too.
-    delayMs = Math.max(0, now - due) + queueMs();
-    const above = delayMs / targetMs - 1;
-    share += (integralGain * above * elapsedMs) / 1_000 + (proportionalGain * (delayMs - before)) / targetMs;
-    share = Math.min(Math.max(share, 0), 1);
-    const isCalm = share === 0 && delayMs < targetMs / 2 && before < targetMs / 2;
-    burstLeftMs = isCalm ? burstMs : burstLeftMs - elapsedMs;
-    calmMs = isCalm ? calmMs + elapsedMs : 0;
+    lateMs = Math.max(0, now - due);
+    const nowMs = delayMs();
+    // Once it stands, it stands until it has gone down to half of that.
+    if (nowMs < maxDelayMs / 2) tooLongSince = undefined;
+    else if (nowMs >= maxDelayMs) tooLongSince ??= now;
+    const isStanding = tooLongSince !== undefined && now - tooLongSince >= standsMs;
+    most = Math.max(fewWait, ((isStanding ? 1 : 2) * maxDelayMs - lateMs) * queue.rate());
+    calmMs = nowMs < maxDelayMs / 2 ? calmMs + lookMs : 0;
     if (calmMs < 1_000) arm();
     else cancel = undefined;
   }
@@ -191,14 +196,11 @@ function openController(clock: Clock, targetMs: number, queueMs: () => number) {
   }
 
   return {
-    /** The share of new requests to refuse, 0 to 1. */
-    share: () => (burstLeftMs > 0 ? 0 : share),
-    delayMs: () => delayMs,
+    isOpen: () => queue.waiting() < most,
+    delayMs,
     wake(): void {
       calmMs = 0;
-      if (cancel !== undefined || targetMs === 0) return;
-      looked = clock.now();
-      arm();
+      if (cancel === undefined && maxDelayMs > 0) arm();
     },
     close: () => cancel?.(),
   };

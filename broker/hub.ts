@@ -80,7 +80,7 @@ export interface HubOptions extends Common {
   readonly maxInFlight?: number;
   /** How often it is made sure that nothing of ours was deleted. Default 30,000. */
   readonly checkTopologyMs?: number;
-  /** How long requests may wait on this hub before some of the new ones are refused (ms). */
+  /** How long requests may wait on this hub before new ones are refused (ms). Default 50. */
   readonly maxDelayMs?: number;
 }
 
@@ -137,7 +137,7 @@ export async function openHub(options: HubOptions): Promise<Hub> {
     stopping: stopping.signal,
   });
   const rebuild = openRebuild({ store, journal, later: ports.later, clock, names, flows: project.flows, steps, emit, hub: options.name });
-  const admission = openAdmission({ clock, maxDelayMs: options.maxDelayMs ?? 100 });
+  const admission = openAdmission({ clock, maxDelayMs: options.maxDelayMs ?? 50 });
   const line = openLine({ store, clock, flows: project.flows, steps });
   const gateway = openGateway({
     flows: project.flows,

@@ -62,9 +62,9 @@ export const core = {
       default: 20_000,
     },
     delay: {
-      doc: 'How long requests may wait on this hub (for a busy event loop, for RabbitMQ to confirm them) before so many of the new ones are refused that it stays at that; 0: none is refused for it',
+      doc: 'How long requests may wait on this hub (for a busy event loop, for RabbitMQ to confirm them); those that would wait longer are refused, in a burst those that would wait twice as long; 0: none is refused for it',
       format: 'duration',
-      default: '100ms',
+      default: '50ms',
     },
   },
   defaults: {

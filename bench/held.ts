@@ -1,4 +1,7 @@
-/** Ten thousand held HTTP requests on one hub: what each costs in memory, and whether the event loop notices. */
+/**
+ * Ten thousand held HTTP requests on one hub: what each costs in memory, and whether the event loop notices. The hub has one processor, all others
+ * the other one: an event loop that waits for its turn of a processor is late, too, and would tell of the others.
+ */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,12 +10,14 @@ import type { Case, Row } from './case.js';
 import { removeQueues, startCommand, type Command } from './commands.js';
 import type { Answered } from './hold.js';
 import type { LoadReport } from './open-loop.js';
+import { apart } from './processors.js';
 
 const bars = { rss: 'held: RSS of the hub for each', loop: 'held: event loop p99', lost: 'held: not answered with 200' };
 
 export const held: Case = {
   name: 'held',
-  about: '10,000 requestors that hold the line of one hub: memory of each, and how late the event loop is meanwhile',
+  about:
+    '10,000 requestors that hold the line of one hub: memory of each, and how late the event loop is meanwhile. The hub has a processor of its own',
   bars: {
     [bars.rss]: 16,
     [`${bars.loop}, while they come`]: 20,
@@ -34,12 +39,14 @@ export const held: Case = {
     };
     const worker = await startCommand('worker', env);
     const hub = await startCommand('hub', env);
+    const clients = await bench.start('http.hold');
+    const warmer = await bench.start('http.open-loop');
+    const services = [bench.brokerPid, bench.redisPid];
+    const together = apart(hub.pid, [worker.pid, clients.pid, warmer.pid, ...services]);
     try {
-      const clients = await bench.start('http.hold');
       const limit = await clients.tell<number | undefined>('limit');
       bench.log(`held: ${limit ?? 'unknown'} open files may be had by each process, ${count + 100} are needed`);
       // Code that has run, and a heap that has its size, are not the cost of a held request.
-      const warmer = await bench.start('http.open-loop');
       await warmer.tell<LoadReport>('generate', {
         url: hub.url,
         path: '/requests/echo',
@@ -86,6 +93,7 @@ export const held: Case = {
         { name: bars.lost, value: count - (answered['200'] ?? 0), unit: 'requests', more: { ...answered } },
       ];
     } finally {
+      together(services);
       await hub.stop();
       await worker.stop();
       await removeQueues(bench.rabbitmq, bench.namespace);

@@ -3,12 +3,12 @@
  * it can carry. What it can carry is what a closed loop of 64 gets. The hub has one processor, all others the other one, and of those the load
  * comes first: a load that is starved is none. It has 2,000 connections, since who waits for one of few waits in the client.
  */
-import { spawnSync } from 'node:child_process';
-import { cpus, setPriority } from 'node:os';
+import { setPriority } from 'node:os';
 import { removeQueues, startCommand } from './commands.js';
 import type { Bench, Case, Row } from './case.js';
 import type { LoadReport, LoadOrder, Times } from './open-loop.js';
 import type { Probed } from './probe.js';
+import { apart } from './processors.js';
 import { median } from './statistics.js';
 
 /** A load that waits for its turn would be late itself. Where we may not say so, it does. */
@@ -53,12 +53,8 @@ export const overload: Case = {
     const worker = await startCommand('worker', env);
     const hub = await startCommand('hub', env);
     const client = await bench.start('http.open-loop');
-    const onto = (processor: number | string, pids: readonly (number | null)[]) =>
-      // Where there is no taskset, the system decides.
-      pids.forEach((pid) => pid !== null && spawnSync('taskset', ['-acp', `${processor}`, `${pid}`]));
     const services = [bench.brokerPid, bench.redisPid];
-    onto(0, [hub.pid]);
-    onto(1, [client.pid, worker.pid, ...services]);
+    const together = apart(hub.pid, [client.pid, worker.pid, ...services]);
     first(client.pid);
     const load = (order: Pick<LoadOrder, 'perSecond' | 'connections' | 'measureMs' | 'warmUpMs'>) =>
       client.tell<LoadReport>('generate', { url: hub.url, path: '/requests/echo', bytes: 256, ...order });
@@ -72,7 +68,7 @@ export const overload: Case = {
       }
       return rowsOf(rounds);
     } finally {
-      onto(`0-${cpus().length - 1}`, services);
+      together(services);
       await hub.stop();
       await worker.stop();
       await removeQueues(bench.rabbitmq, bench.namespace);

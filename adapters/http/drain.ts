@@ -16,26 +16,29 @@ const drainMs = 8_000;
 
 /** Watches who comes and what is under way from now on. The returned function leaves: `lingerMs` is how long it listens at most. */
 export function drainable(server: Server): (lingerMs: number) => Promise<void> {
-  const underWay = new Map<Socket, number>();
+  const bySocket = new Map<Socket, number>();
+  let underWay = 0;
   let cameAt = -Infinity;
   let drained: AbortController | undefined;
 
-  const look = () => {
-    if (drained !== undefined && [...underWay.values()].every((count) => count === 0)) drained.abort();
-  };
   const add = (socket: Socket, change: number) => {
     // Absent: it is closed, and so is everything that was under way on it.
-    const count = underWay.get(socket);
-    if (count !== undefined) underWay.set(socket, count + change);
-    if (change < 0) look();
+    const count = bySocket.get(socket);
+    if (count === undefined) return;
+    bySocket.set(socket, count + change);
+    underWay += change;
+    look();
+  };
+  const look = () => {
+    if (underWay === 0) drained?.abort();
   };
 
   server.on('connection', (socket) => {
     cameAt = performance.now();
-    underWay.set(socket, 0);
+    bySocket.set(socket, 0);
     socket.once('close', () => {
-      underWay.delete(socket);
-      look();
+      add(socket, -(bySocket.get(socket) ?? 0));
+      bySocket.delete(socket);
     });
   });
   server.on('request', (request, response) => {

@@ -184,7 +184,8 @@ function openGate(clock: Clock, maxDelayMs: number, queue: Queue) {
     if (nowMs < maxDelayMs / 2) tooLongSince = undefined;
     else if (nowMs >= maxDelayMs) tooLongSince ??= now;
     const isStanding = tooLongSince !== undefined && now - tooLongSince >= standsMs;
-    most = Math.max(fewWait, ((isStanding ? 1 : 2) * maxDelayMs - lateMs) * queue.rate());
+    const restMs = (isStanding ? 1 : 2) * maxDelayMs - lateMs;
+    most = restMs > 0 ? Math.max(fewWait, restMs * queue.rate()) : fewWait;
     calmMs = nowMs < maxDelayMs / 2 ? calmMs + lookMs : 0;
     if (calmMs < 1_000) arm();
     else cancel = undefined;

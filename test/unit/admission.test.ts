@@ -3,9 +3,10 @@ import { openAdmission } from '../../broker/admission.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 
-/** An admission whose time is told. */
-function opened(maxDelayMs = 50) {
-  const clock = testClock();
+/** An admission whose time is told, and whose event loop may be late. */
+function opened(maxDelayMs = 50, lateMs = 0) {
+  const punctual = testClock();
+  const clock = { ...punctual, after: (ms: number, run: () => void) => punctual.after(ms + lateMs, run) };
   const admission = openAdmission({ clock, maxDelayMs });
   const waiting: (() => void)[] = [];
   const enter = (count: number) => {
@@ -85,6 +86,23 @@ describe('admission', () => {
     await load(500, 4, 4);
     const refused = await load(5_000, 4, 0);
     expect(refused).toBeGreaterThan(15_000);
+  });
+
+  it('refuses what comes to an event loop that is too late, whatever the broker does', async () => {
+    const refused = async (lateMs: number) => {
+      const { load, enter } = opened(50, lateMs);
+      enter(100);
+      return load(500, 10, 10);
+    };
+    expect([await refused(30), (await refused(60)) > 0, (await refused(200)) > 0]).toEqual([0, true, true]);
+  });
+
+  it('refuses nobody while few wait, however late the event loop is', async () => {
+    for (const lateMs of [60, 100, 200]) {
+      const { load, enter } = opened(50, lateMs);
+      enter(1);
+      expect(await load(1_000, 1, 1)).toBe(0);
+    }
   });
 
   it('looks at nothing while there is nothing to see', async () => {

@@ -7,7 +7,7 @@ import { amendableHeaders, correctsHeaders, versionHeader } from './amendable.js
 import { timeOfId } from './envelope.js';
 import type { Names } from './topology.js';
 import { partsHeader } from './parts.js';
-import type { Amendment, NewRecord, Outcome } from './store.js';
+import type { Amendment, NewRecord, Outcome, OutcomeKind } from './store.js';
 import type { Delivery, Headers, Message, Transport } from './transport.js';
 import { recordHeader } from './wire.js';
 
@@ -37,8 +37,11 @@ export type Note =
 export interface Journal {
   /** Resolves when the journal has it. */
   note(note: Note, requestId: string, message?: Partial<Message>, headers?: Headers): Promise<void>;
-  /** With the record, if there is one: it may be far back, or come later. */
-  outcome(requestId: string, outcome: Outcome, record?: NewRecord): Promise<void>;
+  /**
+   * With the record, if there is one: it may be far back, or come later. `insteadOf`: an outcome of that kind was told before, and does not
+   * count; this one does.
+   */
+  outcome(requestId: string, outcome: Outcome, record?: NewRecord, insteadOf?: OutcomeKind): Promise<void>;
   /** A corrected result of the group, and which version it is. */
   amended(requestId: string, group: string, amendment: Amendment): Promise<void>;
   /** Everything about a request, in order of the journal. Reads from the time in its id to now. */
@@ -72,13 +75,14 @@ export function openJournal(transport: Transport, names: Names, now: () => numbe
     });
   return {
     note,
-    outcome: (requestId, { kind, body, contentType, contentEncoding, parts, amendable }, record) =>
+    outcome: (requestId, { kind, body, contentType, contentEncoding, parts, amendable }, record, insteadOf) =>
       note(
         'outcome',
         requestId,
         { type: kind === 'reply' ? 'reply' : 'fault', body, contentType, ...(contentEncoding === undefined ? {} : { contentEncoding }) },
         {
           'hub-outcome': kind,
+          ...(insteadOf === undefined ? {} : { 'hub-instead-of': insteadOf }),
           ...(parts === undefined ? {} : partsHeader(parts)),
           ...(amendable === undefined ? {} : amendableHeaders(amendable)),
           ...(record === undefined ? {} : recordHeader(record)),

@@ -163,7 +163,13 @@ async function restore(
     const id = delivery.correlationId ?? '';
     const at = Number(delivery.headers['hub-note-at'] ?? 0);
     if (note === 'outcome')
-      writes.push(restoring.outcome(id, { ...outcomeOf(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind }, true));
+      writes.push(
+        restoring.outcome(
+          id,
+          { ...outcomeOf(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind },
+          delivery.headers['hub-instead-of'] === undefined ? 'decision' : 'correction',
+        ),
+      );
     const amendment = amendmentIn(delivery, outcomeOf(delivery, at));
     if (amendment !== undefined) writes.push(restoring.amendment(id, amendment));
     if (note === 'forwarded' || note === 'undeliverable') writes.push(restoring.forwarded(id));
@@ -214,7 +220,7 @@ async function restore(
       if (done.size % 50_000 === 0) for (const [id, until] of done) if (until <= clock.now()) done.delete(id);
       writes.push(restoring.groupDone(completed));
     }
-    if (delivery.exchange === names.replies) return void writes.push(restoring.outcome(requestId, outcomeOf(delivery, at), false));
+    if (delivery.exchange === names.replies) return void writes.push(restoring.outcome(requestId, outcomeOf(delivery, at), 'reply'));
     if (envelope.recorded && envelope.replyTo === undefined && step === 1) sent.set(requestId, at);
     if (member !== undefined && envelope.type !== 'event') part(envelope);
     else if (envelope.recorded && step > 1 && slip[0] !== undefined)
@@ -276,7 +282,8 @@ async function restore(
 
   await journal.replay(from, async (delivery) => void (await entry(delivery)), signal);
   for (const [topic, { message: last, at }] of topics) await restoring.remember(topic, last, at);
-  for (const [id, at] of sent) await restoring.outcome(id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at }, true);
+  for (const [id, at] of sent)
+    await restoring.outcome(id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at }, 'decision');
   for (const [id, group] of groups) await (group.counted === undefined ? reopen : complete)(id, group);
   signal.throwIfAborted();
   await restoring.complete();

@@ -235,9 +235,7 @@ export function openRequests(options: GatewayOptions): Requests {
   /** A rebuild that ends at this moment may have read that there is a record, and not how it ended. */
   async function endedInRebuild(id: string, outcome: Outcome): Promise<boolean> {
     try {
-      const settled = await store.settle(id, outcome, false);
-      if (settled === 'won' || settled === 'same') await store.show(id);
-      return settled !== 'late';
+      return await settler.seat(id, outcome);
     } catch (error) {
       // One that begins later reads all of it.
       if (error instanceof StoreError && error.reason === 'away') return true;

@@ -13,7 +13,8 @@ import { failpoint } from './failpoint.js';
 import type { Forward } from './forward.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
-import type { Outcome, Settled, Store } from './store.js';
+import { isSameOutcome, type Outcome, type RequestRecord, type Settled, type Store } from './store.js';
+import { PublishError } from './transport.js';
 import { faultMessage } from './wire.js';
 
 export interface Settler {
@@ -22,6 +23,11 @@ export interface Settler {
    * says itself that its flow leaves the journal out; where it does not say, the wait or the record knows.
    */
   settle(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut?: boolean): Promise<Settled>;
+  /**
+   * The journal has this outcome, and the record may have none, or another one: it gets it, or the journal hears which one counts instead.
+   * False: another one.
+   */
+  seat(requestId: string, outcome: Outcome): Promise<boolean>;
   /** Resolves when no outcome of a request without record is being written down here: it was caught by now. Takes as long as the journal is away. */
   idle(requestId: string): Promise<void>;
   /** Ends what a hub that died left half done: the outcome is journalled, shown, forwarded. */
@@ -65,6 +71,8 @@ export function openSettler(options: SettlerOptions): Settler {
   const writing = new Map<string, Promise<unknown>>();
   /** Requests with record whose outcome the store is being told. */
   const settling = new Set<string>();
+  /** Requests with record whose outcome may or may not be in the journal. */
+  const unsure = new Set<string>();
 
   async function idle(requestId: string): Promise<void> {
     for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
@@ -115,7 +123,11 @@ export function openSettler(options: SettlerOptions): Settler {
       .settle(requestId, outcome, (journalled && !isOvertaking) || isLeftOut)
       .finally(() => isOvertaking || settling.delete(requestId));
     failpoint('settle.after-store');
-    if (settled === 'won' || settled === 'same') await complete(requestId, outcome);
+    if ((settled === 'won' || settled === 'same') && !(await complete(requestId, outcome))) {
+      if (!isLeftOut) await late(requestId, outcome, 'late');
+      emit('request.settled', { requestId, kind: outcome.kind, settled: 'late' });
+      return 'late';
+    }
     if (settled !== 'won' && !isLeftOut) await notCounted(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
@@ -123,11 +135,7 @@ export function openSettler(options: SettlerOptions): Settler {
 
   /** No record: the waiting requestor on this hub is the only one who can ever know. */
   async function settleAlone(alone: Wait, requestId: string, outcome: Outcome): Promise<Settled> {
-    const settled = alone.catch(outcome)
-      ? 'won'
-      : alone.caught?.kind === outcome.kind && alone.caught.body.equals(outcome.body)
-        ? 'same'
-        : 'late';
+    const settled = alone.catch(outcome) ? 'won' : alone.caught !== undefined && isSameOutcome(alone.caught, outcome) ? 'same' : 'late';
     if (settled === 'late' && alone.journal) await late(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
@@ -146,26 +154,76 @@ export function openSettler(options: SettlerOptions): Settler {
   const late = (requestId: string, { kind }: Outcome, because: Settled) =>
     journal.note('late', requestId, {}, { 'hub-outcome': kind, 'hub-late-because': because });
 
-  /** Journal, show, hand over, forward. Each may be done again. */
-  async function complete(requestId: string, outcome: Outcome): Promise<void> {
+  async function seat(requestId: string, outcome: Outcome): Promise<boolean> {
+    for (;;) {
+      const settled = await store.settle(requestId, outcome, false);
+      if (settled === 'unknown') return true;
+      if (settled === 'late') {
+        await correct(requestId, outcome);
+        return false;
+      }
+      // Or the state was lost once more.
+      if (await store.show(requestId, outcome)) return true;
+    }
+  }
+
+  /** The journal has or may have this outcome, and another one counts. */
+  async function correct(requestId: string, { kind }: Outcome): Promise<void> {
     const record = await store.get(requestId);
-    if (record === undefined) return;
+    if (record?.outcome !== undefined && !leftOut.has(record.flow)) await journal.outcome(requestId, record.outcome, record, kind);
+  }
+
+  async function tell(requestId: string, outcome: Outcome, record: RequestRecord): Promise<void> {
+    try {
+      await journal.outcome(requestId, outcome, record);
+    } catch (error) {
+      // As long as the record has it, it is brought to an end by whoever sweeps. But the state may be lost meanwhile.
+      if (error instanceof PublishError && error.failure === 'unknown') void makeSure(requestId, outcome);
+      throw error;
+    }
+  }
+
+  /** What may be in the journal is the outcome in the end, or the journal hears which one is. */
+  async function makeSure(requestId: string, outcome: Outcome): Promise<void> {
+    if (unsure.has(requestId)) return;
+    unsure.add(requestId);
+    for (let isSure = false; !isSure && !stopping.aborted;) {
+      await pause(clock, writeAgainMs, stopping);
+      try {
+        const settled = await store.settle(requestId, outcome, false);
+        if (settled === 'late') await correct(requestId, outcome);
+        else await complete(requestId, outcome);
+        isSure = true;
+      } catch {
+        // One of the two is away, or was: again.
+      }
+    }
+    unsure.delete(requestId);
+  }
+
+  /** Journal, show, hand over, forward. Each may be done again. False: the state was lost meanwhile, and there is another outcome. */
+  async function complete(requestId: string, outcome: Outcome): Promise<boolean> {
+    const record = await store.get(requestId);
+    if (record === undefined) return true;
+    if (record.shown && record.outcome !== undefined && !isSameOutcome(record.outcome, outcome)) return false;
     if (!record.shown) {
       failpoint('settle.before-journal');
-      if (!leftOut.has(record.flow)) await journal.outcome(requestId, outcome, record);
+      if (!leftOut.has(record.flow)) await tell(requestId, outcome, record);
       failpoint('settle.after-journal');
       // Nobody wants what was still to be done, unless late parts amend the reply.
       if (!mayBeAmended({ outcome }, clock.now())) await dossiers?.withdraw(requestId, endOf[outcome.kind]);
-      await store.show(requestId);
+      if (!(await store.show(requestId, outcome)) && !(await seat(requestId, outcome))) return false;
       failpoint('settle.after-show');
     }
     correlator.deliver(requestId, outcome);
     if (outcome.kind === 'cancelled' || outcome.kind === 'timeout') await control.drop(requestId);
     await forward.outcome(record, outcome);
+    return true;
   }
 
   return {
     settle,
+    seat,
     idle,
     async finish(requestId) {
       const record = await store.get(requestId);

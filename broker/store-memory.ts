@@ -4,6 +4,7 @@
  */
 import { nextTurn, systemClock, type Clock, type Soon } from './clock.js';
 import {
+  isSameOutcome,
   longPendingMs,
   stateOf,
   StoreError,
@@ -16,6 +17,7 @@ import {
   type GroupState,
   type NewRecord,
   type Outcome,
+  type OutcomeSource,
   type Part,
   type Report,
   type Restoring,
@@ -55,8 +57,8 @@ interface Kept {
   sequence: number;
   settledAt: number | undefined;
   expiresAt: number;
-  /** The outcome is a reply that was found in the journal. */
-  found?: boolean;
+  /** The outcome was found in the journal. */
+  found?: OutcomeSource;
   /** Versions from 2 on, by number, and whether they are shown. */
   amendments?: Map<number, { readonly amendment: Amendment; shown: boolean }>;
 }
@@ -201,18 +203,18 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     kept.expiresAt = clock.now() + retentionMs;
   }
 
-  function restoreOutcome(id: string, outcome: Outcome, decided: boolean): void {
+  function restoreOutcome(id: string, outcome: Outcome, from: OutcomeSource): void {
     const kept = live(requests, id);
     if (kept === undefined) return;
-    const known = kept.record.outcome;
-    if (known !== undefined && !(kept.found === true && decided)) {
-      if (known.kind === outcome.kind && known.body.equals(outcome.body)) show(kept);
-      return;
-    }
-    decide(kept, outcome);
-    kept.record.shown = false;
-    kept.found = !decided;
-    show(kept);
+    const { outcome: known, shown } = kept.record;
+    const isSame = known !== undefined && isSameOutcome(known, outcome);
+    const gives = kept.found === 'reply' ? from !== 'reply' : from === 'correction' && (kept.found !== undefined || !shown);
+    if (known === undefined || gives) kept.found = from;
+    if (known === undefined || (gives && !isSame)) {
+      decide(kept, outcome);
+      kept.record.shown = false;
+      show(kept);
+    } else if (isSame) show(kept);
   }
 
   function amend(id: string, correction: Correction): Amended {
@@ -454,7 +456,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
           return {
             ...restoring.methods,
             record: (record) => restoring.open(() => void create(record, true)),
-            outcome: (id, outcome, decided) => restoring.open(() => restoreOutcome(id, outcome, decided)),
+            outcome: (id, outcome, from) => restoring.open(() => restoreOutcome(id, outcome, from)),
             amendment: (id, one) => restoring.open(() => restoreAmendment(id, one)),
             keep: (dossier) => restoring.open(() => void dossiers.keep(dossier, true)),
             complete: () =>
@@ -473,10 +475,12 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
             return kept && { ...kept.record };
           }),
         settle: (id, outcome, shown) => open(() => settle(id, outcome, shown)),
-        show: (id) =>
+        show: (id, outcome) =>
           open(() => {
             const kept = live(requests, id);
-            if (kept !== undefined) show(kept);
+            if (kept?.record.outcome === undefined || !isSameOutcome(kept.record.outcome, outcome)) return false;
+            show(kept);
+            return true;
           }),
         amend: (id, correction) => open(() => amend(id, correction)),
         showAmendment: (id, version) => open(() => showAmendment(id, version)),

@@ -245,9 +245,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         async record(record) {
           await restoring.create(record, true);
         },
-        async outcome(id, outcome, decided) {
+        async outcome(id, outcome, from) {
           const { kind, body } = outcome;
-          await restoring.runOn(id, 'restoreOutcome', [retention, decided ? '1' : '', kind, digestOf(body), ...outcomeFields(outcome)]);
+          await restoring.runOn(id, 'restoreOutcome', [retention, from, kind, digestOf(body), ...outcomeFields(outcome)]);
         },
         async amendment(id, { version, ...correction }) {
           await restoring.runOn(id, 'restoreAmendment', [version, ...correctionArgs(correction)], key('amended', id));
@@ -283,8 +283,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       ]);
       return String(settled) as Settled;
     },
-    async show(id) {
-      await runOn(id, 'show', [retention]);
+    async show(id, { kind, body }) {
+      return (await runOn(id, 'show', [retention, kind, digestOf(body)])) === 1;
     },
     async amend(id, correction): Promise<Amended> {
       return readAmended(await runOn(id, 'amend', correctionArgs(correction), key('amended', id))) ?? { result: 'unknown' };

@@ -183,24 +183,33 @@ end
 return 'won'
 `;
 
-/** ARGV: retention, '1' when a hub decided it, kind, digest of the body, then fields of the outcome. */
+/** ARGV: retention, where it is from, kind, digest of the body, then fields of the outcome. */
 const restoreOutcome = `${request}
-local retention, decided, kind, digest = tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5], ARGV[6]
-local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'found')
+local retention, from, kind, digest = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'found', 'shown')
 if not has[1] then return end
-if has[2] and not (has[4] and decided) then
-  if has[2] == kind and has[3] == digest then show(retention) end
-  return
+if has[2] then
+  local gives = has[4] == 'reply' and from ~= 'reply' or from == 'correction' and (has[4] or not has[5])
+  if not gives or has[2] == kind and has[3] == digest then
+    if has[2] == kind and has[3] == digest then
+      if gives then redis.call('HSET', record, 'found', from) end
+      show(retention)
+    end
+    return
+  end
 end
-redis.call('HDEL', record, 'shown', 'enc', 'parts', 'late', 'found')
+redis.call('HDEL', record, 'shown', 'enc', 'parts', 'late')
 decide(kind, digest, now(), retention, 7)
-if not decided then redis.call('HSET', record, 'found', 1) end
+redis.call('HSET', record, 'found', from)
 show(retention)
 `;
 
-/** ARGV: retention. */
+/** ARGV: retention, kind, digest of the body. */
 const showOutcome = `${request}
+local has = redis.call('HMGET', record, 'kind', 'hash')
+if has[1] ~= ARGV[4] or has[2] ~= ARGV[5] then return 0 end
 show(tonumber(ARGV[3]))
+return 1
 `;
 
 const forwarded = `${request}

@@ -47,6 +47,8 @@ export interface Outcome {
   readonly at: number;
 }
 
+export const isSameOutcome = (one: Outcome, other: Outcome): boolean => one.kind === other.kind && one.body.equals(other.body);
+
 /** How a reply stands that was made before everybody had answered. */
 export interface Amendable {
   /** How many have not answered. */
@@ -272,6 +274,9 @@ export interface Condition {
   readonly since?: number;
 }
 
+/** Where a rebuild has an outcome from: a worker's reply, what a hub decided, or what a hub said that counts instead of that. */
+export type OutcomeSource = 'reply' | 'decision' | 'correction';
+
 /**
  * The store for whoever rebuilds it from the journal, under the lease `rebuild`: it works while everybody else is refused, and
  * is refused itself once the lease is gone. Every method may be called again for what is there already. What is called first
@@ -284,10 +289,10 @@ export interface Restoring extends Pick<
   /** Makes the record if there is none. A claim that another record has goes over to this one. */
   record(record: NewRecord): Promise<void>;
   /**
-   * The outcome, shown. `decided`: a hub wrote it down, which counts more than a reply that nobody is known to have settled;
-   * of several such the first counts. Never changes what was settled otherwise. No-op without record.
+   * The outcome, shown. One that a hub wrote down counts more than a reply that nobody is known to have settled, and of several of either
+   * kind the first; a correction counts more than all before it. Never changes what was settled otherwise. No-op without record.
    */
-  outcome(id: string, outcome: Outcome, decided: boolean): Promise<void>;
+  outcome(id: string, outcome: Outcome, from: OutcomeSource): Promise<void>;
   /** The version, shown. No-op without a reply. */
   amendment(id: string, amendment: Amendment): Promise<void>;
   /** The dossier, unless a newer version is there. The journal is told of it again before long. */
@@ -326,8 +331,11 @@ export interface Store {
    * older than an hour: then the journal must be told the record with the outcome. Removes the deadline; arms the retention.
    */
   settle(id: string, outcome: Outcome, shown: boolean): Promise<Settled>;
-  /** The journal has the outcome now: makes it visible, appends the `outcome` event. */
-  show(id: string): Promise<void>;
+  /**
+   * The journal has the outcome now: makes it visible, appends the `outcome` event. False, and nothing is done, when it is not the request's
+   * outcome (any more): the state was lost meanwhile.
+   */
+  show(id: string, outcome: Outcome): Promise<boolean>;
   /** Ids of the requests without outcome whose place this one takes: same `supersedes`, created before it. None once it has an outcome itself. */
   superseded(id: string): Promise<readonly string[]>;
   /** Makes a correction the next version of a reply. Nobody sees it until `showAmendment`. The same rank again is the version that it was. */

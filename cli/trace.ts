@@ -73,7 +73,7 @@ function noted(entry: Delivery, note: string): TraceLine | undefined {
   if (dossier?.kind === partKind) return dossier.isOpen ? { at, what: `part ${(dossier.data as PartData).sequence} came` } : undefined;
   const texts: Readonly<Record<string, string>> = {
     recorded: 'the hold is over: 202, from here on there is a record',
-    outcome: `the outcome is on record: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
+    outcome: `the outcome is on record${entry.headers['hub-instead-of'] === undefined ? '' : `, instead of ${String(entry.headers['hub-instead-of'])}`}: ${String(entry.headers['hub-outcome'])}${entry.type === 'fault' ? ` ${entry.body.toString('utf8').slice(0, 200)}` : ''}`,
     done: 'one-way: the slip is done',
     carried: 'still pending: its record is told to the journal again',
     forwarded:

@@ -75,6 +75,8 @@ interface Seen {
   acceptedAt: number;
   /** What a hub decided. */
   readonly decided: Said[];
+  /** What counts instead of that. */
+  corrected?: Said;
   /** What came through the replies. */
   readonly replies: Said[];
   /** The steps that the request was sent to as its last one. */
@@ -193,8 +195,11 @@ async function pass(
     const request = seen(delivery.correlationId ?? '');
     if (request === undefined) return;
     const at = Number(delivery.headers['hub-note-at'] ?? 0);
-    if (note === 'outcome') request.decided.push({ ...saidIn(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind });
-    else if (note === 'refused') request.isRefused = true;
+    if (note === 'outcome') {
+      const said = { ...saidIn(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind };
+      if (delivery.headers['hub-instead-of'] === undefined) request.decided.push(said);
+      else request.corrected = said;
+    } else if (note === 'refused') request.isRefused = true;
     else if (note === 'done') request.isDone = true;
     else if (note === 'late') request.late++;
     else if (note === 'duplicate') request.duplicates++;
@@ -282,7 +287,8 @@ function saidIn(delivery: Delivery, at: number): Said {
 }
 
 function judge(id: string, request: Seen, now: number, total: Tally, violation: (request: string, what: string) => void): void {
-  const { decided, replies, deadline } = request;
+  const { replies, deadline } = request;
+  const decided = request.corrected === undefined ? request.decided : [request.corrected];
   const [decision] = decided;
   total.late += request.late;
   total.duplicates += request.duplicates;
@@ -327,7 +333,7 @@ function judge(id: string, request: Seen, now: number, total: Tally, violation: 
 
 /** Versions belong to a reply, ascend without holes, count ever more late parts, and are what an aggregator sent; each has one body. */
 function judgeAmendments(id: string, request: Seen, violation: (request: string, what: string) => void): void {
-  const { amendments, corrections, decided, replies, isAccepted } = request;
+  const { amendments, corrections, corrected, decided, replies, isAccepted } = request;
   let last = { version: 1, rank: 0 };
   for (const [version, { rank, hashes }] of amendments) {
     // Of one that was begun before, the first ones may be further back.
@@ -339,7 +345,7 @@ function judgeAmendments(id: string, request: Seen, violation: (request: string,
       violation(id, `version ${version} of its reply was sent by no aggregator`);
     last = { version, rank };
   }
-  const outcome = decided[0] ?? replies[0];
+  const outcome = corrected ?? decided[0] ?? replies[0];
   if (amendments.size > 0 && isAccepted && outcome?.kind !== 'reply')
     violation(id, `has versions of a reply, and its outcome is ${outcome === undefined ? 'not there' : `a ${outcome.kind}`}`);
 }

@@ -167,7 +167,7 @@ export function amendingContract(name: string, open: (options: { readonly retent
       const one = record();
       await restoring.amendment(one.id, { version: 2, ...correction(1, 'nobody') });
       await restoring.record(one);
-      await restoring.outcome(one.id, outcome('first', 2), false);
+      await restoring.outcome(one.id, outcome('first', 2), 'reply');
       await restoring.amendment(one.id, { version: 2, ...correction(1, 'second', 1) });
       await restoring.amendment(one.id, { version: 2, ...correction(1, 'second', 1) });
       await restoring.amendment(one.id, { version: 3, ...correction(2, 'third') });

@@ -88,11 +88,15 @@ export function restoringContract(name: string, open: (options: { readonly reten
       const [answered, decided] = [aRequest(), aRequest()];
       for (const { id } of [answered, decided]) {
         await restoring.record(id === answered.id ? answered : decided);
-        await restoring.outcome(id, reply('first'), false);
-        await restoring.outcome(id, reply('second'), false);
+        await restoring.outcome(id, reply('first'), 'reply');
+        await restoring.outcome(id, reply('second'), 'reply');
       }
-      await restoring.outcome(decided.id, { kind: 'timeout', body: Buffer.from('{}'), contentType: 'application/json', at: 1 }, true);
-      await restoring.outcome(decided.id, { kind: 'cancelled', body: Buffer.from('{}'), contentType: 'application/json', at: 1 }, true);
+      await restoring.outcome(decided.id, { kind: 'timeout', body: Buffer.from('{}'), contentType: 'application/json', at: 1 }, 'decision');
+      await restoring.outcome(
+        decided.id,
+        { kind: 'cancelled', body: Buffer.from('{}'), contentType: 'application/json', at: 1 },
+        'decision',
+      );
       await restoring.complete();
       expect(await store.get(answered.id)).toMatchObject({ state: 'replied', shown: true, outcome: reply('first') });
       expect(await store.get(decided.id)).toMatchObject({ state: 'timed-out', shown: true, outcome: { kind: 'timeout' } });
@@ -106,11 +110,36 @@ export function restoringContract(name: string, open: (options: { readonly reten
       await store.create(record);
       await store.settle(record.id, reply('mine'), false);
       await store.lease('rebuild', 'h1', 10_000);
-      await restoring.outcome(record.id, reply('another'), false);
-      await restoring.outcome(record.id, reply('yet another'), true);
+      await restoring.outcome(record.id, reply('another'), 'reply');
+      await restoring.outcome(record.id, reply('yet another'), 'decision');
       expect(await store.get(record.id)).toMatchObject({ shown: false, outcome: reply('mine') });
-      await restoring.outcome(record.id, reply('mine'), true);
+      await restoring.outcome(record.id, reply('mine'), 'decision');
       expect(await store.get(record.id)).toMatchObject({ shown: true, outcome: reply('mine') });
+    });
+
+    it('takes what counts instead of what a hub had decided, and nothing after it', async () => {
+      const [corrected, mine, hidden] = [aRequest(), aRequest(), aRequest()];
+      await restoring.record(corrected);
+      for (const [text, from] of [
+        ['a', 'reply'],
+        ['b', 'decision'],
+        ['c', 'correction'],
+        ['d', 'decision'],
+        ['e', 'reply'],
+      ] as const)
+        await restoring.outcome(corrected.id, reply(text), from);
+      expect(await restoring.outcome(corrected.id, reply('c'), 'decision')).toBeUndefined();
+      await restoring.complete();
+      expect(await store.get(corrected.id)).toMatchObject({ shown: true, outcome: reply('c') });
+      for (const { id } of [mine, hidden]) await store.create(id === mine.id ? mine : hidden);
+      await store.settle(mine.id, reply('mine'), true);
+      await store.settle(hidden.id, reply('mine'), false);
+      await store.lease('rebuild', 'h1', 10_000);
+      // What was shown has been seen.
+      for (const { id } of [mine, hidden]) await restoring.outcome(id, reply('c'), 'correction');
+      await restoring.complete();
+      expect(await store.get(mine.id)).toMatchObject({ shown: true, outcome: reply('mine') });
+      expect(await store.get(hidden.id)).toMatchObject({ shown: true, outcome: reply('c') });
     });
 
     it('gets its groups back, open, with the parts that there are', async () => {

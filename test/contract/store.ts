@@ -338,7 +338,7 @@ export function storeContract(name: string, open: (options: { readonly retention
         const id = await accepted();
         await store.settle(id, reply('done'), false);
         await store.report(id, { state: 'running', step: 'late' }, { name: 'step', data: { step: 'late' } });
-        await store.show(id);
+        await store.show(id, reply('done'));
         await store.report(id, { state: 'running', step: 'late' }, { name: 'step', data: { step: 'late' } });
         const record = await store.get(id);
         expect(record).toMatchObject({ state: 'replied' });
@@ -393,7 +393,7 @@ export function storeContract(name: string, open: (options: { readonly retention
         const id = await accepted();
         await store.report(id, { state: 'waiting', waitingOn: 'retry' });
         await store.settle(id, reply('done'), false);
-        await many(10, (one) => one.show(id));
+        await many(10, (one) => one.show(id, reply('done')));
         const record = await store.get(id);
         expect(record).toMatchObject({ state: 'replied', shown: true });
         expect(record).not.toHaveProperty('waitingOn');
@@ -402,9 +402,19 @@ export function storeContract(name: string, open: (options: { readonly retention
 
       it('is not there to be shown before it is', async () => {
         const id = await accepted();
-        await store.show(id);
+        expect(await store.show(id, reply('x'))).toBe(false);
         await store.forwarded(id);
         expect(await store.get(id)).toMatchObject({ state: 'accepted', shown: false });
+      });
+
+      it('is not shown when another one was meant', async () => {
+        const id = await accepted();
+        await store.settle(id, reply('done'), false);
+        expect(await store.show(id, reply('something else'))).toBe(false);
+        expect(await store.get(id)).toMatchObject({ shown: false });
+        expect(await store.show(id, reply('done'))).toBe(true);
+        expect(await store.show(id, reply('done'))).toBe(true);
+        expect(await store.show(randomUUID(), reply('done'))).toBe(false);
       });
 
       it('that comes twice is the same', async () => {
@@ -488,7 +498,7 @@ export function storeContract(name: string, open: (options: { readonly retention
         await bench.settle(record.id, reply('x'), false);
         expect(await bench.owed(0, 10)).toEqual([record.id]);
         expect(await bench.owed(60_000, 10)).toEqual([]);
-        await bench.show(record.id);
+        await bench.show(record.id, reply('x'));
         expect(await bench.owed(0, 10)).toEqual([]);
       });
 
@@ -512,7 +522,7 @@ export function storeContract(name: string, open: (options: { readonly retention
         await bench.settle(record.id, reply('x'), false);
         await bench.forwarded(record.id);
         expect(await bench.owed(0, 10)).toEqual([record.id]);
-        await bench.show(record.id);
+        await bench.show(record.id, reply('x'));
         expect(await bench.owed(0, 10)).toEqual([]);
       });
 
@@ -560,7 +570,7 @@ export function storeContract(name: string, open: (options: { readonly retention
         await bench.settle(record.id, reply('x'), false);
         const settledAt = await bench.time();
         await eventually(async () => expect(await bench.time()).toBeGreaterThan(settledAt + 250));
-        await bench.show(record.id);
+        await bench.show(record.id, reply('x'));
         await eventually(async () => expect(await bench.time()).toBeGreaterThan(settledAt + 450));
         expect(await bench.get(record.id)).toMatchObject({ shown: true });
       });
@@ -627,7 +637,7 @@ export function storeContract(name: string, open: (options: { readonly retention
         await hub(2).report(id, { state: 'running' });
         await eventually(() => expect(times()).toBe(2));
         await hub(3).settle(id, reply('x'), false);
-        await store.show(id);
+        await store.show(id, reply('x'));
         await eventually(() => expect(times()).toBe(3));
       });
 

@@ -98,7 +98,8 @@ export function openWorld(seed: number, trace: ((line: string) => void) | undefi
     const { kind, body } = outcomeOf(message, 0);
     const text = textOf(isNote ? String(message.headers?.['hub-outcome']) : kind, body);
     note(told, message.correlationId, text);
-    if (isNote && !decided.has(message.correlationId)) decided.set(message.correlationId, text);
+    const isCorrection = message.headers?.['hub-instead-of'] !== undefined;
+    if (isNote && (isCorrection || !decided.has(message.correlationId))) decided.set(message.correlationId, text);
   }
 
   /** Appointments are with Redis, whoever keeps them: they may be kept twice, and are tried again. */

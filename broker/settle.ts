@@ -71,6 +71,8 @@ export function openSettler(options: SettlerOptions): Settler {
   const writing = new Map<string, Promise<unknown>>();
   /** Requests with record whose outcome the store is being told. */
   const settling = new Set<string>();
+  /** Those whose reply the store could not be told: it comes again. */
+  const unsettled = new Set<string>();
   /** Requests with record whose outcome may or may not be in the journal. */
   const unsure = new Set<string>();
 
@@ -116,12 +118,19 @@ export function openSettler(options: SettlerOptions): Settler {
 
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
     failpoint('settle.before-store');
-    // Another reply to it, which came first, is being settled and may be overtaken: a rebuild would find that one first.
-    const isOvertaking = settling.has(requestId);
-    settling.add(requestId);
-    const settled = await store
-      .settle(requestId, outcome, (journalled && !isOvertaking) || isLeftOut)
-      .finally(() => isOvertaking || settling.delete(requestId));
+    // Another reply to it, which came first, is being settled, or could not be and comes again: a rebuild would find that one first.
+    const isOvertaking = settling.has(requestId) || unsettled.has(requestId);
+    if (!isOvertaking) settling.add(requestId);
+    let settled: Settled;
+    try {
+      settled = await store.settle(requestId, outcome, (journalled && !isOvertaking) || isLeftOut);
+      unsettled.delete(requestId);
+    } catch (error) {
+      if (journalled) unsettled.add(requestId);
+      throw error;
+    } finally {
+      if (!isOvertaking) settling.delete(requestId);
+    }
     failpoint('settle.after-store');
     if ((settled === 'won' || settled === 'same') && !(await complete(requestId, outcome))) {
       if (!isLeftOut) await late(requestId, outcome, 'late');

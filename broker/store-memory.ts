@@ -208,13 +208,13 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     if (kept === undefined) return;
     const { outcome: known, shown } = kept.record;
     const isSame = known !== undefined && isSameOutcome(known, outcome);
-    const gives = kept.found === 'reply' ? from !== 'reply' : from === 'correction' && (kept.found !== undefined || !shown);
-    if (known === undefined || gives) kept.found = from;
-    if (known === undefined || (gives && !isSame)) {
+    const givesWay = kept.found === undefined ? !shown : from === 'correction' || (kept.found === 'reply' && from !== 'reply');
+    if (givesWay) kept.found = from;
+    if (givesWay && !isSame) {
       decide(kept, outcome);
       kept.record.shown = false;
-      show(kept);
-    } else if (isSame) show(kept);
+    }
+    if (givesWay || isSame) show(kept);
   }
 
   function amend(id: string, correction: Correction): Amended {

@@ -189,14 +189,12 @@ local retention, from, kind, digest = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[
 local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'found', 'shown')
 if not has[1] then return end
 if has[2] then
-  local gives = has[4] == 'reply' and from ~= 'reply' or from == 'correction' and (has[4] or not has[5])
-  if not gives or has[2] == kind and has[3] == digest then
-    if has[2] == kind and has[3] == digest then
-      if gives then redis.call('HSET', record, 'found', from) end
-      show(retention)
-    end
-    return
-  end
+  local givesWay = not has[5]
+  if has[4] then givesWay = from == 'correction' or has[4] == 'reply' and from ~= 'reply' end
+  local isSame = has[2] == kind and has[3] == digest
+  if givesWay then redis.call('HSET', record, 'found', from) end
+  if isSame then show(retention) end
+  if isSame or not givesWay then return end
 end
 redis.call('HDEL', record, 'shown', 'enc', 'parts', 'late')
 decide(kind, digest, now(), retention, 7)

@@ -290,7 +290,8 @@ export interface Restoring extends Pick<
   record(record: NewRecord): Promise<void>;
   /**
    * The outcome, shown. One that a hub wrote down counts more than a reply that nobody is known to have settled, and of several of either
-   * kind the first; a correction counts more than all before it. Never changes what was settled otherwise. No-op without record.
+   * kind the first; a correction counts more than all before it. What the record has and never showed gives way, since nobody can have seen
+   * it; what it showed does not. No-op without record.
    */
   outcome(id: string, outcome: Outcome, from: OutcomeSource): Promise<void>;
   /** The version, shown. No-op without a reply. */

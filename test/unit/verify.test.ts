@@ -123,6 +123,16 @@ it('finds nothing wrong with versions that follow one another, told twice or not
   expect(await verdictOn([...first, ...told, ...told])).toMatchObject({ replied: 1, amended: 2, violations: [] });
 });
 
+it('takes what counts instead of an outcome that was lost with the state', async () => {
+  const stale = note('outcome', 'r1', began + 20, { 'hub-outcome': 'cancelled' }, { type: 'fault', ...body('no more') });
+  const instead = note('outcome', 'r1', began + 30, { 'hub-outcome': 'reply', 'hub-instead-of': 'cancelled' }, { type: 'reply', ...body('a') });
+  for (const told of [
+    [stale, instead],
+    [instead, stale],
+  ])
+    expect(await verdictOn([asked('r1'), replied('r1', 'a'), ...told])).toMatchObject({ replied: 1, cancelled: 0, violations: [] });
+});
+
 const partOf = (id: string, message: string) =>
   delivered(encode({ ...first(id, { slip: ['gather'], step: 3, groups: group(0) }), id: message }), names.work, 'gather');
 

@@ -125,7 +125,13 @@ it('finds nothing wrong with versions that follow one another, told twice or not
 
 it('takes what counts instead of an outcome that was lost with the state', async () => {
   const stale = note('outcome', 'r1', began + 20, { 'hub-outcome': 'cancelled' }, { type: 'fault', ...body('no more') });
-  const instead = note('outcome', 'r1', began + 30, { 'hub-outcome': 'reply', 'hub-instead-of': 'cancelled' }, { type: 'reply', ...body('a') });
+  const instead = note(
+    'outcome',
+    'r1',
+    began + 30,
+    { 'hub-outcome': 'reply', 'hub-instead-of': 'cancelled' },
+    { type: 'reply', ...body('a') },
+  );
   for (const told of [
     [stale, instead],
     [instead, stale],

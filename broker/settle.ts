@@ -13,21 +13,16 @@ import { failpoint } from './failpoint.js';
 import type { Forward } from './forward.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
-import { isSameOutcome, type Outcome, type RequestRecord, type Settled, type Store } from './store.js';
-import { PublishError } from './transport.js';
+import { openStale, type Stale } from './stale.js';
+import { isSameOutcome, type Outcome, type Settled, type Store } from './store.js';
 import { faultMessage } from './wire.js';
 
-export interface Settler {
+export interface Settler extends Pick<Stale, 'seat'> {
   /**
    * `journalled`: the journal has this outcome already, since a moment ago, under the same confirm that brought it here. `isLeftOut`: it
    * says itself that its flow leaves the journal out; where it does not say, the wait or the record knows.
    */
   settle(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut?: boolean): Promise<Settled>;
-  /**
-   * The journal has this outcome, and the record may have none, or another one: it gets it, or the journal hears which one counts instead.
-   * False: another one.
-   */
-  seat(requestId: string, outcome: Outcome): Promise<boolean>;
   /** Resolves when no outcome of a request without record is being written down here: it was caught by now. Takes as long as the journal is away. */
   idle(requestId: string): Promise<void>;
   /** Ends what a hub that died left half done: the outcome is journalled, shown, forwarded. */
@@ -69,12 +64,8 @@ export function openSettler(options: SettlerOptions): Settler {
   const { store, journal, correlator, control, dossiers, forward, leftOut, clock, emit, stopping } = options;
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
-  /** Requests with record whose outcome the store is being told. */
-  const settling = new Set<string>();
-  /** Those whose reply the store could not be told: it comes again. */
-  const unsettled = new Set<string>();
-  /** Requests with record whose outcome may or may not be in the journal. */
-  const unsure = new Set<string>();
+  const inOrder = ordered();
+  const { tell, seat } = openStale({ store, journal, leftOut, clock, stopping, complete: (id, outcome) => complete(id, outcome) });
 
   async function idle(requestId: string): Promise<void> {
     for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
@@ -118,25 +109,11 @@ export function openSettler(options: SettlerOptions): Settler {
 
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
     failpoint('settle.before-store');
-    // Another reply to it, which came first, is being settled, or could not be and comes again: a rebuild would find that one first.
-    const isOvertaking = settling.has(requestId) || unsettled.has(requestId);
-    if (!isOvertaking) settling.add(requestId);
-    let settled: Settled;
-    try {
-      settled = await store.settle(requestId, outcome, (journalled && !isOvertaking) || isLeftOut);
-      unsettled.delete(requestId);
-    } catch (error) {
-      if (journalled) unsettled.add(requestId);
-      throw error;
-    } finally {
-      if (!isOvertaking) settling.delete(requestId);
-    }
+    let settled = await inOrder(requestId, journalled, (overtakes) =>
+      store.settle(requestId, outcome, (journalled && !overtakes) || isLeftOut),
+    );
     failpoint('settle.after-store');
-    if ((settled === 'won' || settled === 'same') && !(await complete(requestId, outcome))) {
-      if (!isLeftOut) await late(requestId, outcome, 'late');
-      emit('request.settled', { requestId, kind: outcome.kind, settled: 'late' });
-      return 'late';
-    }
+    if ((settled === 'won' || settled === 'same') && !(await complete(requestId, outcome))) settled = 'late';
     if (settled !== 'won' && !isLeftOut) await notCounted(requestId, outcome, settled);
     emit('request.settled', { requestId, kind: outcome.kind, settled });
     return settled;
@@ -162,53 +139,6 @@ export function openSettler(options: SettlerOptions): Settler {
 
   const late = (requestId: string, { kind }: Outcome, because: Settled) =>
     journal.note('late', requestId, {}, { 'hub-outcome': kind, 'hub-late-because': because });
-
-  async function seat(requestId: string, outcome: Outcome): Promise<boolean> {
-    for (;;) {
-      const settled = await store.settle(requestId, outcome, false);
-      if (settled === 'unknown') return true;
-      if (settled === 'late') {
-        await correct(requestId, outcome);
-        return false;
-      }
-      // Or the state was lost once more.
-      if (await store.show(requestId, outcome)) return true;
-    }
-  }
-
-  /** The journal has or may have this outcome, and another one counts. */
-  async function correct(requestId: string, { kind }: Outcome): Promise<void> {
-    const record = await store.get(requestId);
-    if (record?.outcome !== undefined && !leftOut.has(record.flow)) await journal.outcome(requestId, record.outcome, record, kind);
-  }
-
-  async function tell(requestId: string, outcome: Outcome, record: RequestRecord): Promise<void> {
-    try {
-      await journal.outcome(requestId, outcome, record);
-    } catch (error) {
-      // As long as the record has it, it is brought to an end by whoever sweeps. But the state may be lost meanwhile.
-      if (error instanceof PublishError && error.failure === 'unknown') void makeSure(requestId, outcome);
-      throw error;
-    }
-  }
-
-  /** What may be in the journal is the outcome in the end, or the journal hears which one is. */
-  async function makeSure(requestId: string, outcome: Outcome): Promise<void> {
-    if (unsure.has(requestId)) return;
-    unsure.add(requestId);
-    for (let isSure = false; !isSure && !stopping.aborted;) {
-      await pause(clock, writeAgainMs, stopping);
-      try {
-        const settled = await store.settle(requestId, outcome, false);
-        if (settled === 'late') await correct(requestId, outcome);
-        else await complete(requestId, outcome);
-        isSure = true;
-      } catch {
-        // One of the two is away, or was: again.
-      }
-    }
-    unsure.delete(requestId);
-  }
 
   /** Journal, show, hand over, forward. Each may be done again. False: the state was lost meanwhile, and there is another outcome. */
   async function complete(requestId: string, outcome: Outcome): Promise<boolean> {
@@ -238,5 +168,28 @@ export function openSettler(options: SettlerOptions): Settler {
       const record = await store.get(requestId);
       if (record?.outcome !== undefined) await complete(requestId, record.outcome);
     },
+  };
+}
+
+/**
+ * Tells whoever settles a reply whether it overtakes another one to the same request, which is being settled, or could not be and comes again: a
+ * rebuild would find that one first.
+ */
+function ordered() {
+  const settling = new Set<string>();
+  const unsettled = new Set<string>();
+  return async (requestId: string, isReply: boolean, settle: (overtakes: boolean) => Promise<Settled>): Promise<Settled> => {
+    const isAlone = !settling.has(requestId);
+    settling.add(requestId);
+    try {
+      const settled = await settle(!isAlone || unsettled.has(requestId));
+      unsettled.delete(requestId);
+      return settled;
+    } catch (error) {
+      if (isReply) unsettled.add(requestId);
+      throw error;
+    } finally {
+      if (isAlone) settling.delete(requestId);
+    }
   };
 }

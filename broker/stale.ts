@@ -1,0 +1,84 @@
+/**
+ * What the journal was told, and the state knows nothing of: it was lost, or restored from an older copy, between the settling of an outcome and
+ * its showing. Then the outcome is settled again; or, when there is another one by now, the journal hears that this one counts instead.
+ */
+import { pause, type Clock } from './clock.js';
+import type { Journal } from './journal.js';
+import type { Outcome, RequestRecord, Store } from './store.js';
+import { PublishError } from './transport.js';
+
+export interface Stale {
+  /** Tells the journal of an outcome that is settled. Sees to it for as long as the hub lives, when nobody knows whether it was heard. */
+  tell(requestId: string, outcome: Outcome, record: RequestRecord): Promise<void>;
+  /**
+   * The journal has this outcome, and the record may have none, or another one: it gets it, or the journal hears which one counts instead.
+   * False: another one.
+   */
+  seat(requestId: string, outcome: Outcome): Promise<boolean>;
+}
+
+export interface StaleOptions {
+  readonly store: Store;
+  readonly journal: Journal;
+  /** Names of the flows that leave the journal out. */
+  readonly leftOut: ReadonlySet<string>;
+  readonly clock: Clock;
+  /** Aborts when the hub begins to stop. */
+  readonly stopping: AbortSignal;
+  /** Brings an outcome that is settled to its end. */
+  readonly complete: (requestId: string, outcome: Outcome) => Promise<unknown>;
+}
+
+const againMs = 500;
+
+export function openStale({ store, journal, leftOut, clock, stopping, complete }: StaleOptions): Stale {
+  /** Requests whose outcome may or may not be in the journal. */
+  const unsure = new Set<string>();
+
+  /** The journal has or may have an outcome of this kind, and another one counts. */
+  async function correct(requestId: string, { kind }: Outcome): Promise<void> {
+    const record = await store.get(requestId);
+    if (record?.outcome !== undefined && !leftOut.has(record.flow)) await journal.outcome(requestId, record.outcome, record, kind);
+  }
+
+  async function makeSure(requestId: string, outcome: Outcome): Promise<void> {
+    if (unsure.has(requestId)) return;
+    unsure.add(requestId);
+    for (let isSure = false; !isSure && !stopping.aborted;) {
+      await pause(clock, againMs, stopping);
+      try {
+        const settled = await store.settle(requestId, outcome, false);
+        if (settled === 'late') await correct(requestId, outcome);
+        else await complete(requestId, outcome);
+        isSure = true;
+      } catch {
+        // RabbitMQ or Redis is away, or was: again.
+      }
+    }
+    unsure.delete(requestId);
+  }
+
+  return {
+    async tell(requestId, outcome, record) {
+      try {
+        await journal.outcome(requestId, outcome, record);
+      } catch (error) {
+        // As long as the record has it, whoever sweeps brings it to its end. But the state may be lost meanwhile.
+        if (error instanceof PublishError && error.failure === 'unknown') void makeSure(requestId, outcome);
+        throw error;
+      }
+    },
+    async seat(requestId, outcome) {
+      for (;;) {
+        const settled = await store.settle(requestId, outcome, false);
+        if (settled === 'unknown') return true;
+        if (settled === 'late') {
+          await correct(requestId, outcome);
+          return false;
+        }
+        // Or the state was lost once more.
+        if (await store.show(requestId, outcome)) return true;
+      }
+    },
+  };
+}

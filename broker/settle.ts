@@ -46,6 +46,7 @@ export interface SettlerOptions {
 }
 
 const writeAgainMs = 500;
+const mostUnsettled = 10_000;
 
 /** The outcome that a fault makes. */
 export function outcomeOfFault(kind: Exclude<Outcome['kind'], 'reply'>, fault: Fault, at: number): Outcome {
@@ -187,6 +188,8 @@ function ordered() {
       return settled;
     } catch (error) {
       if (isReply) unsettled.add(requestId);
+      // One that waits too long comes to another hub: this one hears no more of it, and need not remember it for ever.
+      if (unsettled.size > mostUnsettled) unsettled.delete(unsettled.values().next().value!);
       throw error;
     } finally {
       if (isAlone) settling.delete(requestId);

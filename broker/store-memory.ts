@@ -130,9 +130,11 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
   function create(record: NewRecord, takesClaim: boolean): Created {
     sweep();
     const { claim } = record;
-    const holder = takesClaim ? undefined : claims.get(claim?.scope ?? '');
-    const found = live(requests, record.id) ?? (holder === undefined ? undefined : live(requests, holder));
+    const holder = live(requests, claims.get(claim?.scope ?? '') ?? '');
+    const found = live(requests, record.id) ?? (takesClaim ? undefined : holder);
+    if (takesClaim && found === undefined && holder !== undefined && isUnheard(holder.record)) discard(holder.record.id);
     if (found !== undefined) {
+      if (takesClaim) found.record.published = true;
       const held = found.record.claim;
       const sameBody = claim === undefined || held === undefined || held.fingerprint === claim.fingerprint;
       return { result: 'exists', record: { ...found.record }, sameBody };
@@ -153,6 +155,9 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     wake(record.id);
     return { result: 'created' };
   }
+
+  /** The broker is not known to have it. */
+  const isUnheard = ({ published, state, outcome }: RequestRecord) => !published && state === 'accepted' && outcome === undefined;
 
   function discard(id: string): void {
     const kept = live(requests, id);

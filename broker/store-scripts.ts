@@ -108,13 +108,28 @@ local function show(retention)
 end
 `;
 
+/** Takes back a request without outcome, and its claim. */
+const drop = `
+local function drop(other)
+  local key = ns .. ':request:' .. other
+  local has = redis.call('HMGET', key, 'claim', 'sup')
+  redis.call('ZREM', deadlines, other)
+  if has[2] then redis.call('ZREM', ns .. ':supersede:' .. has[2], other) end
+  if has[1] and redis.call('GET', ns .. ':claim:' .. has[1]) == other then redis.call('DEL', ns .. ':claim:' .. has[1]) end
+  if redis.call('DEL', key, ns .. ':events:' .. other) > 0 then redis.call('PUBLISH', ns .. ':wake', other) end
+end
+`;
+
 /** KEYS[5]: claim. ARGV: retention, '1' with a claim, '1' if its holder gives way, deadline, `state` event's data, then fields of the record. */
-const create = `${request}
+const create = `${request}${drop}
 local claim, retention, claims, takes, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5] == '1', tonumber(ARGV[6])
-if redis.call('EXISTS', record) == 1 then return { id, redis.call('HGETALL', record) } end
-if claims and not takes then
-  local holder = redis.call('GET', claim)
-  local held = holder and redis.call('HGETALL', ns .. ':request:' .. holder) or {}
+if redis.call('EXISTS', record) == 1 then
+  if takes then redis.call('HSET', record, 'pub', 1) end
+  return { id, redis.call('HGETALL', record) }
+end
+local holder = claims and redis.call('GET', claim)
+if holder and not takes then
+  local held = redis.call('HGETALL', ns .. ':request:' .. holder)
   if #held > 0 then return { holder, held } end
 end
 local at = now()
@@ -122,6 +137,11 @@ local expires = math.max(deadline, at) + retention
 redis.call('HSET', record, 'upd', at, unpack(ARGV, 8))
 redis.call('DEL', events)
 redis.call('PEXPIREAT', record, expires)
+if holder then
+  -- Of one that the broker is not known to have nobody was told.
+  local has = redis.call('HMGET', ns .. ':request:' .. holder, 'state', 'pub', 'kind')
+  if has[1] == 'accepted' and not has[2] and not has[3] then drop(holder) end
+end
 if claims then
   redis.call('SET', claim, id)
   redis.call('PEXPIREAT', claim, expires)
@@ -138,13 +158,8 @@ wake()
 return false
 `;
 
-const discard = `${request}
-local has = redis.call('HMGET', record, 'kind', 'claim')
-if has[1] then return end
-redis.call('ZREM', deadlines, id)
-leaveLine()
-if has[2] and redis.call('GET', ns .. ':claim:' .. has[2]) == id then redis.call('DEL', ns .. ':claim:' .. has[2]) end
-if redis.call('DEL', record, events) > 0 then wake() end
+const discard = `${request}${drop}
+if redis.call('HEXISTS', record, 'kind') == 0 then drop(id) end
 `;
 
 /** ARGV: state or '', its event's data, '1' to clear what it waits for, event's name or '', its data, then fields of the record. */

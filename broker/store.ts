@@ -286,7 +286,10 @@ export interface Restoring extends Pick<
   Store,
   'discard' | 'report' | 'forwarded' | 'openGroup' | 'addPart' | 'addLatePart' | 'closeGroup' | 'groupDone' | 'remember' | 'park'
 > {
-  /** Makes the record if there is none. A claim that another record has goes over to this one. */
+  /**
+   * Makes the record if there is none; one that is there is with the broker. A claim that another record has goes over to this one; one that
+   * the broker is not known to have is taken back with it: who asked under the key twice has but one request.
+   */
   record(record: NewRecord): Promise<void>;
   /**
    * The outcome, shown. One that a hub wrote down counts more than a reply that nobody is known to have settled, and of several of either

@@ -84,6 +84,25 @@ export function restoringContract(name: string, open: (options: { readonly reten
       expect(await store.create(aRequest({ claim: { scope: 's', fingerprint: 'f' } }))).toMatchObject({ record: { id: second.id } });
     });
 
+    it('takes back a request of an older copy that never reached the broker when another one has its claim since', async () => {
+      const claim = { scope: 's', fingerprint: 'f' };
+      const [unheard, atWork] = [aRequest({ claim, published: false }), aRequest({ claim: { ...claim, scope: 't' }, published: false })];
+      await restoring.complete();
+      for (const record of [unheard, atWork]) await store.create(record);
+      await store.lease('rebuild', 'h1', 10_000);
+      const [second, third] = [aRequest({ claim }), aRequest({ claim: { ...claim, scope: 't' } })];
+      await restoring.record({ ...second, published: true });
+      // The journal has it: it reached the broker.
+      await restoring.record({ ...atWork, published: true });
+      await restoring.record({ ...third, published: true });
+      await restoring.complete();
+      expect(await store.get(unheard.id)).toBeUndefined();
+      expect(await store.due(10)).toEqual([]);
+      expect(await store.get(atWork.id)).toMatchObject({ published: true });
+      expect(await store.create(aRequest({ claim }))).toMatchObject({ result: 'exists', record: { id: second.id } });
+      expect(await store.create(aRequest({ claim: { ...claim, scope: 't' } }))).toMatchObject({ record: { id: third.id } });
+    });
+
     it('shows a reply that it finds, unless a hub is found to have decided otherwise', async () => {
       const [answered, decided] = [aRequest(), aRequest()];
       for (const { id } of [answered, decided]) {

@@ -25,9 +25,10 @@ export interface Refusal {
 export interface Admission {
   /**
    * Why a request that brings work is not taken at the moment, if so. Asked once for each, before it is read, by adapters whose
-   * clients push; those that pull (a queue, a folder) are held back by how much they pull at once.
+   * clients push; those that pull (a queue, a folder) are held back by how much they pull at once. `before`: so many were let in, and
+   * have not begun.
    */
-  busy(): Refusal | undefined;
+  busy(before?: number): Refusal | undefined;
   /** The same for one principal: why it has used up its quota. */
   overQuota(principal: Principal): Refusal | undefined;
   /** Counts a request against its principal's quota, until the returned function is called. Throws a Fault `unavailable`, reason `too-many`. */
@@ -75,8 +76,8 @@ export function openAdmission({ clock, maxDelayMs }: AdmissionOptions): Admissio
   }
 
   return {
-    busy() {
-      if (comeInASecond() < fewInASecond || gate.isOpen()) return undefined;
+    busy(before = 0) {
+      if (comeInASecond() < fewInASecond || gate.isOpen(before)) return undefined;
       return {
         over: 'hub',
         detail: `this hub has more to do than it can: requests wait ${Math.round(gate.delayMs())} ms before they are under way`,
@@ -197,7 +198,7 @@ function openGate(clock: Clock, maxDelayMs: number, queue: Queue) {
   }
 
   return {
-    isOpen: () => queue.waiting() < most,
+    isOpen: (before: number) => queue.waiting() + before < most,
     delayMs,
     wake(): void {
       calmMs = 0;

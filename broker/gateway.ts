@@ -178,9 +178,9 @@ export interface Gateway {
   last(topic: string, principal: Principal): Promise<TopicMessage | undefined>;
   /**
    * Why a request that brings work is not taken now, if so: the hub has too much of it. Adapters whose clients push ask once for each, before
-   * they read it. Status, replies and cancels are always taken.
+   * they read it. Status, replies and cancels are always taken. `before`: so many were let in, and have not begun.
    */
-  busy(): Refusal | undefined;
+  busy(before?: number): Refusal | undefined;
   /** Why this principal brings too much. `request`, `send` and `publish` look, too. */
   overQuota(principal: Principal): Refusal | undefined;
   /** Ready to take requests; when not, why. */
@@ -351,8 +351,8 @@ export function openGateway(options: GatewayOptions): Gateway & LookedAfter {
     publish: (topic, principal, message) => admitted(principal, () => topics.publish(topic, principal, message)),
     subscribe: topics.subscribe,
     last: topics.last,
-    busy() {
-      const refusal = admission.busy();
+    busy(before) {
+      const refusal = admission.busy(before);
       if (refusal !== undefined) emit('request.shed');
       return refusal;
     },

@@ -2,7 +2,7 @@
  * The Fastify server around the routes: any body as bytes, limits before anything is published, who is asking, and every
  * error as problem+json, also for what never became a request.
  */
-import type { IncomingMessage, RequestListener, Server } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { fastify, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, type HTTPMethods } from 'fastify';
 import type { AdapterContext } from '../../broker/adapter.js';
@@ -11,6 +11,7 @@ import type { Principal } from '../../broker/access.js';
 import { withoutRoles } from '../../broker/people.js';
 import { apiKey } from './headers.js';
 import { localOnly } from './local.js';
+import { openDoor } from './door.js';
 import { otherOrigin, whoIs, type Person } from './persons.js';
 import { httpProblem, rawProblem, sendProblem, thrownProblem, type Problem } from './problem.js';
 import { visits, type Visit, type Visits } from './visits.js';
@@ -115,7 +116,7 @@ export function httpServer(
     clientErrorHandler: (error, socket) => refuseRaw(error, socket, inFlight),
   });
   app.server.maxConnections = limits.maxConnections;
-  turnAway(app.server, routes, { context, stopping });
+  openDoor(app.server, routes, { gateway: context.gateway, stopping });
   app.server.on('checkExpectation', (_request, response) => {
     response.shouldKeepAlive = false;
     const problem = httpProblem('expectation-failed', 'only `Expect: 100-continue` can be met');
@@ -256,37 +257,6 @@ export function httpServer(
       : sendProblem(reply, httpProblem('unknown-method', `${request.method} means nothing here`)),
   );
   return app;
-}
-
-/**
- * What brings work to a hub that has too much is refused before anything of ours looks at it: under the load that makes it necessary,
- * a refusal must cost next to nothing. Half of what Fastify's way costs [measured].
- */
-function turnAway(
-  server: Server,
-  routes: readonly Route[],
-  { context: { gateway }, stopping }: Pick<ServerNeeds, 'context' | 'stopping'>,
-): void {
-  const brings = routes.filter(([, , , access]) => access === 'new').map(([method, url]) => [method, url.replace(/:.*/, '')] as const);
-  const handlers = server.listeners('request') as RequestListener[];
-  server.removeAllListeners('request');
-  server.on('request', (request, response) => {
-    const bringsWork = brings.some(([method, url]) => request.method === method && request.url?.startsWith(url) === true);
-    const refusal = bringsWork ? gateway.busy() : undefined;
-    if (refusal === undefined) return handlers.forEach((handler) => handler.call(server, request, response));
-    const problem = httpProblem('overloaded', refusal.detail);
-    const body = JSON.stringify(problem);
-    if (stopping()) response.shouldKeepAlive = false;
-    response.writeHead(problem.status, {
-      'content-type': 'application/problem+json',
-      'content-length': Buffer.byteLength(body),
-      'retry-after': String(Math.ceil(refusal.retryAfterMs / 1_000)),
-      'cache-control': 'no-store',
-      'x-content-type-options': 'nosniff',
-    });
-    // As text: head and body are then one write.
-    response.end(body);
-  });
 }
 
 /** 405 with `Allow` for each address that knows other methods. */

@@ -66,7 +66,7 @@ export function openSettler(options: SettlerOptions): Settler {
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
   const inOrder = ordered();
-  const { tell, seat } = openStale({ store, journal, leftOut, clock, stopping, complete: (id, outcome) => complete(id, outcome) });
+  const { tell, shown, seat } = openStale({ store, journal, leftOut, clock, stopping, complete: (id, outcome) => complete(id, outcome) });
 
   async function idle(requestId: string): Promise<void> {
     for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
@@ -150,9 +150,12 @@ export function openSettler(options: SettlerOptions): Settler {
       failpoint('settle.before-journal');
       if (!leftOut.has(record.flow)) await tell(requestId, outcome, record);
       failpoint('settle.after-journal');
-      // Nobody wants what was still to be done, unless late parts amend the reply.
-      if (!mayBeAmended({ outcome }, clock.now())) await dossiers?.withdraw(requestId, endOf[outcome.kind]);
-      if (!(await store.show(requestId, outcome)) && !(await seat(requestId, outcome))) return false;
+      const isShown = await shown(requestId, outcome, async () => {
+        // Nobody wants what was still to be done, unless late parts amend the reply.
+        if (!mayBeAmended({ outcome }, clock.now())) await dossiers?.withdraw(requestId, endOf[outcome.kind]);
+        return (await store.show(requestId, outcome)) || (await seat(requestId, outcome));
+      });
+      if (!isShown) return false;
       failpoint('settle.after-show');
     }
     correlator.deliver(requestId, outcome);

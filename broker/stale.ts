@@ -10,6 +10,8 @@ import { PublishError } from './transport.js';
 export interface Stale {
   /** Tells the journal of an outcome that is settled. Sees to it for as long as the hub lives, when nobody knows whether it was heard. */
   tell(requestId: string, outcome: Outcome, record: RequestRecord): Promise<void>;
+  /** Shows, by `show`, what the journal was told. Sees to it for as long as the hub lives, when that fails. */
+  shown(requestId: string, outcome: Outcome, show: () => Promise<boolean>): Promise<boolean>;
   /**
    * The journal has this outcome, and the record may have none, or another one: it gets it, or the journal hears which one counts instead.
    * False: another one.
@@ -65,6 +67,15 @@ export function openStale({ store, journal, leftOut, clock, stopping, complete }
       } catch (error) {
         // As long as the record has it, whoever sweeps brings it to its end. But the state may be lost meanwhile.
         if (error instanceof PublishError && error.failure === 'unknown') void makeSure(requestId, outcome);
+        throw error;
+      }
+    },
+    async shown(requestId, outcome, show) {
+      try {
+        return await show();
+      } catch (error) {
+        // The state may be lost, and be rebuilt from what the journal had before.
+        void makeSure(requestId, outcome);
         throw error;
       }
     },

@@ -127,14 +127,12 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     wake(record.id);
   }
 
-  function create(record: NewRecord, takesClaim: boolean): Created {
+  function create(record: NewRecord): Created {
     sweep();
     const { claim } = record;
-    const holder = live(requests, claims.get(claim?.scope ?? '') ?? '');
-    const found = live(requests, record.id) ?? (takesClaim ? undefined : holder);
-    if (takesClaim && found === undefined && holder !== undefined && isUnheard(holder.record)) discard(holder.record.id);
+    const holder = claims.get(claim?.scope ?? '');
+    const found = live(requests, record.id) ?? (holder === undefined ? undefined : live(requests, holder));
     if (found !== undefined) {
-      if (takesClaim) found.record.published = true;
       const held = found.record.claim;
       const sameBody = claim === undefined || held === undefined || held.fingerprint === claim.fingerprint;
       return { result: 'exists', record: { ...found.record }, sameBody };
@@ -156,8 +154,15 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     return { result: 'created' };
   }
 
-  /** The broker is not known to have it. */
-  const isUnheard = ({ published, state, outcome }: RequestRecord) => !published && state === 'accepted' && outcome === undefined;
+  /** Makes the record if there is none, gives it its claim, and tells who had that. */
+  function restore(record: NewRecord): string | undefined {
+    const { id, claim } = record;
+    const holder = claims.get(claim?.scope ?? '');
+    claims.delete(claim?.scope ?? '');
+    create(record);
+    if (claim !== undefined) claims.set(claim.scope, id);
+    return holder === id ? undefined : holder;
+  }
 
   function discard(id: string): void {
     const kept = live(requests, id);
@@ -219,7 +224,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
       decide(kept, outcome);
       kept.record.shown = false;
     }
-    if (givesWay || isSame) show(kept);
+    // Of a request that got its record after it was asked, the journal must be told the record with the outcome: so it is owed.
+    if ((givesWay || isSame) && !(from === 'reply' && kept.record.detached === true)) show(kept);
   }
 
   function amend(id: string, correction: Correction): Amended {
@@ -460,7 +466,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
           const restoring = behind(() => live(leases, 'rebuild') !== undefined);
           return {
             ...restoring.methods,
-            record: (record) => restoring.open(() => void create(record, true)),
+            record: (record) => restoring.open(() => restore(record)),
             outcome: (id, outcome, from) => restoring.open(() => restoreOutcome(id, outcome, from)),
             amendment: (id, one) => restoring.open(() => restoreAmendment(id, one)),
             keep: (dossier) => restoring.open(() => void dossiers.keep(dossier, true)),
@@ -473,7 +479,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
               }),
           };
         },
-        create: (record) => open(() => create(record, false)),
+        create: (record) => open(() => create(record)),
         get: (id) =>
           open(() => {
             const kept = live(requests, id);

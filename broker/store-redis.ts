@@ -243,7 +243,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
           return (await restoring.addParts(groupId, [part], enough, looks)).state;
         },
         async record(record) {
-          await restoring.create(record, true);
+          const holder = await restoring.create(record, true);
+          return holder instanceof Buffer && holder.toString() !== record.id ? holder.toString() : undefined;
         },
         async outcome(id, outcome, from) {
           const { kind, body } = outcome;

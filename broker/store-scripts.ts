@@ -108,26 +108,18 @@ local function show(retention)
 end
 `;
 
-/** Takes back a request without outcome, and its claim. */
-const drop = `
-local function drop(other)
-  local key = ns .. ':request:' .. other
-  local has = redis.call('HMGET', key, 'claim', 'sup')
-  redis.call('ZREM', deadlines, other)
-  if has[2] then redis.call('ZREM', ns .. ':supersede:' .. has[2], other) end
-  if has[1] and redis.call('GET', ns .. ':claim:' .. has[1]) == other then redis.call('DEL', ns .. ':claim:' .. has[1]) end
-  if redis.call('DEL', key, ns .. ':events:' .. other) > 0 then redis.call('PUBLISH', ns .. ':wake', other) end
-end
-`;
-
-/** KEYS[5]: claim. ARGV: retention, '1' with a claim, '1' if its holder gives way, deadline, `state` event's data, then fields of the record. */
-const create = `${request}${drop}
+/**
+ * KEYS[5]: claim. ARGV: retention, '1' with a claim, '1' if its holder gives way, deadline, `state` event's data, then fields of the record.
+ * Returns who is there with what it is, or false; if the holder gives way: who that is, or false.
+ */
+const create = `${request}
 local claim, retention, claims, takes, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5] == '1', tonumber(ARGV[6])
-if redis.call('EXISTS', record) == 1 then
-  if takes then redis.call('HSET', record, 'pub', 1) end
-  return { id, redis.call('HGETALL', record) }
-end
 local holder = claims and redis.call('GET', claim)
+if redis.call('EXISTS', record) == 1 then
+  if not takes then return { id, redis.call('HGETALL', record) } end
+  if claims and holder ~= id then redis.call('SET', claim, id, 'PX', redis.call('PTTL', record)) end
+  return holder
+end
 if holder and not takes then
   local held = redis.call('HGETALL', ns .. ':request:' .. holder)
   if #held > 0 then return { holder, held } end
@@ -137,11 +129,6 @@ local expires = math.max(deadline, at) + retention
 redis.call('HSET', record, 'upd', at, unpack(ARGV, 8))
 redis.call('DEL', events)
 redis.call('PEXPIREAT', record, expires)
-if holder then
-  -- Of one that the broker is not known to have nobody was told.
-  local has = redis.call('HMGET', ns .. ':request:' .. holder, 'state', 'pub', 'kind')
-  if has[1] == 'accepted' and not has[2] and not has[3] then drop(holder) end
-end
 if claims then
   redis.call('SET', claim, id)
   redis.call('PEXPIREAT', claim, expires)
@@ -155,11 +142,16 @@ if key then
 end
 append('state', ARGV[7])
 wake()
-return false
+return takes and holder
 `;
 
-const discard = `${request}${drop}
-if redis.call('HEXISTS', record, 'kind') == 0 then drop(id) end
+const discard = `${request}
+local has = redis.call('HMGET', record, 'kind', 'claim')
+if has[1] then return end
+redis.call('ZREM', deadlines, id)
+leaveLine()
+if has[2] and redis.call('GET', ns .. ':claim:' .. has[2]) == id then redis.call('DEL', ns .. ':claim:' .. has[2]) end
+if redis.call('DEL', record, events) > 0 then wake() end
 `;
 
 /** ARGV: state or '', its event's data, '1' to clear what it waits for, event's name or '', its data, then fields of the record. */
@@ -201,20 +193,22 @@ return 'won'
 /** ARGV: retention, where it is from, kind, digest of the body, then fields of the outcome. */
 const restoreOutcome = `${request}
 local retention, from, kind, digest = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'found', 'shown')
+local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'found', 'shown', 'det')
 if not has[1] then return end
+-- Of a request that got its record after it was asked, the journal must be told the record with the outcome: so it is owed.
+local isOwed = from == 'reply' and has[6]
 if has[2] then
   local givesWay = not has[5]
   if has[4] then givesWay = from == 'correction' or has[4] == 'reply' and from ~= 'reply' end
   local isSame = has[2] == kind and has[3] == digest
   if givesWay then redis.call('HSET', record, 'found', from) end
-  if isSame then show(retention) end
+  if isSame and not isOwed then show(retention) end
   if isSame or not givesWay then return end
 end
 redis.call('HDEL', record, 'shown', 'enc', 'parts', 'late')
 decide(kind, digest, now(), retention, 7)
 redis.call('HSET', record, 'found', from)
-show(retention)
+if not isOwed then show(retention) end
 `;
 
 /** ARGV: retention, kind, digest of the body. */

@@ -286,13 +286,10 @@ export interface Restoring extends Pick<
   Store,
   'discard' | 'report' | 'forwarded' | 'openGroup' | 'addPart' | 'addLatePart' | 'closeGroup' | 'groupDone' | 'remember' | 'park'
 > {
+  /** Makes the record if there is none. A claim that another record has goes over to this one; resolves with that one's id. */
+  record(record: NewRecord): Promise<string | undefined>;
   /**
-   * Makes the record if there is none; one that is there is with the broker. A claim that another record has goes over to this one; one that
-   * the broker is not known to have is taken back with it: who asked under the key twice has but one request.
-   */
-  record(record: NewRecord): Promise<void>;
-  /**
-   * The outcome, shown. One that a hub wrote down counts more than a reply that nobody is known to have settled, and of several of either
+   * The outcome, shown; but not the reply to a request that was `detached`, which is owed as after `settle`. One that a hub wrote down counts more than a reply that nobody is known to have settled, and of several of either
    * kind the first; a correction counts more than all before it. What the record has and never showed gives way, since nobody can have seen
    * it; what it showed does not. No-op without record.
    */

@@ -84,23 +84,30 @@ export function restoringContract(name: string, open: (options: { readonly reten
       expect(await store.create(aRequest({ claim: { scope: 's', fingerprint: 'f' } }))).toMatchObject({ record: { id: second.id } });
     });
 
-    it('takes back a request of an older copy that never reached the broker when another one has its claim since', async () => {
+    it('tells whose claim goes over to a record, be it new or there already', async () => {
       const claim = { scope: 's', fingerprint: 'f' };
-      const [unheard, atWork] = [aRequest({ claim, published: false }), aRequest({ claim: { ...claim, scope: 't' }, published: false })];
+      const [first, second] = [aRequest({ claim }), aRequest({ claim })];
+      expect(await restoring.record(first)).toBeUndefined();
+      expect(await restoring.record(second)).toBe(first.id);
+      expect(await restoring.record(second)).toBeUndefined();
+      expect(await restoring.record(first)).toBe(second.id);
+      expect(await restoring.record(aRequest())).toBeUndefined();
       await restoring.complete();
-      for (const record of [unheard, atWork]) await store.create(record);
+      expect(await store.create(aRequest({ claim }))).toMatchObject({ result: 'exists', record: { id: first.id } });
+      expect(await store.get(second.id)).toMatchObject({ id: second.id });
+    });
+
+    it('does not show a reply to a request that got its record after it was asked: the journal must be told both first', async () => {
+      const record = aRequest({ detached: true });
+      await restoring.record(record);
+      for (let times = 0; times < 2; times++) await restoring.outcome(record.id, reply('a reply'), 'reply');
+      await restoring.complete();
+      expect(await store.get(record.id)).toMatchObject({ shown: false, outcome: reply('a reply') });
+      expect(await store.owed(0, 10)).toEqual([record.id]);
+      expect(await store.settle(record.id, reply('a reply'), false)).toBe('same');
       await store.lease('rebuild', 'h1', 10_000);
-      const [second, third] = [aRequest({ claim }), aRequest({ claim: { ...claim, scope: 't' } })];
-      await restoring.record({ ...second, published: true });
-      // The journal has it: it reached the broker.
-      await restoring.record({ ...atWork, published: true });
-      await restoring.record({ ...third, published: true });
-      await restoring.complete();
-      expect(await store.get(unheard.id)).toBeUndefined();
-      expect(await store.due(10)).toEqual([]);
-      expect(await store.get(atWork.id)).toMatchObject({ published: true });
-      expect(await store.create(aRequest({ claim }))).toMatchObject({ result: 'exists', record: { id: second.id } });
-      expect(await store.create(aRequest({ claim: { ...claim, scope: 't' } }))).toMatchObject({ record: { id: third.id } });
+      await restoring.outcome(record.id, reply('a reply'), 'decision');
+      expect(await store.get(record.id)).toMatchObject({ shown: true, state: 'replied' });
     });
 
     it('shows a reply that it finds, unless a hub is found to have decided otherwise', async () => {

@@ -99,6 +99,22 @@ describe.each([
     for (const [n, { id }] of asked.entries()) expect(JSON.parse((await collect(id)).text)).toMatchObject({ body: { n } });
   });
 
+  it('has one request of a key when another one was lost on its way to the broker, and arrived after all', async () => {
+    const gate = gated('once');
+    await open({ flows: { once: ['once'] }, steps: [gate.step] });
+    const ask = () => hub.ask('once', { n: 1 }, later({ idempotencyKey: 'k' }));
+    const { id: lost } = await ask();
+    // As after a rebuild that read the journal before the broker had it.
+    await hub.ports.store.discard(lost);
+    const { id } = await ask();
+    expect(id).not.toBe(lost);
+    await lose();
+    expect(await hub.gateway.status(lost, anonymous)).toBeUndefined();
+    expect(await ask()).toMatchObject({ id });
+    gate.open();
+    expect(await collect(id)).toMatchObject({ kind: 'reply' });
+  });
+
   it('knows its idempotency keys: the same answer byte for byte, another body refused, nothing done twice', async () => {
     const gate = gated('once');
     await open({ flows: { once: ['once'] }, steps: [gate.step] });

@@ -126,6 +126,17 @@ describe('an outcome that was settled when the state was lost', () => {
     expect(told).toEqual(['cancelled']);
   });
 
+  it('is brought to its end when the journal has it, and it cannot be shown while the state is rebuilt', async () => {
+    onTheWay = async () => state.lose();
+    await expect(settler.settle(record.id, cancelled, false)).rejects.toMatchObject({ reason: 'incomplete' });
+    // From what the journal had before.
+    await rebuilt(record);
+    await eventually(async () => {
+      await clock.advance(1_000);
+      expect(await store.get(record.id)).toMatchObject({ shown: true, outcome: cancelled });
+    });
+  });
+
   it('is told to the journal when it overtook a reply that the store could not be told', async () => {
     const settle = store.settle.bind(store);
     store.settle = async () => {

@@ -7,6 +7,7 @@ export default {
   transform: {
     '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' } }],
   },
+  testSequencer: '<rootDir>/test/support/slowest-first.js',
   testTimeout: 30_000,
   // More than a fresh machine has cores: most tests wait for services most of the time.
   maxWorkers: 3,

@@ -10,10 +10,16 @@ connection = pika.BlockingConnection(pika.URLParameters(url))
 channel = connection.channel()
 own = channel.queue_declare('', exclusive=True).method.queue
 done = []
+asked = set()
 
 
 def hear(_channel, _method, properties, heard):
     headers = properties.headers or {}
+    if properties.type == 'ask':
+        # The same question may come twice.
+        if headers['hub-question'] in asked:
+            return
+        asked.add(headers['hub-question'])
     line = {'type': properties.type, 'body': json.loads(heard), 'for': properties.correlation_id, 'headers': headers}
     print(json.dumps(line, default=str), flush=True)
     if properties.type == 'ask':

@@ -98,7 +98,8 @@ export function openRequests(options: GatewayOptions): Requests {
       await enter(record === undefined ? envelope : withRecord(envelope, record), isFirst);
     } catch (error) {
       failpoint('accept.before-discard');
-      if (envelope.recorded && isFault(error) && error.reason !== 'unknown') await store.discard(envelope.requestId).catch(() => undefined);
+      if (envelope.recorded && isFault(error) && error.reason !== 'unknown')
+        await store.discard(envelope.requestId, true).catch(() => undefined);
       throw error;
     }
     if (record === undefined) return;

@@ -164,9 +164,10 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     return holder === id ? undefined : holder;
   }
 
-  function discard(id: string): void {
+  function discard(id: string, ifUnpublished = false): void {
     const kept = live(requests, id);
     if (kept === undefined || kept.record.outcome !== undefined) return;
+    if (ifUnpublished && (kept.record.published || kept.record.state !== 'accepted')) return;
     requests.delete(id);
     const { claim } = kept.record;
     if (claim !== undefined && claims.get(claim.scope) === id) claims.delete(claim.scope);
@@ -426,7 +427,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
           });
         const methods = {
           report: (id: string, what: Report, event?: Pick<RequestEvent, 'name' | 'data'>) => open(() => report(id, what, event)),
-          discard: (id: string) => open(() => discard(id)),
+          discard: (id: string, ifUnpublished?: boolean) => open(() => discard(id, ifUnpublished)),
           forwarded: (id: string) =>
             open(() => {
               const kept = live(requests, id);

@@ -156,8 +156,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         ]);
         return Number(found) === 1;
       },
-      async discard(id: string) {
-        await runOn(id, 'discard');
+      async discard(id: string, ifUnpublished = false) {
+        await runOn(id, 'discard', [ifUnpublished ? '1' : '']);
       },
       async forwarded(id: string) {
         await runOn(id, 'forwarded');

@@ -145,9 +145,10 @@ wake()
 return takes and holder
 `;
 
+/** ARGV: '1' to leave it when the broker has it. */
 const discard = `${request}
-local has = redis.call('HMGET', record, 'kind', 'claim')
-if has[1] then return end
+local has = redis.call('HMGET', record, 'kind', 'claim', 'pub', 'state')
+if has[1] or ARGV[3] == '1' and (has[3] or has[4] ~= 'accepted') then return end
 redis.call('ZREM', deadlines, id)
 leaveLine()
 if has[2] and redis.call('GET', ns .. ':claim:' .. has[2]) == id then redis.call('DEL', ns .. ':claim:' .. has[2]) end

@@ -323,8 +323,11 @@ export interface Store {
   /** Creates the record and claims its idempotency key, or says who has it. Both or nothing. */
   create(record: NewRecord): Promise<Created>;
   get(id: string): Promise<RequestRecord | undefined>;
-  /** Takes back a `create` whose request certainly never reached the broker; frees its key. Not after an outcome. */
-  discard(id: string): Promise<void>;
+  /**
+   * Takes back a `create` whose request certainly never reached the broker; frees its key. Not after an outcome. `ifUnpublished`: nor when
+   * somebody else has brought it to the broker meanwhile, who was asked for the same request.
+   */
+  discard(id: string, ifUnpublished?: boolean): Promise<void>;
   /** Notes where the request is; `event` is appended for watchers. No-op without record (then false) or after the outcome. */
   report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<boolean>;
   /**

@@ -194,6 +194,14 @@ export function storeContract(name: string, open: (options: { readonly retention
         expect(await store.create({ ...aRequest(), claim })).toMatchObject({ result: 'exists', record: { id: second } });
       });
 
+      it('leaves one alone that somebody else has brought to the broker meanwhile, if it is asked to', async () => {
+        const ids = [await accepted(), await accepted(), await accepted()] as const;
+        await store.report(ids[0], { published: true });
+        await store.report(ids[1], { state: 'running' });
+        for (const id of ids) await store.discard(id, true);
+        expect((await Promise.all(ids.map((id) => store.get(id)))).map((found) => found?.id)).toEqual([ids[0], ids[1], undefined]);
+      });
+
       it('is too late once there is an outcome', async () => {
         const id = await accepted();
         await store.settle(id, reply('done'), false);

@@ -75,14 +75,14 @@ export function openRebuild(options: RebuildOptions): Rebuild {
     }
   }
 
-  /** Renews the lease until it is stopped; without it, `lost` aborts. */
+  /** Renews the lease until it is stopped; without it, `lost` aborts. When the state is lost once more the lease is lost with it. */
   function keepLease(lost: AbortController): () => void {
     let cancel: () => void = () => undefined;
     const again = () => {
       if (lost.signal.aborted) return;
       cancel = clock.after(leaseMs / 4, () => {
         const giveUp = (cause?: unknown) => lost.abort(new Error('the rebuild has lost its lease', { cause }));
-        store.lease('rebuild', hub, leaseMs).then((isOurs) => (isOurs ? again() : giveUp()), giveUp);
+        store.lease('rebuild', hub, leaseMs, true).then((isOurs) => (isOurs ? again() : giveUp()), giveUp);
       });
     };
     again();

@@ -382,10 +382,10 @@ redis.call('SET', KEYS[1] .. ':' .. ARGV[2], 1)
 redis.call('DEL', KEYS[3])
 `;
 
-/** KEYS: the lease. ARGV: holder, ms. */
+/** KEYS: the lease. ARGV: holder, ms, '1' to renew it only. */
 const lease = `
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+if holder and holder ~= ARGV[1] or not holder and ARGV[3] == '1' then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 `;

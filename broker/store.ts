@@ -407,7 +407,10 @@ export interface Store {
   park(name: string, value: Buffer, ttlMs: number): Promise<void>;
   parked(name: string): Promise<Buffer | undefined>;
 
-  /** True when `holder` has the lease `name` for the next `ttlMs` (new, or renewed). */
-  lease(name: string, holder: string, ttlMs: number): Promise<boolean>;
+  /**
+   * True when `holder` has the lease `name` for the next `ttlMs` (new, or renewed). `renewsOnly`: not when nobody has it: who had it lost it,
+   * with all that is in the store.
+   */
+  lease(name: string, holder: string, ttlMs: number, renewsOnly?: boolean): Promise<boolean>;
   close(): Promise<void>;
 }

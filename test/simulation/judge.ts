@@ -54,7 +54,9 @@ export function contradictions(
       return isBack ? [`request ${id} went from ${before} back to ${state}`] : [];
     }),
     ...cancelled.flatMap(({ id }) =>
-      kinds.get(id) === 'cancelled' ? [] : [`request ${id} was said to be cancelled, and its outcome is ${kinds.get(id) ?? 'none'}`],
+      excused.has(id) || kinds.get(id) === 'cancelled'
+        ? []
+        : [`request ${id} was said to be cancelled, and its outcome is ${kinds.get(id) ?? 'none'}`],
     ),
   ];
 }

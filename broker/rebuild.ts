@@ -135,8 +135,8 @@ async function restore(
   const done = new Map<string, number>();
   const amended = new Set(flows.filter(({ late }) => late === 'amend').map(({ name }) => name));
   const topics = new Map<string, { readonly message: Message; readonly at: number }>();
-  /** Which record took the key of which other, and as the how manieth. */
-  const takings: (readonly [nth: number, other: string, by: string])[] = [];
+  /** Requests that lost their key to another one, and to which. */
+  const ousted = new Map<string, string>();
   /** Keyed one-way messages: they have their outcome once the broker has them. */
   const sent = new Map<string, number>();
   let entries = 0;
@@ -149,12 +149,12 @@ async function restore(
     const note = delivery.exchange === '' ? delivery.headers['hub-note'] : undefined;
     const record = note !== undefined || delivery.exchange === names.work ? recordIn(delivery) : undefined;
     if (record !== undefined) {
-      const nth = ++records;
+      records++;
       // It may have been at work already, and a status only moves forward.
       writes.push(
-        restoring.record({ ...record, published: true, state: 'running' }).then((other) => {
-          if (other !== undefined) takings.push([nth, other, record.id]);
-        }),
+        restoring
+          .record({ ...record, published: true, state: 'running' })
+          .then((claimed) => claimed !== undefined && ousted.set(claimed.ousted, claimed.by)),
       );
     }
     if (typeof note === 'string') noted(note, delivery, writes);
@@ -287,17 +287,13 @@ async function restore(
   }
 
   /**
-   * Who asked twice under a key has one request, the last: another one was lost with the state before the journal had it, so that nobody was
-   * promised anything, and reached the broker, or came back with an older copy, when the key was another's. What has an outcome stays.
+   * Who asked twice under a key has one request, the one that was accepted later: the other was lost with the state before the journal had it,
+   * so that nobody was promised anything, and reached the broker, or came back with an older copy, when the key was another's. What has an
+   * outcome stays.
    */
   async function takeBack(): Promise<void> {
-    const ousted = new Map<string, string>();
-    for (const [, other, by] of takings.sort(([a], [b]) => a - b)) {
-      ousted.set(other, by);
-      ousted.delete(by);
-    }
-    // Unless that one was refused.
-    for (const [other, by] of ousted) if (await restoring.report(by, {})) await restoring.discard(other);
+    // Unless the other one was refused.
+    for (const [id, by] of ousted) if (await restoring.report(by, {})) await restoring.discard(id);
   }
 
   await journal.replay(from, async (delivery) => void (await entry(delivery)), signal);

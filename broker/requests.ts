@@ -112,7 +112,11 @@ export function openRequests(options: GatewayOptions): Requests {
   async function entered(record: NewRecord): Promise<void> {
     while (!options.stopping.aborted) {
       try {
-        if (!(await store.report(record.id, { published: true }))) await store.create({ ...toldAgain(record), published: true });
+        if (await store.report(record.id, { published: true })) return;
+        const { id, flow } = record;
+        const created = await store.create({ ...toldAgain(record), published: true });
+        // Its key was lost with the state, and is another's by now, who has its requestor, too: no rebuild shall take this one for the request.
+        if (created.result === 'exists' && created.record.id !== id && isJournalled(byName.get(flow)!)) await journal.note('refused', id);
         return;
       } catch (error) {
         if (!(error instanceof StoreError && error.reason === 'incomplete')) return;

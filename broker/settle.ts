@@ -66,7 +66,7 @@ export function openSettler(options: SettlerOptions): Settler {
   /** Requests without record whose outcome is being written to the journal. */
   const writing = new Map<string, Promise<unknown>>();
   const inOrder = ordered();
-  const { tell, shown, seat } = openStale({ store, journal, leftOut, clock, stopping, complete: (id, outcome) => complete(id, outcome) });
+  const stale = openStale({ store, journal, leftOut, clock, stopping, complete: (id, outcome) => complete(id, outcome) });
 
   async function idle(requestId: string): Promise<void> {
     for (let other = writing.get(requestId); other !== undefined; other = writing.get(requestId)) await other;
@@ -133,7 +133,7 @@ export function openSettler(options: SettlerOptions): Settler {
     const record = settled === 'unknown' ? undefined : await store.get(requestId);
     if (record !== undefined && leftOut.has(record.flow)) return;
     if (settled === 'same') return journal.note('duplicate', requestId, {}, { 'hub-outcome': outcome.kind }).catch(() => undefined);
-    if (record?.outcome !== undefined) await journal.outcome(requestId, record.outcome, record);
+    if (record?.outcome !== undefined) await stale.retell(requestId, record.outcome, record);
     failpoint('settle.before-late');
     await late(requestId, outcome, settled);
   }
@@ -148,12 +148,12 @@ export function openSettler(options: SettlerOptions): Settler {
     if (record.shown && record.outcome !== undefined && !isSameOutcome(record.outcome, outcome)) return false;
     if (!record.shown) {
       failpoint('settle.before-journal');
-      if (!leftOut.has(record.flow)) await tell(requestId, outcome, record);
+      if (!leftOut.has(record.flow)) await stale.tell(requestId, outcome, record);
       failpoint('settle.after-journal');
-      const isShown = await shown(requestId, outcome, async () => {
+      const isShown = await stale.shown(requestId, outcome, async () => {
         // Nobody wants what was still to be done, unless late parts amend the reply.
         if (!mayBeAmended({ outcome }, clock.now())) await dossiers?.withdraw(requestId, endOf[outcome.kind]);
-        return (await store.show(requestId, outcome)) || (await seat(requestId, outcome));
+        return (await store.show(requestId, outcome)) || (await stale.seat(requestId, outcome));
       });
       if (!isShown) return false;
       failpoint('settle.after-show');
@@ -166,7 +166,7 @@ export function openSettler(options: SettlerOptions): Settler {
 
   return {
     settle,
-    seat,
+    seat: stale.seat,
     idle,
     async finish(requestId) {
       const record = await store.get(requestId);

@@ -10,6 +10,8 @@ import { PublishError } from './transport.js';
 export interface Stale {
   /** Tells the journal of an outcome that is settled. Sees to it for as long as the hub lives, when nobody knows whether it was heard. */
   tell(requestId: string, outcome: Outcome, record: RequestRecord): Promise<void>;
+  /** Tells it once more, since a later reply is in the journal before it; then looks whether it still counts. */
+  retell(requestId: string, outcome: Outcome, record: RequestRecord): Promise<void>;
   /** Shows, by `show`, what the journal was told. Sees to it for as long as the hub lives, when that fails. */
   shown(requestId: string, outcome: Outcome, show: () => Promise<boolean>): Promise<boolean>;
   /**
@@ -60,15 +62,21 @@ export function openStale({ store, journal, leftOut, clock, stopping, complete }
     unsure.delete(requestId);
   }
 
+  const tell: Stale['tell'] = async (requestId, outcome, record) => {
+    try {
+      await journal.outcome(requestId, outcome, record);
+    } catch (error) {
+      // As long as the record has it, whoever sweeps brings it to its end. But the state may be lost meanwhile.
+      if (error instanceof PublishError && error.failure === 'unknown') void makeSure(requestId, outcome);
+      throw error;
+    }
+  };
+
   return {
-    async tell(requestId, outcome, record) {
-      try {
-        await journal.outcome(requestId, outcome, record);
-      } catch (error) {
-        // As long as the record has it, whoever sweeps brings it to its end. But the state may be lost meanwhile.
-        if (error instanceof PublishError && error.failure === 'unknown') void makeSure(requestId, outcome);
-        throw error;
-      }
+    tell,
+    async retell(requestId, outcome, record) {
+      await tell(requestId, outcome, record);
+      if ((await store.settle(requestId, outcome, false)) === 'late') await correct(requestId, outcome);
     },
     async shown(requestId, outcome, show) {
       try {

@@ -154,14 +154,18 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     return { result: 'created' };
   }
 
-  /** Makes the record if there is none, gives it its claim, and tells who had that. */
-  function restore(record: NewRecord): string | undefined {
-    const { id, claim } = record;
-    const holder = claims.get(claim?.scope ?? '');
-    claims.delete(claim?.scope ?? '');
+  /** Makes the record if there is none. The claim is that of the one that was accepted later. */
+  function restore(record: NewRecord): Awaited<ReturnType<Restoring['record']>> {
+    const { id, claim, acceptedAt } = record;
+    const scope = claim?.scope ?? '';
+    const holder = live(requests, claims.get(scope) ?? '')?.record;
+    claims.delete(scope);
     create(record);
-    if (claim !== undefined) claims.set(claim.scope, id);
-    return holder === id ? undefined : holder;
+    if (claim === undefined) return undefined;
+    const isLater = holder !== undefined && holder.acceptedAt > acceptedAt;
+    claims.set(scope, isLater ? holder.id : id);
+    if (holder === undefined || holder.id === id) return undefined;
+    return isLater ? { ousted: id, by: holder.id } : { ousted: holder.id, by: id };
   }
 
   function discard(id: string, ifUnpublished = false): void {

@@ -243,8 +243,10 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
           return (await restoring.addParts(groupId, [part], enough, looks)).state;
         },
         async record(record) {
-          const holder = await restoring.create(record, true);
-          return holder instanceof Buffer && holder.toString() !== record.id ? holder.toString() : undefined;
+          const found = await restoring.create(record, true);
+          if (!Array.isArray(found)) return undefined;
+          const [other, keeps] = (found as Buffer[]).map(String);
+          return keeps === '1' ? { ousted: record.id, by: other! } : { ousted: other!, by: record.id };
         },
         async outcome(id, outcome, from) {
           const { kind, body } = outcome;

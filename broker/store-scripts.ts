@@ -109,30 +109,30 @@ end
 `;
 
 /**
- * KEYS[5]: claim. ARGV: retention, '1' with a claim, '1' if its holder gives way, deadline, `state` event's data, then fields of the record.
- * Returns who is there with what it is, or false; if the holder gives way: who that is, or false.
+ * KEYS[5]: claim. ARGV: retention, '1' with a claim, '1' when it is restored, deadline, `state` event's data, then fields of the record.
+ * Returns who is there with what it is, or false. Restored, the claim is that of the one accepted later: returns who else had it, and '1' if that one keeps it.
  */
 const create = `${request}
-local claim, retention, claims, takes, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5] == '1', tonumber(ARGV[6])
+local claim, retention, claims, restored, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5] == '1', tonumber(ARGV[6])
+local isThere = redis.call('EXISTS', record) == 1
+if isThere and not restored then return { id, redis.call('HGETALL', record) } end
 local holder = claims and redis.call('GET', claim)
-if redis.call('EXISTS', record) == 1 then
-  if not takes then return { id, redis.call('HGETALL', record) } end
-  if claims and holder ~= id then redis.call('SET', claim, id, 'PX', redis.call('PTTL', record)) end
-  return holder
-end
-if holder and not takes then
-  local held = redis.call('HGETALL', ns .. ':request:' .. holder)
-  if #held > 0 then return { holder, held } end
-end
+local held = holder and redis.call('HGETALL', ns .. ':request:' .. holder) or {}
+if #held > 0 and not restored then return { holder, held } end
 local at = now()
 local expires = math.max(deadline, at) + retention
-redis.call('HSET', record, 'upd', at, unpack(ARGV, 8))
-redis.call('DEL', events)
-redis.call('PEXPIREAT', record, expires)
-if claims then
-  redis.call('SET', claim, id)
-  redis.call('PEXPIREAT', claim, expires)
+if not isThere then
+  redis.call('HSET', record, 'upd', at, unpack(ARGV, 8))
+  redis.call('DEL', events)
+  redis.call('PEXPIREAT', record, expires)
 end
+local other = #held > 0 and holder ~= id
+local isLater = other and tonumber(redis.call('HGET', ns .. ':request:' .. holder, 'at')) > tonumber(redis.call('HGET', record, 'at'))
+if claims and not isLater then
+  redis.call('SET', claim, id)
+  redis.call('PEXPIRE', claim, redis.call('PTTL', record))
+end
+if isThere then return other and { holder, isLater and '1' or '' } end
 redis.call('ZADD', deadlines, deadline, id)
 local key = line()
 if key then
@@ -142,7 +142,7 @@ if key then
 end
 append('state', ARGV[7])
 wake()
-return takes and holder
+return other and { holder, isLater and '1' or '' }
 `;
 
 /** ARGV: '1' to leave it when the broker has it. */

@@ -286,8 +286,11 @@ export interface Restoring extends Pick<
   Store,
   'discard' | 'report' | 'forwarded' | 'openGroup' | 'addPart' | 'addLatePart' | 'closeGroup' | 'groupDone' | 'remember' | 'park'
 > {
-  /** Makes the record if there is none. A claim that another record has goes over to this one; resolves with that one's id. */
-  record(record: NewRecord): Promise<string | undefined>;
+  /**
+   * Makes the record if there is none. Of two that have one claim it is that of the one that was accepted later: resolves with the other's
+   * id, and with whose it is.
+   */
+  record(record: NewRecord): Promise<{ readonly ousted: string; readonly by: string } | undefined>;
   /**
    * The outcome, shown; but not the reply to a request that was `detached`, which is owed as after `settle`. One that a hub wrote down counts more than a reply that nobody is known to have settled, and of several of either
    * kind the first; a correction counts more than all before it. What the record has and never showed gives way, since nobody can have seen

@@ -84,17 +84,18 @@ export function restoringContract(name: string, open: (options: { readonly reten
       expect(await store.create(aRequest({ claim: { scope: 's', fingerprint: 'f' } }))).toMatchObject({ record: { id: second.id } });
     });
 
-    it('tells whose claim goes over to a record, be it new or there already', async () => {
+    it('tells which of two records with one claim lost it: the one that was accepted first, in whatever order they come', async () => {
       const claim = { scope: 's', fingerprint: 'f' };
-      const [first, second] = [aRequest({ claim }), aRequest({ claim })];
-      expect(await restoring.record(first)).toBeUndefined();
-      expect(await restoring.record(second)).toBe(first.id);
+      const [first, second, third] = [1, 2, 3].map((acceptedAt) => aRequest({ claim, acceptedAt })) as [NewRecord, NewRecord, NewRecord];
       expect(await restoring.record(second)).toBeUndefined();
-      expect(await restoring.record(first)).toBe(second.id);
+      for (let times = 0; times < 2; times++) expect(await restoring.record(first)).toEqual({ ousted: first.id, by: second.id });
+      expect(await restoring.record(second)).toBeUndefined();
+      expect(await restoring.record(third)).toEqual({ ousted: second.id, by: third.id });
+      expect(await restoring.record(second)).toEqual({ ousted: second.id, by: third.id });
       expect(await restoring.record(aRequest())).toBeUndefined();
       await restoring.complete();
-      expect(await store.create(aRequest({ claim }))).toMatchObject({ result: 'exists', record: { id: first.id } });
-      expect(await store.get(second.id)).toMatchObject({ id: second.id });
+      expect(await store.create(aRequest({ claim }))).toMatchObject({ result: 'exists', record: { id: third.id } });
+      expect(await store.get(first.id)).toMatchObject({ id: first.id });
     });
 
     it('does not show a reply to a request that got its record after it was asked: the journal must be told both first', async () => {

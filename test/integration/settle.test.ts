@@ -126,6 +126,20 @@ describe('an outcome that was settled when the state was lost', () => {
     expect(told).toEqual(['cancelled']);
   });
 
+  it('does not count any more when it was told once more for a late reply, and the journal hears so', async () => {
+    await store.settle(record.id, cancelled, false);
+    onTheWay = async () => {
+      await lost();
+      await store.settle(record.id, reply('done'), true);
+      throw new PublishError('unknown', 'no confirm');
+    };
+    await expect(settler.settle(record.id, reply('done'), true)).rejects.toThrow('no confirm');
+    await eventually(async () => {
+      await clock.advance(1_000);
+      expect(told).toEqual(['reply instead of cancelled']);
+    });
+  });
+
   it('is brought to its end when the journal has it, and it cannot be shown while the state is rebuilt', async () => {
     onTheWay = async () => state.lose();
     await expect(settler.settle(record.id, cancelled, false)).rejects.toMatchObject({ reason: 'incomplete' });

@@ -61,7 +61,7 @@ const mutants: Readonly<Record<string, Mutant>> = {
   },
   'forgets who has the key': {
     file: 'store-memory',
-    change: { 'takesClaim ? undefined : claims.get(': 'true ? undefined : claims.get(' },
+    change: { "const holder = claims.get(claim?.scope ?? '')": 'const holder = undefined' },
   },
   'sweeps before the deadline': {
     file: 'sweeper',

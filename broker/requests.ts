@@ -242,7 +242,7 @@ export function openRequests(options: GatewayOptions): Requests {
     try {
       return await settler.seat(id, outcome);
     } catch (error) {
-      // One that begins later reads all of it.
+      // It is seen to; and one that begins later reads all of it.
       if (error instanceof StoreError && error.reason === 'away') return true;
       throw error;
     }

@@ -16,7 +16,7 @@ export interface Stale {
   shown(requestId: string, outcome: Outcome, show: () => Promise<boolean>): Promise<boolean>;
   /**
    * The journal has this outcome, and the record may have none, or another one: it gets it, or the journal hears which one counts instead.
-   * False: another one.
+   * False: another one. Rejects, and sees to it for as long as the hub lives, when RabbitMQ or Redis is away.
    */
   seat(requestId: string, outcome: Outcome): Promise<boolean>;
 }
@@ -88,15 +88,20 @@ export function openStale({ store, journal, leftOut, clock, stopping, complete }
       }
     },
     async seat(requestId, outcome) {
-      for (;;) {
-        const settled = await store.settle(requestId, outcome, false);
-        if (settled === 'unknown') return true;
-        if (settled === 'late') {
-          await correct(requestId, outcome);
-          return false;
+      try {
+        for (;;) {
+          const settled = await store.settle(requestId, outcome, false);
+          if (settled === 'unknown') return true;
+          if (settled === 'late') {
+            await correct(requestId, outcome);
+            return false;
+          }
+          // Or the state was lost once more.
+          if (await store.show(requestId, outcome)) return true;
         }
-        // Or the state was lost once more.
-        if (await store.show(requestId, outcome)) return true;
+      } catch (error) {
+        void makeSure(requestId, outcome);
+        throw error;
       }
     },
   };

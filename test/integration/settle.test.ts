@@ -151,6 +151,19 @@ describe('an outcome that was settled when the state was lost', () => {
     });
   });
 
+  it('is brought to its end when its requestor was told, and Redis could not be', async () => {
+    const settle = store.settle.bind(store);
+    store.settle = async () => {
+      throw new StoreError('away', 'Redis is away');
+    };
+    await expect(settler.seat(record.id, reply('done'))).rejects.toThrow('Redis is away');
+    store.settle = settle;
+    await eventually(async () => {
+      await clock.advance(1_000);
+      expect(await store.get(record.id)).toMatchObject({ shown: true, outcome: reply('done') });
+    });
+  });
+
   it('is told to the journal when it overtook a reply that the store could not be told', async () => {
     const settle = store.settle.bind(store);
     store.settle = async () => {

@@ -80,7 +80,7 @@ function noted(entry: Delivery, note: string): TraceLine | undefined {
       entry.headers['hub-callback'] === undefined
         ? "the answer is in the requestor's own queue"
         : `the answer is on its way to callback ${String(entry.headers['hub-callback'])}`,
-    refused: 'RabbitMQ refused it: it was never accepted',
+    refused: 'it was never accepted: RabbitMQ refused it, or its key had become that of another',
     duplicate: `this very outcome came once more: ${String(entry.headers['hub-outcome'])}`,
     late: `too late to count${entry.headers['hub-late-from'] === undefined ? '' : `: ${String(entry.headers['hub-late-from'])}`}${entry.headers['hub-outcome'] === undefined ? '' : `: ${String(entry.headers['hub-outcome'])} (${String(entry.headers['hub-late-because'])})`}`,
     amended: `corrected: version ${String(entry.headers['hub-reply-version'])} of the reply, with ${String(entry.headers['hub-amended-by'])}, ${size(entry)}`,

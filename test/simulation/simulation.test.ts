@@ -33,7 +33,7 @@ const mutants: Readonly<Record<string, Mutant>> = {
   'shows an outcome before the journal has it': {
     file: 'settle',
     change: {
-      'await tell(requestId, outcome, record);': 'void tell(requestId, outcome, record).catch(() => undefined);',
+      'await stale.tell(requestId, outcome, record);': 'void stale.tell(requestId, outcome, record).catch(() => undefined);',
     },
   },
   'acknowledges before it has published': {

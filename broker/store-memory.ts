@@ -208,7 +208,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     if (known !== undefined && (known.kind !== outcome.kind || !known.body.equals(outcome.body))) return 'late';
     if (known === undefined) decide(kept, outcome);
     const isLong = kept.record.detached === true || clock.now() - kept.record.acceptedAt >= longPendingMs;
-    if (shown && !(known === undefined && isLong)) show(kept);
+    if (shown && !isLong) show(kept);
     return known === undefined ? 'won' : 'same';
   }
 

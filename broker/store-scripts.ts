@@ -175,20 +175,13 @@ return 1
 /** ARGV: retention, '1' to show it at once, kind, digest of the body, then fields of the outcome. */
 const settle = `${request}
 local retention, visible, kind, digest = tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5], ARGV[6]
-local has = redis.call('HMGET', record, 'state', 'kind', 'hash')
+local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'det', 'at')
 if not has[1] then return 'unknown' end
-if has[2] then
-  if has[2] ~= kind or has[3] ~= digest then return 'late' end
-  if visible then show(retention) end
-  return 'same'
-end
+if has[2] and (has[2] ~= kind or has[3] ~= digest) then return 'late' end
 local at = now()
-decide(kind, digest, at, retention, 7)
-if visible then
-  local about = redis.call('HMGET', record, 'det', 'at')
-  if not about[1] and at - about[2] < ${longPendingMs} then show(retention) end
-end
-return 'won'
+if not has[2] then decide(kind, digest, at, retention, 7) end
+if visible and not has[4] and at - has[5] < ${longPendingMs} then show(retention) end
+return has[2] and 'same' or 'won'
 `;
 
 /** ARGV: retention, where it is from, kind, digest of the body, then fields of the outcome. */

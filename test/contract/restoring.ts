@@ -237,11 +237,12 @@ export function restoringContract(name: string, open: (options: { readonly reten
       expect((await all()).length).toBe(1);
     });
 
-    it('is shown only when the journal has been told with its record how it ended', async () => {
+    it('is shown only when the journal has been told with its record how it ended, though its reply came twice', async () => {
       const [old, detached, fresh] = [aRequest({ acceptedAt: Date.now() - 2 * hour }), aRequest({ detached: true }), aRequest()];
       for (const record of [old, detached, fresh]) {
         await store.create(record);
         expect(await store.settle(record.id, reply('x'), true)).toBe('won');
+        expect(await store.settle(record.id, reply('x'), true)).toBe('same');
       }
       expect((await store.get(old.id))?.shown).toBe(false);
       expect((await store.get(detached.id))?.shown).toBe(false);

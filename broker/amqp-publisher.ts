@@ -22,11 +22,14 @@ const unconfirmedBytesLimit = 128 << 20;
 const missingMs = 1_000;
 const refusedMs = 60_000;
 
-/** How long a confirm channel that refuses something is kept before it is tried with a new one. */
+/** How long a confirm channel that refuses something, or confirms nothing, is kept before it is tried with a new one. */
 const renewMs = 1_000;
+/** After this much of the time that a confirm may take. */
+const suspectAfter = 0.2;
 
 /** A publish that waits for its confirm. In the order of publishing, which is the order of deadlines. */
 interface Pending {
+  readonly by: ConfirmChannel;
   readonly to: Address;
   readonly message: Message;
   readonly deadline: number;
@@ -45,6 +48,8 @@ export interface PublisherOptions {
   readonly confirmMs: number;
   /** The session has not confirmed anything for so long, though something waits for it. */
   silent(session: Session): void;
+  /** Under an alarm the broker takes nothing, and answers nothing on this connection. */
+  isBlocked(): boolean;
   /** Is it part of what this transport declared (and so declares again after each reconnect)? */
   isDeclared(exchange: string): boolean;
 }
@@ -112,20 +117,20 @@ export class AmqpPublisher {
   }
 
   /**
-   * A channel keeps in mind where it found the leader of a quorum queue. One that looked while the leader's node was dying refuses
-   * every message for that queue until the node is back, when others have long gone on [RabbitMQ 3.10.8, tried with a plain client].
+   * A channel keeps in mind where it found the leader of a queue. One that looked while the leader's node was dying refuses every
+   * message for that queue, or confirms none, until the node is back, when others have long gone on [RabbitMQ 3.10.8, tried with a plain client].
    */
   #renew(): void {
     const session = this.#session;
     const old = this.#durable;
-    if (session?.isOpen() !== true || old === undefined || Date.now() - this.#openedAt < renewMs) return;
+    if (session?.isOpen() !== true || old === undefined || Date.now() - this.#openedAt < renewMs || this.#options.isBlocked()) return;
     this.#openDurable(session)
       .then((use) => {
         // Whatever it still owes is confirmed or late by then.
         systemClock.after(this.#options.confirmMs, () => void closeChannel(old));
         use();
       })
-      .catch((error: Error) => session.fail(error));
+      .catch((error: Error) => void (this.#options.isBlocked() || session.fail(error)));
   }
 
   publish(to: Address, message: Message, options: PublishOptions | undefined, refusal: string | undefined): Promise<void> {
@@ -150,14 +155,15 @@ export class AmqpPublisher {
       return Promise.reject(new PublishError('unavailable', `${this.#unconfirmed} publishes are unconfirmed already`));
     }
     return new Promise((resolve, reject) => {
-      const pending: Pending = { to, message, deadline: performance.now() + this.#options.confirmMs, resolve, reject };
+      const pending: Pending = { by: channel, to, message, deadline: performance.now() + this.#options.confirmMs, resolve, reject };
       const isOpen = this.#isOpen;
       try {
         channel.publish(to.exchange, to.routingKey, message.body, this.#encode(message, isDurable, isMandatory), (error: unknown) => {
-          if (!isOpen()) return;
-          this.#confirmedAt = performance.now();
+          // Its channel may have closed without: then nobody waits for it on this one any more.
           this.#unconfirmed--;
           this.#unconfirmedBytes -= message.body.length;
+          if (!isOpen()) return;
+          this.#confirmedAt = performance.now();
           this.#settle(pending, error !== null);
         });
       } catch (error) {
@@ -261,19 +267,33 @@ export class AmqpPublisher {
     });
   }
 
-  /** One timer for all: the first of the set is the one that is due first. */
+  /**
+   * One timer for all: the first of the set is the one that is due first. On the way there, one that has waited for long has those behind it
+   * go by a new channel.
+   */
   #watch(ms: number): void {
-    this.#timer = setTimeout(() => {
-      const { confirmMs, silent } = this.#options;
-      const now = performance.now();
-      this.#timer = undefined;
-      const late = [...this.#takeLate(now)];
-      for (const pending of late) pending.reject(new PublishError('unknown', `RabbitMQ has not confirmed within ${confirmMs} ms`));
-      if (late.length > 0 && this.#session !== undefined && now - this.#confirmedAt >= confirmMs) silent(this.#session);
-      const [next] = this.#pending;
-      if (next === undefined) this.#checkDrained();
-      else if (this.#timer === undefined) this.#watch(next.deadline - now);
-    }, ms);
+    const suspectMs = this.#options.confirmMs * suspectAfter;
+    this.#timer = setTimeout(
+      () => {
+        const { confirmMs, silent } = this.#options;
+        const now = performance.now();
+        this.#timer = undefined;
+        const late = [...this.#takeLate(now)];
+        for (const pending of late) pending.reject(new PublishError('unknown', `RabbitMQ has not confirmed within ${confirmMs} ms`));
+        if (late.length > 0 && this.#session !== undefined && now - this.#confirmedAt >= confirmMs) silent(this.#session);
+        const [next] = this.#pending;
+        if (next === undefined) return this.#checkDrained();
+        if (this.#hasWaited(suspectMs, now)) this.#renew();
+        if (this.#timer === undefined) this.#watch(next.deadline - now);
+      },
+      Math.min(ms, suspectMs),
+    );
+  }
+
+  /** What the confirm channel was given first waits for so long. Others may be confirmed meanwhile: they are for other queues. */
+  #hasWaited(ms: number, now: number): boolean {
+    for (const { by, deadline } of this.#pending) if (by === this.#durable) return now + this.#options.confirmMs - deadline >= ms;
+    return false;
   }
 
   *#takeLate(now: number): Iterable<Pending> {

@@ -27,6 +27,8 @@ import { recordHeader, recordIn } from './wire.js';
 const unpublishedMs = 6_000;
 /** How long a requestor whose hold is over waits for a place where its answer can be kept. Nobody shall wait for 6 s to hear that there is none. */
 const noPlaceMs = 4_000;
+/** How long a refusal waits until the journal knows of it. */
+const notedMs = 500;
 
 export interface Requests {
   /** The flow of this name, if this principal may use it. Throws a Fault. */
@@ -133,9 +135,11 @@ export function openRequests(options: GatewayOptions): Requests {
       await publish(workAddress(names, envelope.slip[0]!, envelope), await messageFor(envelope, options), envelope);
       failpoint('accept.after-publish');
     } catch (cause) {
-      // The work queue refused it, and the journal, which is under the same confirm, may have it.
-      if (envelope.journal && cause instanceof PublishError && cause.failure === 'nacked')
-        await journal.note('refused', envelope.requestId).catch(() => undefined);
+      // The work queue refused it, and the journal, which is under the same confirm, may have it. It may be the next that confirms nothing.
+      if (envelope.journal && cause instanceof PublishError && cause.failure === 'nacked') {
+        const noted = journal.note('refused', envelope.requestId).catch(() => undefined);
+        await endsBy(clock, clock.now() + notedMs, noted);
+      }
       const unknown = !isFirst || (cause instanceof PublishError && cause.failure === 'unknown');
       emit('request.refused', {
         requestId: envelope.requestId,

@@ -83,6 +83,7 @@ class AmqpTransport implements Transport {
       confirmMs,
       isDeclared: (exchange) => this.#declared.hasExchange(exchange),
       silent: (session) => this.#leave(session, confirmMs),
+      isBlocked: () => this.#publishing.isBlocked(),
     });
     this.#publishing = new AmqpConnection({
       urls,

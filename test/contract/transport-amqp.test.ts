@@ -1,6 +1,7 @@
 /** What only a real network and a real broker can do to a transport: connections cut, blackholed, refused; two who want one queue. */
 import { randomBytes } from 'node:crypto';
-import { Socket } from 'node:net';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import {
   type PublishError,
@@ -485,12 +486,71 @@ describe('when one of its channels dies', () => {
   });
 });
 
+/** `basic.ack` as RabbitMQ sends it to confirm: its class and method. */
+const ackMethod = 0x003c_0050;
+
+/** Takes the confirms of the first channel that gets one, and hands on all else: what a channel does that looks for a leader that is gone. */
+async function deafChannel(target: string): Promise<{ readonly url: string; close(): void }> {
+  const { hostname, port, username, password, pathname } = new URL(target);
+  const sockets = new Set<Socket>();
+  const server = createServer((client) => {
+    const broker = connect({ host: hostname, port: Number(port || 5672) });
+    let rest: Buffer = Buffer.alloc(0);
+    let deaf: number | undefined;
+    for (const socket of [client, broker]) sockets.add(socket.on('error', () => undefined));
+    client.pipe(broker);
+    broker.on('end', () => client.end());
+    broker.on('data', (chunk: Buffer) => {
+      rest = Buffer.concat([rest, chunk]);
+      // A frame: type, channel (2), size (4), so many bytes, end.
+      while (rest.length >= 7 && rest.length >= rest.readUInt32BE(3) + 8) {
+        const frame = rest.subarray(0, rest.readUInt32BE(3) + 8);
+        rest = rest.subarray(frame.length);
+        const channel = frame.readUInt16BE(1);
+        const isConfirm = frame[0] === 1 && frame.readUInt32BE(7) === ackMethod;
+        if (isConfirm) deaf ??= channel;
+        if (!isConfirm || channel !== deaf) client.write(frame);
+      }
+    });
+  });
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  const address = server.address() as AddressInfo;
+  return {
+    url: `amqp://${username || 'guest'}:${password || 'guest'}@127.0.0.1:${address.port}${pathname}`,
+    close: () => (server.close(), sockets.forEach((socket) => socket.destroy())),
+  };
+}
+
+describe('a channel that confirms nothing', () => {
+  it('makes way for a new one on the same connection: only what was sent by it is unknown', async () => {
+    const deaf = await deafChannel(rabbitUrl());
+    try {
+      const transport = await amqpTransport({ url: deaf.url, name: 'deaf', confirmMs: 3_000 });
+      opened.push(transport);
+      const states = statesOf(transport);
+      const queue = await declared(transport);
+      const first = outcomeOf(transport.publish(to(queue), message('first')));
+      const next = async () =>
+        expect(await Promise.race([outcomeOf(transport.publish(to(queue), message('next'))), noAnswer()])).toBe('stored');
+      await eventually(next, { withinMs: 2_900 });
+      expect(await first).toBe('unknown');
+      await next();
+      expect(states).toEqual([]);
+    } finally {
+      deaf.close();
+    }
+  });
+});
+
+/** What takes longer than any confirm of a channel that hears. */
+const noAnswer = () => new Promise<string>((resolve) => setTimeout(resolve, 300, 'no answer'));
+
 /** Counts how often this process writes to a socket, and the frames `basic.ack` in that, until it is told to stop. */
 function countedWrites(): { count: number; acks: number; stop(): void } {
   const sockets = Socket.prototype as unknown as Record<'_write' | '_writev', (...args: unknown[]) => void>;
   const { _write, _writev } = sockets;
   const counted = { count: 0, acks: 0, stop: () => void Object.assign(sockets, { _write, _writev }) };
-  const isAck = (frame: Buffer) => frame.length === 21 && frame.readUInt32BE(7) === 0x003c_0050;
+  const isAck = (frame: Buffer) => frame.length === 21 && frame.readUInt32BE(7) === ackMethod;
   Object.assign(sockets, {
     _write(this: unknown, frame: Buffer, ...more: unknown[]) {
       counted.count++;

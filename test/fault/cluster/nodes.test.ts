@@ -15,8 +15,13 @@ if (four === undefined)
 const cannotFilter = await noFilter();
 
 const backMs = 3_000;
-/** The longest time until Erlang misses a node: `net_ticktime` (10 s) and a quarter. */
-const noticedMs = 12_500;
+/**
+ * The longest time until Erlang misses a node: `net_ticktime` (10 s) and a quarter. And until it gives up to reach it again: `net_setuptime`
+ * (7 s), in which RabbitMQ 3.10 gives a stream no other leader.
+ */
+const noticedMs = 12_500 + 7_000;
+/** It is away for longer, or it would be its coming back that helps. */
+const awayMs = 30_000;
 const median = (all: readonly number[]) => [...all].sort((a, b) => a - b)[Math.floor(all.length / 2)]!;
 
 describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === undefined ? [] : [['RabbitMQ 4', four] as const])])(
@@ -43,18 +48,21 @@ describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === 
       expect(median(took)).toBeLessThan(backMs);
     }, 300_000);
 
-    it('that one stands still for 20 s, the hub leaves it when it confirms nothing, and every accepted request is answered', async () => {
-      const title = `${which}, node stopped for 20 s`;
+    it('that one stands still for 30 s, the hub leaves it when it confirms nothing, and every accepted request is answered', async () => {
+      const title = `${which}, node stopped for 30 s`;
       await underLoad(title, cluster, async (scenario) => {
         const [first] = cluster.nodes;
-        const thawed = sleep(20_000).then(() => first!.thaw());
+        const thawed = sleep(awayMs).then(() => first!.thaw());
         const ms = await backToAccept(title, scenario, () => first!.freeze());
         await thawed;
         // The hub goes to another node after 5 s without a confirm; the queues have other leaders when Erlang has missed theirs.
         expect(ms).toBeLessThan(noticedMs + backMs);
         await scenario.more(100);
+        // It finds itself apart from the others then, and RabbitMQ leaves that to its operator, also with `pause_minority`.
+        await first!.kill();
+        await first!.start();
       });
-    }, 180_000);
+    }, 240_000);
 
     it('two are killed, nothing is accepted and nobody waits; when they are back, everything goes on', async () => {
       const title = `${which}, majority killed`;
@@ -94,16 +102,16 @@ describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === 
       });
     }, 240_000);
 
-    const cutOff = 'the one that everybody is at is cut off from the others for 15 s, what was accepted is answered once';
+    const cutOff = 'the one that everybody is at is cut off from the others for 30 s, what was accepted is answered once';
     if (cannotFilter === undefined)
       it(
         cutOff,
         async () => {
-          const title = `${which}, node cut off for 15 s`;
+          const title = `${which}, node cut off for 30 s`;
           await underLoad(title, cluster, async (scenario) => {
             const [first] = cluster.nodes;
             let mend: () => Promise<void> = async () => undefined;
-            const mended = sleep(15_000).then(() => mend());
+            const mended = sleep(awayMs).then(() => mend());
             const ms = await backToAccept(title, scenario, async () => {
               mend = await cluster.cutOff(first!);
             });
@@ -112,7 +120,7 @@ describe.each([['RabbitMQ of this machine', installed()] as const, ...(four === 
             await scenario.more(100);
           });
         },
-        180_000,
+        240_000,
       );
     else process.stderr.write(`not tested: "${cutOff}": ${cannotFilter}\n`);
   },

@@ -16,7 +16,7 @@ import { recordHeader } from './wire.js';
  * - `outcome`: a hub decided it.  - `done`: a one-way message got to the end of its slip.
  * - `forwarded`: the outcome is in the requestor's own queue.  - `undeliverable`: that queue is gone.
  * - `late`: it came when there was another outcome.  - `duplicate`: this very outcome came once more.
- * - `refused`: the broker refused the request: it was never accepted.
+ * - `refused`: the broker refused the try that was accepted at `hub-tried-at` (ms): it never was.
  * - `amended`: a reply has a further version.
  * - `part`: an aggregator took a part that had waited for long.  - `dossier`: work that outlives its delivery, as it is now.
  */
@@ -33,6 +33,12 @@ export type Note =
   | 'refused'
   | 'part'
   | 'dossier';
+
+/** Of `refused`: the same request may be tried again, under the same id, and have been accepted before this is in the journal. */
+export const triedHeader = 'hub-tried-at';
+
+/** Which try a note `refused` is about: that one, and all before it. */
+export const triedIn = ({ headers }: Delivery): number => (typeof headers[triedHeader] === 'number' ? headers[triedHeader] : Infinity);
 
 export interface Journal {
   /** Resolves when the journal has it. */

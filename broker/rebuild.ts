@@ -15,7 +15,7 @@ import { dossierIn } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { ringFor, type Envelope } from './envelope.js';
 import type { Flow } from './flow.js';
-import type { Journal } from './journal.js';
+import { triedIn, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import type { Step } from './step.js';
 import type { OutcomeKind, Part, Store } from './store.js';
@@ -180,8 +180,9 @@ async function restore(
     if (amendment !== undefined) writes.push(restoring.amendment(id, amendment));
     if (note === 'forwarded' || note === 'undeliverable') writes.push(restoring.forwarded(id));
     if (note === 'refused') {
-      sent.delete(id);
-      writes.push(restoring.discard(id));
+      const acceptedBy = triedIn(delivery);
+      if ((sent.get(id) ?? 0) <= acceptedBy) sent.delete(id);
+      writes.push(restoring.discard(id, { acceptedBy }));
     }
     if (note === 'part') message(delivery, writes);
     const dossier = dossierIn(delivery);

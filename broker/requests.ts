@@ -14,6 +14,7 @@ import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf, readFault } from './fault.js';
 import { didYouMean, isJournalled, type Flow } from './flow.js';
 import type { Answer, Ask, GatewayOptions, OneWay } from './gateway.js';
+import { triedHeader } from './journal.js';
 import { validator } from './schema.js';
 import { outcomeOfFault } from './settle.js';
 import { StoreError, type Claim, type ForwardAddress, type NewRecord, type Outcome, type RequestRecord } from './store.js';
@@ -101,7 +102,7 @@ export function openRequests(options: GatewayOptions): Requests {
     } catch (error) {
       failpoint('accept.before-discard');
       if (envelope.recorded && isFault(error) && error.reason !== 'unknown')
-        await store.discard(envelope.requestId, true).catch(() => undefined);
+        await store.discard(envelope.requestId, { unpublished: true }).catch(() => undefined);
       throw error;
     }
     if (record === undefined) return;
@@ -118,7 +119,8 @@ export function openRequests(options: GatewayOptions): Requests {
         const { id, flow } = record;
         const created = await store.create({ ...toldAgain(record), published: true });
         // Its key was lost with the state, and is another's by now, who has its requestor, too: no rebuild shall take this one for the request.
-        if (created.result === 'exists' && created.record.id !== id && isJournalled(byName.get(flow)!)) await journal.note('refused', id);
+        if (created.result === 'exists' && created.record.id !== id && isJournalled(byName.get(flow)!))
+          await journal.note('refused', id, {}, { [triedHeader]: record.acceptedAt });
         return;
       } catch (error) {
         if (!(error instanceof StoreError && error.reason === 'incomplete')) return;
@@ -137,7 +139,7 @@ export function openRequests(options: GatewayOptions): Requests {
     } catch (cause) {
       // The work queue refused it, and the journal, which is under the same confirm, may have it. It may be the next that confirms nothing.
       if (envelope.journal && cause instanceof PublishError && cause.failure === 'nacked') {
-        const noted = journal.note('refused', envelope.requestId).catch(() => undefined);
+        const noted = journal.note('refused', envelope.requestId, {}, { [triedHeader]: envelope.at }).catch(() => undefined);
         await endsBy(clock, clock.now() + notedMs, noted);
       }
       const unknown = !isFirst || (cause instanceof PublishError && cause.failure === 'unknown');

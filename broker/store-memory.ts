@@ -16,6 +16,7 @@ import {
   type Group,
   type GroupState,
   type NewRecord,
+  type Only,
   type Outcome,
   type OutcomeSource,
   type Part,
@@ -59,9 +60,13 @@ interface Kept {
   expiresAt: number;
   /** The outcome was found in the journal. */
   found?: OutcomeSource;
+  /** When the last try was accepted, if a rebuild found several. */
+  again?: number;
   /** Versions from 2 on, by number, and whether they are shown. */
   amendments?: Map<number, { readonly amendment: Amendment; shown: boolean }>;
 }
+
+const lastTry = ({ again, record }: Kept): number => again ?? record.acceptedAt;
 
 interface KeptGroup {
   state: 'open' | 'closed' | 'done';
@@ -161,6 +166,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     const holder = live(requests, claims.get(scope) ?? '')?.record;
     claims.delete(scope);
     create(record);
+    const kept = live(requests, id);
+    if (kept !== undefined && acceptedAt > lastTry(kept)) kept.again = acceptedAt;
     if (claim === undefined) return undefined;
     const isLater = holder !== undefined && holder.acceptedAt > acceptedAt;
     claims.set(scope, isLater ? holder.id : id);
@@ -168,10 +175,10 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     return isLater ? { ousted: id, by: holder.id } : { ousted: holder.id, by: id };
   }
 
-  function discard(id: string, ifUnpublished = false): void {
+  function discard(id: string, { unpublished = false, acceptedBy = Infinity }: Only = {}): void {
     const kept = live(requests, id);
-    if (kept === undefined || kept.record.outcome !== undefined) return;
-    if (ifUnpublished && (kept.record.published || kept.record.state !== 'accepted')) return;
+    if (kept === undefined || kept.record.outcome !== undefined || lastTry(kept) > acceptedBy) return;
+    if (unpublished && (kept.record.published || kept.record.state !== 'accepted')) return;
     requests.delete(id);
     const { claim } = kept.record;
     if (claim !== undefined && claims.get(claim.scope) === id) claims.delete(claim.scope);
@@ -431,7 +438,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
           });
         const methods = {
           report: (id: string, what: Report, event?: Pick<RequestEvent, 'name' | 'data'>) => open(() => report(id, what, event)),
-          discard: (id: string, ifUnpublished?: boolean) => open(() => discard(id, ifUnpublished)),
+          discard: (id: string, only?: Only) => open(() => discard(id, only)),
           forwarded: (id: string) =>
             open(() => {
               const kept = live(requests, id);

@@ -41,6 +41,7 @@ import type {
   Group,
   GroupState,
   NewRecord,
+  Only,
   Part,
   Report,
   Restoring,
@@ -110,9 +111,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     /** A script about one request: its keys, then `id` and the namespace, are the first arguments of all of them. */
     const runOn = (id: string, script: keyof typeof all, args: readonly (string | number | Buffer)[] = [], ...keys: string[]) =>
       through(script, [key('request', id), key('events', id), `${ns}:deadlines`, `${ns}:owed`, ...keys], id, ns, ...args);
-    const create = (record: NewRecord, takesClaim: boolean) => {
+    const create = (record: NewRecord, isRestored: boolean) => {
       const { claim } = record;
-      const args = [retention, claim === undefined ? '' : '1', takesClaim ? '1' : '', Math.round(record.deadline)];
+      const args = [retention, claim === undefined ? '' : '1', isRestored ? record.acceptedAt : '', Math.round(record.deadline)];
       return runOn(
         record.id,
         'create',
@@ -156,8 +157,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
         ]);
         return Number(found) === 1;
       },
-      async discard(id: string, ifUnpublished = false) {
-        await runOn(id, 'discard', [ifUnpublished ? '1' : '']);
+      async discard(id: string, { unpublished = false, acceptedBy }: Only = {}) {
+        await runOn(id, 'discard', [unpublished ? '1' : '', acceptedBy ?? '']);
       },
       async forwarded(id: string) {
         await runOn(id, 'forwarded');

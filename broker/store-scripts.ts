@@ -109,11 +109,11 @@ end
 `;
 
 /**
- * KEYS[5]: claim. ARGV: retention, '1' with a claim, '1' when it is restored, deadline, `state` event's data, then fields of the record.
+ * KEYS[5]: claim. ARGV: retention, '1' with a claim, when it was accepted if it is restored, deadline, `state` event's data, then fields of the record.
  * Returns who is there with what it is, or false. Restored, the claim is that of the one accepted later: returns who else had it, and '1' if that one keeps it.
  */
 const create = `${request}
-local claim, retention, claims, restored, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5] == '1', tonumber(ARGV[6])
+local claim, retention, claims, restored, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5]), tonumber(ARGV[6])
 local isThere = redis.call('EXISTS', record) == 1
 if isThere and not restored then return { id, redis.call('HGETALL', record) } end
 local holder = claims and redis.call('GET', claim)
@@ -126,6 +126,8 @@ if not isThere then
   redis.call('DEL', events)
   redis.call('PEXPIREAT', record, expires)
 end
+local tries = restored and redis.call('HMGET', record, 'again', 'at')
+if restored and restored > tonumber(tries[1] or tries[2]) then redis.call('HSET', record, 'again', restored) end
 local other = #held > 0 and holder ~= id
 local isLater = other and tonumber(redis.call('HGET', ns .. ':request:' .. holder, 'at')) > tonumber(redis.call('HGET', record, 'at'))
 if claims and not isLater then
@@ -145,9 +147,10 @@ wake()
 return other and { holder, isLater and '1' or '' }
 `;
 
-/** ARGV: '1' to leave it when the broker has it. */
+/** ARGV: '1' to leave it when the broker has it, after when no try was accepted, or ''. */
 const discard = `${request}
-local has = redis.call('HMGET', record, 'kind', 'claim', 'pub', 'state')
+local has = redis.call('HMGET', record, 'kind', 'claim', 'pub', 'state', 'again', 'at')
+if has[6] and ARGV[4] ~= '' and tonumber(has[5] or has[6]) > tonumber(ARGV[4]) then return end
 if has[1] or ARGV[3] == '1' and (has[3] or has[4] ~= 'accepted') then return end
 redis.call('ZREM', deadlines, id)
 leaveLine()

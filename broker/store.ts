@@ -274,6 +274,14 @@ export interface Condition {
   readonly since?: number;
 }
 
+/** A request may be tried by several, under one id. */
+export interface Only {
+  /** Nobody else has brought it to the broker meanwhile. */
+  readonly unpublished?: boolean;
+  /** No try that the journal has of it was accepted after this (ms). */
+  readonly acceptedBy?: number;
+}
+
 /** Where a rebuild has an outcome from: a worker's reply, what a hub decided, or what a hub said that counts instead of that. */
 export type OutcomeSource = 'reply' | 'decision' | 'correction';
 
@@ -326,11 +334,8 @@ export interface Store {
   /** Creates the record and claims its idempotency key, or says who has it. Both or nothing. */
   create(record: NewRecord): Promise<Created>;
   get(id: string): Promise<RequestRecord | undefined>;
-  /**
-   * Takes back a `create` whose request certainly never reached the broker; frees its key. Not after an outcome. `ifUnpublished`: nor when
-   * somebody else has brought it to the broker meanwhile, who was asked for the same request.
-   */
-  discard(id: string, ifUnpublished?: boolean): Promise<void>;
+  /** Takes back a `create` whose request certainly never reached the broker; frees its key. Not after an outcome. */
+  discard(id: string, only?: Only): Promise<void>;
   /** Notes where the request is; `event` is appended for watchers. No-op without record (then false) or after the outcome. */
   report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<boolean>;
   /**

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { amendmentIn, correctsIn } from '../broker/amendable.js';
 import type { Envelope } from '../broker/envelope.js';
-import type { Journal } from '../broker/journal.js';
+import { triedIn, type Journal } from '../broker/journal.js';
 import type { OutcomeKind } from '../broker/store.js';
 import type { Names } from '../broker/topology.js';
 import type { Delivery } from '../broker/transport.js';
@@ -67,7 +67,8 @@ interface Seen {
   deadline: number;
   isAccepted: boolean;
   isOneWay: boolean;
-  isRefused: boolean;
+  /** The last try that was refused. */
+  refusedAt: number;
   isDone: boolean;
   isDead: boolean;
   late: number;
@@ -199,7 +200,7 @@ async function pass(
       const said = { ...saidIn(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind };
       if (delivery.headers['hub-instead-of'] === undefined) request.decided.push(said);
       else request.corrected = said;
-    } else if (note === 'refused') request.isRefused = true;
+    } else if (note === 'refused') request.refusedAt = Math.max(request.refusedAt, triedIn(delivery));
     else if (note === 'done') request.isDone = true;
     else if (note === 'late') request.late++;
     else if (note === 'duplicate') request.duplicates++;
@@ -253,7 +254,7 @@ const unseen = (): Seen => ({
   deadline: 0,
   isAccepted: false,
   isOneWay: false,
-  isRefused: false,
+  refusedAt: -Infinity,
   isDone: false,
   isDead: false,
   late: 0,
@@ -313,7 +314,7 @@ function judge(id: string, request: Seen, now: number, total: Tally, violation: 
   const strangers = [...request.repliedBy].filter((step) => !request.lastSteps.has(step));
   if (strangers.length > 0)
     violation(id, `was answered by ${strangers.join(', ')}, which is not its last step (${[...request.lastSteps].join(', ')})`);
-  if (request.isRefused) return;
+  if (request.acceptedAt <= request.refusedAt) return;
   if (request.isOneWay) return judgeOneWay(id, request, now, total, violation);
   total.accepted++;
   // What a hub decided counts; where nothing had to be decided, the first reply.

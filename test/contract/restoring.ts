@@ -84,6 +84,22 @@ export function restoringContract(name: string, open: (options: { readonly reten
       expect(await store.create(aRequest({ claim: { scope: 's', fingerprint: 'f' } }))).toMatchObject({ record: { id: second.id } });
     });
 
+    it('takes back a try of a request that was refused, but not a later one of the same request', async () => {
+      const [refused, again, later] = [1, 2, 3].map((acceptedAt) => aRequest({ id: `tried ${acceptedAt % 2}`, acceptedAt })) as [
+        NewRecord,
+        NewRecord,
+        NewRecord,
+      ];
+      await restoring.record(refused);
+      await restoring.record(later);
+      await restoring.discard(refused.id, { acceptedBy: refused.acceptedAt });
+      await restoring.record(again);
+      await restoring.discard(again.id, { acceptedBy: again.acceptedAt });
+      await restoring.complete();
+      expect(await store.get(refused.id)).toMatchObject({ id: refused.id });
+      expect(await store.get(again.id)).toBeUndefined();
+    });
+
     it('tells which of two records with one claim lost it: the one that was accepted first, in whatever order they come', async () => {
       const claim = { scope: 's', fingerprint: 'f' };
       const [first, second, third] = [1, 2, 3].map((acceptedAt) => aRequest({ claim, acceptedAt })) as [NewRecord, NewRecord, NewRecord];

@@ -198,7 +198,7 @@ export function storeContract(name: string, open: (options: { readonly retention
         const ids = [await accepted(), await accepted(), await accepted()] as const;
         await store.report(ids[0], { published: true });
         await store.report(ids[1], { state: 'running' });
-        for (const id of ids) await store.discard(id, true);
+        for (const id of ids) await store.discard(id, { unpublished: true });
         expect((await Promise.all(ids.map((id) => store.get(id)))).map((found) => found?.id)).toEqual([ids[0], ids[1], undefined]);
       });
 

@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { eventually } from '../support/eventually.js';
+import { guard } from '../support/guard.js';
 
 /** Where RabbitMQ's programs are. `root` is not empty when they run in a chroot. */
 export interface Installation {
@@ -95,17 +96,9 @@ export function openHome({ root, programs }: Installation): Home {
       const output = openSync(atHome('output'), 'a');
       const child = spawn(...command(program, args), { cwd: outside, env: environment(env), stdio: ['ignore', output, output] });
       closeSync(output);
-      // Should the test be killed, its end of the pipe closes: children do not die with their parent.
-      const guard = spawn('sh', ['-c', 'cat >/dev/null; kill -9 "$1"', 'guard', String(child.pid)], {
-        stdio: ['pipe', 'ignore', 'ignore'],
-        detached: true,
-      });
+      guard(child);
       children.add(child);
-      child.once('exit', () => {
-        guard.kill('SIGKILL');
-        guard.stdin.destroy();
-        children.delete(child);
-      });
+      child.once('exit', () => children.delete(child));
       return child;
     },
     run: async (program, args, env) => (await promisify(execFile)(...command(program, args), { env: environment(env) })).stdout,

@@ -7,6 +7,7 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Redis } from 'ioredis';
+import { guard } from './guard.js';
 
 export function redisUrl(): string {
   const url = process.env['HUB_REDIS_URL'];
@@ -101,6 +102,7 @@ export async function redisChild(...settings: readonly string[]): Promise<RedisC
         ['--port', String(port), '--dir', folder, '--save', '', '--appendonly', 'yes', '--appendfsync', 'always', ...settings],
         { stdio: ['ignore', 'pipe', 'inherit'] },
       );
+      guard(child);
       const output = child.stdout;
       if (output === null) throw new Error('no output');
       for await (const [text] of on(output)) if (text.includes('Ready to accept connections')) break;

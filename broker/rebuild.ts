@@ -82,7 +82,7 @@ export function openRebuild(options: RebuildOptions): Rebuild {
       if (lost.signal.aborted) return;
       cancel = clock.after(leaseMs / 4, () => {
         const giveUp = (cause?: unknown) => lost.abort(new Error('the rebuild has lost its lease', { cause }));
-        store.lease('rebuild', hub, leaseMs, true).then((isOurs) => (isOurs ? again() : giveUp()), giveUp);
+        store.lease('rebuild', hub, leaseMs, { renews: true }).then((isOurs) => (isOurs ? again() : giveUp()), giveUp);
       });
     };
     again();

@@ -564,10 +564,10 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
         untold: (limit) => open(() => dossiers.untold(limit)),
         last: (topic) => open(() => topics.get(topic)),
         parked: (name) => open(() => live(parked, name)?.value),
-        lease: (name, holder, ttlMs, renewsOnly = false) =>
+        lease: (name, holder, ttlMs, { renews = false } = {}) =>
           anyway(() => {
             const held = live(leases, name);
-            if (held === undefined ? renewsOnly : held.holder !== holder) return false;
+            if (held === undefined ? renews : held.holder !== holder) return false;
             leases.set(name, { holder, expiresAt: clock.now() + Math.max(1, Math.ceil(ttlMs)) });
             return true;
           }),

@@ -371,8 +371,8 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     async parked(name) {
       return (await read<Buffer | null>((pipeline) => pipeline.getBuffer(key('parked', name)))) ?? undefined;
     },
-    async lease(name, holder, ttlMs, renewsOnly = false) {
-      return Number(await run('lease', [key('lease', name)], holder, atLeastOne(ttlMs), renewsOnly ? '1' : '')) === 1;
+    async lease(name, holder, ttlMs, { renews = false } = {}) {
+      return Number(await run('lease', [key('lease', name)], holder, atLeastOne(ttlMs), renews ? '1' : '')) === 1;
     },
 
     async close() {

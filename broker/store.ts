@@ -416,9 +416,9 @@ export interface Store {
   parked(name: string): Promise<Buffer | undefined>;
 
   /**
-   * True when `holder` has the lease `name` for the next `ttlMs` (new, or renewed). `renewsOnly`: not when nobody has it: who had it lost it,
+   * True when `holder` has the lease `name` for the next `ttlMs` (new, or renewed). `renews`: not when nobody has it: who had it lost it,
    * with all that is in the store.
    */
-  lease(name: string, holder: string, ttlMs: number, renewsOnly?: boolean): Promise<boolean>;
+  lease(name: string, holder: string, ttlMs: number, how?: { readonly renews?: boolean }): Promise<boolean>;
   close(): Promise<void>;
 }

@@ -873,9 +873,9 @@ export function storeContract(name: string, open: (options: { readonly retention
         const holder = `hub-${got.indexOf(true)}`;
         expect(await store.lease(name, holder, 60_000)).toBe(true);
         expect(await store.lease(name, 'another', 60_000)).toBe(false);
-        expect(await store.lease(name, holder, 60_000, true)).toBe(true);
-        expect(await store.lease(name, 'another', 60_000, true)).toBe(false);
-        expect(await store.lease(`${name}, lost`, holder, 60_000, true)).toBe(false);
+        expect(await store.lease(name, holder, 60_000, { renews: true })).toBe(true);
+        expect(await store.lease(name, 'another', 60_000, { renews: true })).toBe(false);
+        expect(await store.lease(`${name}, lost`, holder, 60_000, { renews: true })).toBe(false);
       });
 
       it('is free when its time is over', async () => {

@@ -194,7 +194,9 @@ export function openRequests(options: GatewayOptions): Requests {
     if (wait.caught !== undefined) {
       wait.close();
       const kept = await keepCaught(wait.caught, record, isKept, envelope.journal, giveUpAt);
-      return kept ? { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false } : accepted(id, heldMs, false);
+      return kept
+        ? { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false }
+        : accepted(id, heldMs, false, knownOf(envelope, ask));
     }
     if (carriedAt === 0) void tellJournal(record);
     wait.close();

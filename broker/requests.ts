@@ -149,11 +149,7 @@ export function openRequests(options: GatewayOptions): Requests {
         failure: cause instanceof PublishError ? cause.failure : messageOf(cause),
       });
       throw unknown
-        ? new Fault(
-            'unavailable',
-            `RabbitMQ did not confirm request ${envelope.requestId} in time: it may or may not be under way; send it again with the same Idempotency-Key`,
-            { cause, reason: 'unknown', requestId: envelope.requestId, retryAfterMs: 5_000 },
-          )
+        ? unconfirmed(envelope.requestId, cause)
         : new Fault('unavailable', 'RabbitMQ does not take requests at the moment; nothing was started', {
             cause,
             reason: 'broker',
@@ -282,7 +278,9 @@ export function openRequests(options: GatewayOptions): Requests {
     const wait = correlator.expect(id, false);
     const letGo = line.hold(record.flow, id, waitMs);
     const again = async (found: RequestRecord): Promise<boolean> => {
-      if (found.published || found.state !== 'accepted' || found.outcome !== undefined) return true;
+      if (found.published || found.state !== 'accepted' || found.shown) return true;
+      // An outcome that is not shown may be nowhere but in Redis.
+      if (found.outcome !== undefined) return false;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
       failpoint('accept.before-repeat');
       await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline }, found, false);
@@ -293,7 +291,9 @@ export function openRequests(options: GatewayOptions): Requests {
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs: clock.now() - began, replayed: true };
       // A 202 promises an outcome. Whoever asked first may have died before RabbitMQ had the request: until that is known, or is mended, no promise.
       let found = await reachable(store.get(id));
+      const giveUpAt = clock.now() + unpublishedMs;
       while (found !== undefined && !(await again(found))) {
+        if (clock.now() > giveUpAt) throw unconfirmed(id);
         await pause(clock, 200);
         found = await reachable(store.get(id));
       }
@@ -411,6 +411,13 @@ export function openRequests(options: GatewayOptions): Requests {
 
   return { flowFor, request, send };
 }
+
+const unconfirmed = (id: string, cause?: unknown): Fault =>
+  new Fault(
+    'unavailable',
+    `RabbitMQ did not confirm request ${id} in time: it may or may not be under way; send it again with the same Idempotency-Key`,
+    { cause, reason: 'unknown', requestId: id, retryAfterMs: 5_000 },
+  );
 
 const noPlace = (id: string, cause?: unknown): Fault =>
   new Fault(

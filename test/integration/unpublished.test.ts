@@ -3,6 +3,7 @@ import { expect, it } from '@jest/globals';
 import { worker, type Fault } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
+import type { Outcome } from '../../broker/store.js';
 import type { Transport } from '../../broker/transport.js';
 import { memoryHub } from '../support/hub.js';
 
@@ -51,4 +52,27 @@ it('tells nobody that a one-way message is accepted which timed out before the b
   letGo();
   await clock.advance(1_000);
   expect(await sending).toBe('timeout');
+});
+
+it('promises nobody an outcome that only the store has', async () => {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { count: ['count'] }, steps: [worker({ name: 'count', handle: () => 1 })], idle: true });
+  (hub.ports.transport as { publish: Transport['publish'] }).publish = () => new Promise(() => undefined);
+  void hub.ask('count', {}, { idempotencyKey: 'k' }).catch(() => undefined);
+  const other = await hub.another({ idle: true });
+  await clock.advance(100);
+  const id = String(hub.events.find(({ event }) => event === 'request.accepted')?.fields['requestId']);
+  const timeout: Outcome = { kind: 'timeout', body: Buffer.from('{}'), contentType: 'application/json', at: clock.now() };
+  await hub.ports.store.settle(id, timeout, false);
+
+  const repeat = () => other.ask('count', {}, { idempotencyKey: 'k', waitMs: 0 });
+  const told = repeat().then(
+    () => 'promised',
+    (error: Fault) => error.reason,
+  );
+  await clock.advance(10_000);
+  expect(await told).toBe('unknown');
+  await hub.ports.store.show(id, timeout);
+  expect(await repeat()).toMatchObject({ kind: 'outcome', id, outcome: { kind: 'timeout' } });
+  await other.close();
 });

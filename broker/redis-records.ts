@@ -62,7 +62,6 @@ export const recordFields = (record: NewRecord) =>
 export const reportFields = (report: Report) =>
   fieldsOf({
     pub: report.published === true ? 1 : undefined,
-    rep: report.repeated === true ? 1 : undefined,
     step: report.step,
     try: report.attempt,
     wait: report.waitingOn ?? undefined,

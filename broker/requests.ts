@@ -283,7 +283,6 @@ export function openRequests(options: GatewayOptions): Requests {
       if (found.outcome !== undefined) return false;
       if (ask.again !== true && clock.now() - found.acceptedAt < unpublishedMs) return false;
       failpoint('accept.before-repeat');
-      await reachable(store.report(id, { repeated: true }));
       await enterRecorded({ ...envelope, id, requestId: id, deadline: found.deadline }, found, false);
       return true;
     };

@@ -60,8 +60,6 @@ interface Kept {
   expiresAt: number;
   /** The outcome was found in the journal. */
   found?: OutcomeSource;
-  /** See `Report`. */
-  repeated?: boolean;
   /** When the last try was accepted, if a rebuild found several. */
   again?: number;
   /** Versions from 2 on, by number, and whether they are shown. */
@@ -189,7 +187,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
 
   function report(
     id: string,
-    { published, repeated, state, waitingOn, ...rest }: Report,
+    { published, state, waitingOn, ...rest }: Report,
     event: Pick<RequestEvent, 'name' | 'data'> | undefined,
   ): boolean {
     const kept = live(requests, id);
@@ -197,7 +195,6 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     if (kept === undefined) return false;
     const { record } = kept;
     if (published === true) record.published = true;
-    if (repeated === true) kept.repeated = true;
     for (const [name, value] of Object.entries(rest)) if (value !== undefined) Object.assign(record, { [name]: value });
     record.updatedAt = clock.now();
     if (typeof waitingOn === 'string') record.waitingOn = waitingOn;
@@ -217,8 +214,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     const known = kept.record.outcome;
     if (known !== undefined && (known.kind !== outcome.kind || !known.body.equals(outcome.body))) return 'late';
     if (known === undefined) decide(kept, outcome);
-    const isUntold = kept.record.detached === true || kept.repeated === true || clock.now() - kept.record.acceptedAt >= longPendingMs;
-    if (shown && !isUntold) show(kept);
+    const isLong = kept.record.detached === true || clock.now() - kept.record.acceptedAt >= longPendingMs;
+    if (shown && !isLong) show(kept);
     return known === undefined ? 'won' : 'same';
   }
 

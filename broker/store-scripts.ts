@@ -178,12 +178,12 @@ return 1
 /** ARGV: retention, '1' to show it at once, kind, digest of the body, then fields of the outcome. */
 const settle = `${request}
 local retention, visible, kind, digest = tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5], ARGV[6]
-local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'det', 'at', 'rep')
+local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'det', 'at')
 if not has[1] then return 'unknown' end
 if has[2] and (has[2] ~= kind or has[3] ~= digest) then return 'late' end
 local at = now()
 if not has[2] then decide(kind, digest, at, retention, 7) end
-if visible and not has[4] and not has[6] and at - has[5] < ${longPendingMs} then show(retention) end
+if visible and not has[4] and at - has[5] < ${longPendingMs} then show(retention) end
 return has[2] and 'same' or 'won'
 `;
 

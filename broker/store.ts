@@ -168,8 +168,6 @@ export type Report = Partial<Pick<RequestRecord, 'published' | 'step' | 'attempt
   readonly state?: 'running' | 'waiting';
   /** `null` clears it. */
   readonly waitingOn?: string | null;
-  /** Another hub brings it to the broker, too: the journal does not have the replies in the order in which the hubs settle theirs. */
-  readonly repeated?: boolean;
 };
 
 /** `won`: this is the outcome now. `same`: this very outcome (kind and bytes) was there already. `late`: another was. */
@@ -341,8 +339,8 @@ export interface Store {
   /** Notes where the request is; `event` is appended for watchers. No-op without record (then false) or after the outcome. */
   report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<boolean>;
   /**
-   * First wins. With `shown: false` nobody sees it until `show`; nor with `true`, if the record was made after the request, is
-   * older than an hour or was `repeated`: then the journal must be told the outcome, and the record with it. Removes the deadline; arms the retention.
+   * First wins. With `shown: false` nobody sees it until `show`; nor with `true`, if the record was made after the request or is
+   * older than an hour: then the journal must be told the record with the outcome. Removes the deadline; arms the retention.
    */
   settle(id: string, outcome: Outcome, shown: boolean): Promise<Settled>;
   /**

@@ -60,6 +60,8 @@ interface Kept {
   expiresAt: number;
   /** The outcome was found in the journal. */
   found?: OutcomeSource;
+  /** Several may have brought it to the broker: the journal does not have the replies in the order in which their hubs settle them. */
+  repeated?: boolean;
   /** When the last try was accepted, if a rebuild found several. */
   again?: number;
   /** Versions from 2 on, by number, and whether they are shown. */
@@ -138,7 +140,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     const holder = claims.get(claim?.scope ?? '');
     const found = live(requests, record.id) ?? (holder === undefined ? undefined : live(requests, holder));
     if (found !== undefined) {
-      const held = found.record.claim;
+      const { claim: held, published, state, outcome } = found.record;
+      if (!published && state === 'accepted' && outcome === undefined) found.repeated = true;
       const sameBody = claim === undefined || held === undefined || held.fingerprint === claim.fingerprint;
       return { result: 'exists', record: { ...found.record }, sameBody };
     }
@@ -214,8 +217,8 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
     const known = kept.record.outcome;
     if (known !== undefined && (known.kind !== outcome.kind || !known.body.equals(outcome.body))) return 'late';
     if (known === undefined) decide(kept, outcome);
-    const isLong = kept.record.detached === true || clock.now() - kept.record.acceptedAt >= longPendingMs;
-    if (shown && !isLong) show(kept);
+    const isUntold = kept.record.detached === true || kept.repeated === true || clock.now() - kept.record.acceptedAt >= longPendingMs;
+    if (shown && !isUntold) show(kept);
     return known === undefined ? 'won' : 'same';
   }
 

@@ -114,11 +114,16 @@ end
  */
 const create = `${request}
 local claim, retention, claims, restored, deadline = KEYS[5], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5]), tonumber(ARGV[6])
+local function found(one, key, fields)
+  local has = redis.call('HMGET', key, 'kind', 'pub', 'state')
+  if not has[1] and not has[2] and has[3] == 'accepted' then redis.call('HSET', key, 'rep', 1) end
+  return { one, fields }
+end
 local isThere = redis.call('EXISTS', record) == 1
-if isThere and not restored then return { id, redis.call('HGETALL', record) } end
+if isThere and not restored then return found(id, record, redis.call('HGETALL', record)) end
 local holder = claims and redis.call('GET', claim)
 local held = holder and redis.call('HGETALL', ns .. ':request:' .. holder) or {}
-if #held > 0 and not restored then return { holder, held } end
+if #held > 0 and not restored then return found(holder, ns .. ':request:' .. holder, held) end
 local at = now()
 local expires = math.max(deadline, at) + retention
 if not isThere then
@@ -178,12 +183,12 @@ return 1
 /** ARGV: retention, '1' to show it at once, kind, digest of the body, then fields of the outcome. */
 const settle = `${request}
 local retention, visible, kind, digest = tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5], ARGV[6]
-local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'det', 'at')
+local has = redis.call('HMGET', record, 'state', 'kind', 'hash', 'det', 'at', 'rep')
 if not has[1] then return 'unknown' end
 if has[2] and (has[2] ~= kind or has[3] ~= digest) then return 'late' end
 local at = now()
 if not has[2] then decide(kind, digest, at, retention, 7) end
-if visible and not has[4] and at - has[5] < ${longPendingMs} then show(retention) end
+if visible and not has[4] and not has[6] and at - has[5] < ${longPendingMs} then show(retention) end
 return has[2] and 'same' or 'won'
 `;
 

@@ -339,8 +339,9 @@ export interface Store {
   /** Notes where the request is; `event` is appended for watchers. No-op without record (then false) or after the outcome. */
   report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>): Promise<boolean>;
   /**
-   * First wins. With `shown: false` nobody sees it until `show`; nor with `true`, if the record was made after the request or is
-   * older than an hour: then the journal must be told the record with the outcome. Removes the deadline; arms the retention.
+   * First wins. With `shown: false` nobody sees it until `show`; nor with `true`, if the record was made after the request, is
+   * older than an hour, or was asked for again before anybody was known to have brought it to the broker: then the journal must be told the
+   * outcome, and the record with it. Removes the deadline; arms the retention.
    */
   settle(id: string, outcome: Outcome, shown: boolean): Promise<Settled>;
   /**

@@ -253,15 +253,26 @@ export function restoringContract(name: string, open: (options: { readonly reten
       expect((await all()).length).toBe(1);
     });
 
-    it('is shown only when the journal has been told with its record how it ended, though its reply came twice', async () => {
-      const [old, detached, fresh] = [aRequest({ acceptedAt: Date.now() - 2 * hour }), aRequest({ detached: true }), aRequest()];
-      for (const record of [old, detached, fresh]) {
+    it('is shown only when the journal has been told with its record how it ended, though its reply came twice; so is one that several may have brought to the broker', async () => {
+      const claim = { scope: 'again', fingerprint: 'f' };
+      const [old, detached, repeated, asked, fresh] = [
+        aRequest({ acceptedAt: Date.now() - 2 * hour }),
+        aRequest({ detached: true }),
+        aRequest({ published: false }),
+        aRequest({ published: false, claim }),
+        aRequest(),
+      ];
+      for (const record of [old, detached, repeated, asked, fresh]) {
         await store.create(record);
+        if (record === asked) await store.create(aRequest({ claim }));
+        if (record !== asked) await store.create(record);
         expect(await store.settle(record.id, reply('x'), true)).toBe('won');
         expect(await store.settle(record.id, reply('x'), true)).toBe('same');
       }
       expect((await store.get(old.id))?.shown).toBe(false);
       expect((await store.get(detached.id))?.shown).toBe(false);
+      expect((await store.get(repeated.id))?.shown).toBe(false);
+      expect((await store.get(asked.id))?.shown).toBe(false);
       expect((await store.get(fresh.id))?.shown).toBe(true);
     });
   });

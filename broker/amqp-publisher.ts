@@ -48,6 +48,8 @@ export interface PublisherOptions {
   readonly confirmMs: number;
   /** The session has not confirmed anything for so long, though something waits for it. */
   silent(session: Session): void;
+  /** Messages go by a new confirm channel from now on. */
+  renewed(because: string): void;
   /** Under an alarm the broker takes nothing, and answers nothing on this connection. */
   isBlocked(): boolean;
   /** Is it part of what this transport declared (and so declares again after each reconnect)? */
@@ -120,12 +122,13 @@ export class AmqpPublisher {
    * A channel keeps in mind where it found the leader of a queue. One that looked while the leader's node was dying refuses every
    * message for that queue, or confirms none, until the node is back, when others have long gone on [RabbitMQ 3.10.8, tried with a plain client].
    */
-  #renew(): void {
+  #renew(because: string): void {
     const session = this.#session;
     const old = this.#durable;
     if (session?.isOpen() !== true || old === undefined || Date.now() - this.#openedAt < renewMs || this.#options.isBlocked()) return;
     this.#openDurable(session)
       .then((use) => {
+        this.#options.renewed(because);
         // Whatever it still owes is confirmed or late by then.
         systemClock.after(this.#options.confirmMs, () => void closeChannel(old));
         use();
@@ -201,7 +204,7 @@ export class AmqpPublisher {
     if (isReturned) pending.reject(unroutable(pending.to));
     else if (isRefused) {
       pending.reject(new PublishError('nacked', `RabbitMQ refused the message for "${pending.to.routingKey}": is a queue full?`));
-      this.#renew();
+      this.#renew('it refused a message');
     } else pending.resolve();
     this.#checkDrained();
   }
@@ -283,7 +286,7 @@ export class AmqpPublisher {
         if (late.length > 0 && this.#session !== undefined && now - this.#confirmedAt >= confirmMs) silent(this.#session);
         const [next] = this.#pending;
         if (next === undefined) return this.#checkDrained();
-        if (this.#hasWaited(suspectMs, now)) this.#renew();
+        if (this.#hasWaited(suspectMs, now)) this.#renew(`it has not confirmed a message for ${suspectMs} ms`);
         if (this.#timer === undefined) this.#watch(next.deadline - now);
       },
       Math.min(ms, suspectMs),

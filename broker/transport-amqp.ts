@@ -84,6 +84,7 @@ class AmqpTransport implements Transport {
       isDeclared: (exchange) => this.#declared.hasExchange(exchange),
       silent: (session) => this.#leave(session, confirmMs),
       isBlocked: () => this.#publishing.isBlocked(),
+      renewed: (because) => log('amqp.channel.renewed', { connection: `${label} [publish]`, because }),
     });
     this.#publishing = new AmqpConnection({
       urls,

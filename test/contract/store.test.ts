@@ -209,6 +209,9 @@ describe('the store on a Redis that goes away', () => {
 
     await lost(() => remote.settle('twice', outcome('x'), true));
     expect(await remote.settle('twice', outcome('x'), true)).toBe('same');
+    // Several may have brought it to the broker: it is shown when the journal has it.
+    await lost(() => remote.show('twice', outcome('x')));
+    await remote.show('twice', outcome('x'));
     expect((await remote.events('twice', 0)).map(({ name }) => name)).toEqual(['state', 'state', 'step', 'outcome']);
 
     await remote.openGroup({ id: 'g', requestId: 'twice', members: ['a', 'b'], deadline: Date.now() + 60_000 });

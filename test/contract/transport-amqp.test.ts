@@ -525,8 +525,7 @@ describe('a channel that confirms nothing', () => {
   it('makes way for a new one on the same connection: only what was sent by it is unknown', async () => {
     const deaf = await deafChannel(rabbitUrl());
     try {
-      const transport = await amqpTransport({ url: deaf.url, name: 'deaf', confirmMs: 3_000 });
-      opened.push(transport);
+      const transport = await throughProxy({ url: deaf.url, confirmMs: 3_000 });
       const states = statesOf(transport);
       const queue = await declared(transport);
       const first = outcomeOf(transport.publish(to(queue), message('first')));
@@ -539,6 +538,7 @@ describe('a channel that confirms nothing', () => {
       expect(await first).toBe('unknown');
       expect(await outcomeOf(transport.publish(to(queue), message('last')))).toBe('stored');
       expect(states).toEqual([]);
+      expect(events.map(({ event }) => event)).toContain('amqp.channel.renewed');
     } finally {
       deaf.close();
     }

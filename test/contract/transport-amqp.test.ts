@@ -594,16 +594,21 @@ describe('on the wire', () => {
     for (let tries = 0; tries < 5 && !counted.some((acks) => acks < 50); tries++) {
       await Promise.all(bodies.map((body) => direct.publish(to(queue), message(body))));
       let taken = 0;
+      let done = 0;
       let allAreTaken = () => {};
+      let allAreDone = () => {};
       const all = new Promise<void>((resolve) => (allAreTaken = resolve));
+      const over = new Promise<void>((resolve) => (allAreDone = resolve));
       const writes = countedWrites();
       const consumer = await direct.consume(queue, { prefetch: 1_000, tag: 'order' }, async ({ body }) => {
         if (++taken === bodies.length) allAreTaken();
         await all;
         // Every tenth is done a turn later than those behind it.
         if (Number(body) % 10 === 0) await new Promise(setImmediate);
+        if (++done === bodies.length) setImmediate(allAreDone);
       });
-      await all;
+      // A consumer that is closed acknowledges what is done, in order or not.
+      await over;
       await consumer.close();
       writes.stop();
       counted.push(writes.acks);

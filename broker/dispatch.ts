@@ -11,7 +11,7 @@ import { failpoint } from './failpoint.js';
 import type { Fault } from './fault.js';
 import type { Journal } from './journal.js';
 import type { Step } from './step.js';
-import type { Bell, Store } from './store.js';
+import type { Bell, Report, RequestEvent, Store } from './store.js';
 import { isReturnAddress, isWorkQueue, replyAddress, workAddress, type Names } from './topology.js';
 import { PublishError, type Address, type Message, type PublishOptions, type Transport } from './transport.js';
 import { encode, encodeVolatileReply, errorHeaders, faultMessage } from './wire.js';
@@ -68,7 +68,9 @@ export function openDispatch(
   }
 
   async function sendToStep(step: string, envelope: Envelope): Promise<void> {
-    const message = await messageFor(envelope, { store, steps, names, clock, control });
+    const waiting = waitingAt(steps.get(step));
+    if (waiting !== undefined && control.isWatched(envelope)) await store.report(envelope.requestId, ...waiting).catch(() => undefined);
+    const message = await messageFor(envelope, { store, steps, names, clock });
     return publish(workAddress(names, step, envelope), message, envelope);
   }
 
@@ -96,7 +98,7 @@ export function openDispatch(
  */
 export function messageFor(
   envelope: Envelope,
-  options: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock' | 'control'>,
+  options: Pick<DispatchOptions, 'store' | 'steps' | 'names' | 'clock'>,
 ): Message | Promise<Message> {
   const message = encode(envelope);
   return options.steps.get(envelope.slip[0] ?? '')?.kind === 'foreign' ? foreignMessage(envelope, message, options) : message;
@@ -105,18 +107,8 @@ export function messageFor(
 async function foreignMessage(
   envelope: Envelope,
   message: Message,
-  { store, names, clock, control }: Parameters<typeof messageFor>[1],
+  { store, names, clock }: Parameters<typeof messageFor>[1],
 ): Promise<Message> {
-  const [name = ''] = envelope.slip;
-  if (control.isWatched(envelope)) {
-    await store
-      .report(
-        envelope.requestId,
-        { state: 'waiting', step: name, waitingOn: `foreign worker of ${name}` },
-        { name: 'step', data: { step: name, attempt: 1 } },
-      )
-      .catch(() => undefined);
-  }
   if (envelope.slip.length === 1 && envelope.groups.length === 0) return message;
   await store.park(...parkingOf(message, envelope.deadline, clock.now()));
   failpoint('park.before-publish');
@@ -130,6 +122,16 @@ async function foreignMessage(
       ...(envelope.replyTo === undefined ? {} : { 'hub-return-to': envelope.replyTo }),
     },
   };
+}
+
+/** What the record is told of a request that a step of somebody else has: nobody reports from there. */
+export function waitingAt(step: Step | undefined): [Report, Pick<RequestEvent, 'name' | 'data'>] | undefined {
+  if (step?.kind !== 'foreign') return undefined;
+  const { name } = step;
+  return [
+    { state: 'waiting', step: name, waitingOn: `foreign worker of ${name}` },
+    { name: 'step', data: { step: name, attempt: 1 } },
+  ];
 }
 
 /** How long what is parked outlives its request. */

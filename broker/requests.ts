@@ -8,7 +8,7 @@ import { publisher } from './batches.js';
 import { callbackAddress, callbackStep } from './callback.js';
 import { endsBy, pause } from './clock.js';
 import type { Wait } from './correlator.js';
-import { messageFor } from './dispatch.js';
+import { messageFor, waitingAt } from './dispatch.js';
 import { firstEnvelope, isHigh, type Envelope } from './envelope.js';
 import { failpoint } from './failpoint.js';
 import { Fault, isFault, messageOf, readFault } from './fault.js';
@@ -115,8 +115,10 @@ export function openRequests(options: GatewayOptions): Requests {
   async function entered(record: NewRecord): Promise<void> {
     while (!options.stopping.aborted) {
       try {
-        if (await store.report(record.id, { published: true })) return;
         const { id, flow } = record;
+        // Not before it is there: what waits for a foreign worker has arrived. Whoever works on it may have told of more by now.
+        const [waiting, event] = waitingAt(options.steps.get(byName.get(flow)!.steps[0]!)) ?? [];
+        if (await store.report(id, { ...waiting, published: true, from: 'accepted' }, event)) return;
         const created = await store.create({ ...toldAgain(record), published: true });
         // Its key was lost with the state, and is another's by now, who has its requestor, too: no rebuild shall take this one for the request.
         if (created.result === 'exists' && created.record.id !== id && isJournalled(byName.get(flow)!))

@@ -190,13 +190,14 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
 
   function report(
     id: string,
-    { published, state, waitingOn, ...rest }: Report,
+    { published, state, waitingOn, from, ...rest }: Report,
     event: Pick<RequestEvent, 'name' | 'data'> | undefined,
   ): boolean {
     const kept = live(requests, id);
     if (kept?.record.outcome !== undefined) return true;
     if (kept === undefined) return false;
     const { record } = kept;
+    if (from !== undefined && from !== record.state) return true;
     if (published === true) record.published = true;
     for (const [name, value] of Object.entries(rest)) if (value !== undefined) Object.assign(record, { [name]: value });
     record.updatedAt = clock.now();

@@ -144,7 +144,7 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       runOnDossier,
       keep,
       async report(id: string, report: Report, event?: Pick<RequestEvent, 'name' | 'data'>) {
-        const { state = '', waitingOn } = report;
+        const { state = '', waitingOn, from = '' } = report;
         const clear = waitingOn === null || (state === 'running' && waitingOn === undefined);
         const stateData = { state, ...(typeof waitingOn === 'string' ? { waitingOn } : {}) };
         const eventArgs = event === undefined ? ['', ''] : [event.name, JSON.stringify(event.data)];
@@ -153,6 +153,7 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
           JSON.stringify(stateData),
           clear ? '1' : '',
           ...eventArgs,
+          from,
           ...reportFields(report),
         ]);
         return Number(found) === 1;

@@ -163,13 +163,13 @@ if has[2] and redis.call('GET', ns .. ':claim:' .. has[2]) == id then redis.call
 if redis.call('DEL', record, events) > 0 then wake() end
 `;
 
-/** ARGV: state or '', its event's data, '1' to clear what it waits for, event's name or '', its data, then fields of the record. */
+/** ARGV: state or '', its event's data, '1' to clear what it waits for, event's name or '', its data, the state it must be in or '', then fields of the record. */
 const report = `${request}
-local state, clear, name = ARGV[3], ARGV[5], ARGV[6]
+local state, clear, name, from = ARGV[3], ARGV[5], ARGV[6], ARGV[8]
 local has = redis.call('HMGET', record, 'state', 'kind')
 if not has[1] then return 0 end
-if has[2] then return 1 end
-redis.call('HSET', record, 'upd', now(), unpack(ARGV, 8))
+if has[2] or from ~= '' and from ~= has[1] then return 1 end
+redis.call('HSET', record, 'upd', now(), unpack(ARGV, 9))
 if clear == '1' then redis.call('HDEL', record, 'wait') end
 if state ~= '' and state ~= has[1] then
   redis.call('HSET', record, 'state', state)

@@ -168,6 +168,8 @@ export type Report = Partial<Pick<RequestRecord, 'published' | 'step' | 'attempt
   readonly state?: 'running' | 'waiting';
   /** `null` clears it. */
   readonly waitingOn?: string | null;
+  /** What it must still be in for any of this to be noted. */
+  readonly from?: RequestState;
 };
 
 /** `won`: this is the outcome now. `same`: this very outcome (kind and bytes) was there already. `late`: another was. */

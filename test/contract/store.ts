@@ -301,6 +301,20 @@ export function storeContract(name: string, open: (options: { readonly retention
         expect(await store.get(id)).toMatchObject({ published: true });
       });
 
+      it('counts only from the state that it names', async () => {
+        const id = await accepted();
+        const waits = { published: true, state: 'waiting', step: 'price', waitingOn: 'foreign worker of price', from: 'accepted' } as const;
+        const event = { name: 'step', data: { step: 'price', attempt: 1 } } as const;
+        expect(await store.report(id, waits, event)).toBe(true);
+        expect(await store.get(id)).toMatchObject({ published: true, state: 'waiting', waitingOn: 'foreign worker of price' });
+        const other = await accepted();
+        await store.report(other, { state: 'running', step: 'bill' });
+        expect(await store.report(other, waits, event)).toBe(true);
+        expect(await store.get(other)).toMatchObject({ published: false, state: 'running', step: 'bill' });
+        expect(await store.events(other, 0)).toHaveLength(2);
+        expect(await store.report(randomUUID(), waits, event)).toBe(false);
+      });
+
       it('clears what the request waits for', async () => {
         const id = await accepted();
         await store.report(id, { state: 'waiting', waitingOn: 'parts: 0 of 3' });

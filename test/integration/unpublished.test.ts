@@ -1,11 +1,11 @@
 /** A hub that dies between its record and its publish leaves a request that nobody works on. The repeat of the request mends it. */
 import { expect, it } from '@jest/globals';
-import { worker, type Fault } from '../../index.js';
+import { foreign, worker, type Fault } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import type { Outcome } from '../../broker/store.js';
-import type { Transport } from '../../broker/transport.js';
-import { memoryHub } from '../support/hub.js';
+import { PublishError, type Transport } from '../../broker/transport.js';
+import { memoryHub, type TestHub } from '../support/hub.js';
 
 it('publishes again, once, what a dead hub had recorded and not published, before it promises an answer', async () => {
   const clock = testClock();
@@ -29,6 +29,43 @@ it('publishes again, once, what a dead hub had recorded and not published, befor
   expect(runs).toBeGreaterThan(0);
   await other.close();
 });
+
+it('does so, too, where the first step is a program of somebody else', async () => {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { price: ['price'] }, steps: [foreign('price')] });
+  (hub.ports.transport as { publish: Transport['publish'] }).publish = () => new Promise(() => undefined);
+  void hub.ask('price', {}, { idempotencyKey: 'k' }).catch(() => undefined);
+  const other = await hub.another();
+  await servePrice(other);
+
+  const repeat = other.ask('price', {}, { idempotencyKey: 'k', waitMs: 20_000 });
+  await clock.advance(10_000);
+  expect(await repeat).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply' } });
+  await other.close();
+});
+
+it('forgets a request of a program of somebody else that RabbitMQ refused, so that its key is free', async () => {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { price: ['price'] }, steps: [foreign('price')] });
+  const transport = hub.ports.transport as { publish: Transport['publish'] };
+  const publish = transport.publish.bind(hub.ports.transport);
+  transport.publish = (to, message, options) =>
+    to.exchange === hub.hub.names.work ? Promise.reject(new PublishError('nacked', 'full')) : publish(to, message, options);
+  const refused = hub.ask('price', {}, { idempotencyKey: 'k' }).catch((error: Fault) => error.reason);
+  await clock.advance(1_000);
+  expect(await refused).toBe('broker');
+  transport.publish = publish;
+  await servePrice(hub);
+  const again = hub.ask('price', {}, { idempotencyKey: 'k' });
+  await clock.advance(1_000);
+  expect(await again).toMatchObject({ kind: 'outcome', outcome: { kind: 'reply' }, replayed: false });
+});
+
+/** A program that knows nothing of the hub answers what it is asked. */
+const servePrice = ({ hub: { names }, ports: { transport } }: TestHub) =>
+  transport.consume(names.workQueue('price'), { prefetch: 1, tag: 'price' }, ({ replyTo = '', correlationId = '' }) =>
+    transport.publish({ exchange: '', routingKey: replyTo }, { body: Buffer.from('{"price":1}'), correlationId }),
+  );
 
 it('tells nobody that a one-way message is accepted which timed out before the broker had it', async () => {
   const clock = testClock();

@@ -72,7 +72,7 @@ start() {
     inside rabbitmq \
       RABBITMQ_NODENAME="hub4-$port@localhost" RABBITMQ_DIST_PORT=$((port + 20000)) \
       RABBITMQ_CONFIG_FILE=/etc/rabbitmq/hub.conf RABBITMQ_ENABLED_PLUGINS_FILE=/etc/rabbitmq/hub.plugins \
-      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1} +sbwt none' \
+      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1} +sbwt none -rabbit dead_letter_worker_publisher_confirm_timeout 5000' \
       RUNNING_UNDER_SYSTEMD=true /usr/lib/rabbitmq/bin/rabbitmq-server
   fi
   local tries

@@ -2,6 +2,7 @@
  * Clients of the HTTP adapter as they are outside: they ask, are answered, told to come back, refused or cut off, and write down
  * which. They come back until they know the outcome.
  */
+import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, request as sendOut } from 'undici';
 import type { AskNote, History, Operation } from './history.js';
@@ -95,6 +96,7 @@ export function openClients({ history, hubs, patienceMs = 90_000 }: ClientsOptio
     connect: { timeout: 5_000 },
   });
   const stopping = new AbortController();
+  setMaxListeners(0, stopping.signal); // as many as there are requests on their way
   let turn = 0;
 
   /** The hub that all go to now. */

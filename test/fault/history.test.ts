@@ -143,11 +143,22 @@ describe('the checker of histories', () => {
       [],
       /100 ms before its deadline/,
     ],
+    [
+      'a timeout of what got stuck',
+      (ask) => {
+        const op = ask('a', { deadlineMs: 900 });
+        op.accepted('1');
+        now = 900;
+        op.outcome('1', 'timeout', reply({}));
+      },
+      [],
+      /waited for 900 ms and timed out/,
+    ],
     ['a refusal that had an effect', (ask) => ask('a').refused('away'), [effect('1', 'a')], /refused, and worked on/],
     ['an effect that happened twice', () => undefined, [effect('1', 'a'), effect('1', 'a')], /happened 2 times/],
   ])('finds %s', (_what, tell, effects, sentence) => {
     const { seen, ask } = history();
     tell(ask);
-    expect(broken(seen, effects, { withinMs: 1_000, once: true })).toEqual([expect.stringMatching(sentence)]);
+    expect(broken(seen, effects, { withinMs: 1_000, answeredWithinMs: 800, once: true })).toEqual([expect.stringMatching(sentence)]);
   });
 });

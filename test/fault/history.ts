@@ -149,6 +149,8 @@ export const readSeen = (file: string): readonly Seen[] => readLines<Seen>(file)
 export interface Bounds {
   /** An operation that takes longer hangs, outages not counted. */
   readonly withinMs: number;
+  /** Who waits for longer is answered, outages not counted: of none of the flows may the deadline come first. */
+  readonly answeredWithinMs?: number;
   /** Each request's effect happens exactly once: only where nothing was handed out again. */
   readonly once?: boolean;
   /** Tokens of what was found in the queues for the dead. */
@@ -199,7 +201,7 @@ type Of<What extends Seen['what']> = Extract<Seen, { readonly what: What }>;
 export function judge(
   seen: readonly Seen[],
   effects: readonly Effect[],
-  { withinMs, once = false, dead = new Set(), atRest = false }: Bounds,
+  { withinMs, answeredWithinMs = Infinity, once = false, dead = new Set(), atRest = false }: Bounds,
 ): readonly Violation[] {
   const of = <What extends Seen['what']>(...kinds: readonly What[]): readonly Of<What>[] =>
     seen.filter((one): one is Of<What> => (kinds as readonly string[]).includes(one.what));
@@ -240,6 +242,14 @@ export function judge(
         const { token } = asked(op);
         const isDone = effectsOf.get(token)?.some(({ what }) => what === 'end') === true || dead.has(token);
         return atRest && !isDone ? [`${name(op)} was accepted one-way, and there is neither an effect nor a dead letter`] : [];
+      }),
+    ),
+    // A time-out is an outcome; but not for what got stuck while everything was there.
+    ...all(
+      'lost',
+      outcomes.flatMap(({ op, kind, at }) => {
+        const waitedMs = at - asked(op).at - away(asked(op).at, at);
+        return kind === 'timeout' && waitedMs > answeredWithinMs ? [`${name(op)} waited for ${waitedMs} ms and timed out`] : [];
       }),
     ),
     // Within the retention, what was promised is known.

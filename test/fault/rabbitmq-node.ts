@@ -152,7 +152,7 @@ export function nodeEnvironment({
     RABBITMQ_CONFIG_FILES: join(folder, 'conf.d'),
     RABBITMQ_ADVANCED_CONFIG_FILE: join(folder, 'advanced.config'),
     RABBITMQ_CONF_ENV_FILE: join(folder, 'rabbitmq-env.conf'),
-    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: `-kernel inet_dist_use_interface {${host.replaceAll('.', ',')}} +sbwt none +sbwtdcpu none +sbwtdio none${erlang}`,
+    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: `-kernel inet_dist_use_interface {${host.replaceAll('.', ',')}} +sbwt none +sbwtdcpu none +sbwtdio none -rabbit dead_letter_worker_publisher_confirm_timeout 5000${erlang}`,
     // The script then becomes the node instead of staying as its parent: one process, one pid.
     RUNNING_UNDER_SYSTEMD: 'true',
     ...env,

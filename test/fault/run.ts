@@ -33,8 +33,11 @@ const counts = {
 };
 const seed = Number(flags.seed ?? Date.now() % 1_000_000);
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
+/** Whose whole name is said is meant alone; else all that have the words in it. */
+const isNamed = (words: string, name: string): boolean =>
+  trials.some((trial) => trial.name === words) ? name === words : name.includes(words) || words.startsWith(name);
 const isMeant = ({ name, sizes }: Trial): boolean =>
-  flags.only === undefined ? sizes.includes(size) : flags.only.some((words) => name.includes(words) || words.startsWith(name));
+  flags.only === undefined ? sizes.includes(size) : flags.only.some((words) => isNamed(words, name));
 
 const isBad = ({ lost, doubled, foreign, hung }: Row): boolean => lost + doubled + foreign + hung > 0;
 

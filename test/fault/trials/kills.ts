@@ -3,14 +3,20 @@ import { dice, mixed } from '../mix.js';
 import { rowOf, type Row, type Size, type Trial, type TrialContext } from '../trial.js';
 import { inField, killAtRandom, type Field } from './field.js';
 
-/** Requests and kills of a batch; after each, everything is judged and forgotten. */
-const sizes: Readonly<Record<Size, { readonly requests: number; readonly kills: number; readonly batches: number }>> = {
-  quick: { requests: 1_000, kills: 10, batches: 1 },
-  normal: { requests: 20_000, kills: 200, batches: 1 },
-  long: { requests: 20_000, kills: 20, batches: 50 },
-};
+interface Batches {
+  readonly requests: number;
+  readonly kills: number;
+  readonly batches: number;
+  /** How many clients ask at once. */
+  readonly clients: number;
+}
 
-const clientsAtOnce = 40;
+/** Requests and kills of a batch; after each, everything is judged and forgotten. */
+const sizes: Readonly<Record<Size, Batches>> = {
+  quick: { requests: 1_000, kills: 10, batches: 1, clients: 40 },
+  normal: { requests: 20_000, kills: 200, batches: 1, clients: 40 },
+  long: { requests: 20_000, kills: 20, batches: 50, clients: 160 },
+};
 
 export const kills: Trial = {
   name: 'random kills',
@@ -32,10 +38,10 @@ export const kills: Trial = {
 
 async function runBatch(field: Field, batch: number, { seed, size, say }: TrialContext): Promise<Row> {
   const { scenario } = field;
-  const { requests, kills } = sizes[size];
+  const { requests, kills, clients } = sizes[size];
   const random = dice(seed + batch);
   const ask = dice(seed + batch + 1_000_003);
-  const load = scenario.clients.load(clientsAtOnce, mixed(ask, `b${batch}-`), requests);
+  const load = scenario.clients.load(clients, mixed(ask, `b${batch}-`), requests);
   const requestors = batch === 0 ? await scenario.requestors() : undefined;
   const foreigners =
     requestors && Promise.all(Array.from({ length: 5 }, (_, n) => requestors.ask(n % 2 === 0 ? 'plain' : 'scatter', `b${batch}-amqp${n}`)));
@@ -44,7 +50,7 @@ async function runBatch(field: Field, batch: number, { seed, size, say }: TrialC
   await killAtRandom(field, { load, requests, kills, random, after, say });
   await load.ended;
   await foreigners;
-  const violations = await scenario.atRest({ withinMs: 70_000 });
+  const violations = await scenario.atRest({ withinMs: 70_000, answeredWithinMs: 30_000 });
   const row = rowOf('random kills', scenario, violations, { kills, say });
   if (violations.length === 0) scenario.forget();
   return row;

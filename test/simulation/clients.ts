@@ -96,6 +96,9 @@ export function openClients({ world, history, told, deeds, hubs, patienceMs }: C
     operation.accepted(said.id);
     known.set(said.id, { token: question.token, isKept: said.kind === 'accepted' || question.key !== undefined });
     world.trace?.('client', `${question.token} is ${said.id}: ${said.kind}`);
+    // Asked on the line, it may get its record while the journal is away; what is to be answered later has one from the start.
+    const hasRecord = said.kind === 'accepted' && (question.key !== undefined || question.waitMs === 0);
+    if (hasRecord && !world.journal.recorded.has(said.id)) told.wrong.push(`${said.id} was promised an answer before the broker had it`);
     if (said.kind === 'outcome') outcome(operation, said.id, said.outcome.kind, said.outcome.body, question.flow !== 'quick');
     else await Promise.all([collect(said.id, operation, deadline), watch(said.id), cancel(said.id, question)]);
     return true;

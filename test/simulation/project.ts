@@ -48,6 +48,7 @@ export const flows: readonly Flow[] = [
   flow('soon', ['spread', 'part', 'gather.soon']),
   flow('middle', ['first', 'legacy', 'answer']),
   flow('last', ['first', 'oracle']),
+  flow('straight', ['oracle']),
   flow('note', ['first', 'keep']),
   flow('later', ['first', 'rest', 'answer']),
   flow('quick', ['answer'], { durable: false }),

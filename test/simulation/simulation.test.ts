@@ -55,6 +55,13 @@ const mutants: Readonly<Record<string, Mutant>> = {
     file: 'requests',
     change: { 'await store.create(record);': '' },
   },
+  'takes what it is about to publish for published': {
+    file: 'dispatch',
+    change: {
+      'if (envelope.slip.length === 1 &&':
+        "await store.report(envelope.requestId, { state: 'waiting' }); if (envelope.slip.length === 1 &&",
+    },
+  },
   'calls a publish without confirm refused': {
     file: 'requests',
     change: { "(cause instanceof PublishError && cause.failure === 'unknown')": 'false' },

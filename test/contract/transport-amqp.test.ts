@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { connect as connectPlainly } from 'amqplib';
 import {
   type PublishError,
   type Queue,
@@ -565,6 +566,17 @@ function countedWrites(): { count: number; acks: number; stop(): void } {
   });
   return counted;
 }
+
+it('declares a stream in segments that are read in a second or two when RabbitMQ was killed', async () => {
+  const queue = await declared(direct, { type: 'stream', maxAge: '1D' });
+  const plain = await connectPlainly(rabbitUrl());
+  const channel = await plain.createChannel();
+  const { maxAge, about } = queueOf({ type: 'stream', maxAge: '1D' });
+  // Refused with any other size.
+  const declaredArguments = { 'x-queue-type': 'stream', about, 'x-max-age': maxAge, 'x-stream-max-segment-size-bytes': 50_000_000 };
+  await expect(channel.assertQueue(queue, { durable: true, arguments: declaredArguments })).resolves.toMatchObject({ queue });
+  await plain.close();
+});
 
 describe('on the wire', () => {
   it('puts what one turn sends into one write, and acknowledges lazily in few, all of them before it closes', async () => {

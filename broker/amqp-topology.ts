@@ -128,7 +128,7 @@ function mendQueue({ name, type }: Queue, said: string): string {
   const [, current = type] = /'x-queue-type'.* current is '?(\w+)/s.exec(said) ?? [];
   const ctl = `rabbitmqctl${vhost === '/' ? '' : ` -p '${vhost}'`}`;
   if (current === 'stream')
-    return `set what it had before; or, if all that is in it may go, delete it (${ctl} delete_queue ${name}) and start again`;
+    return `set what it had before, if that is a setting; or, if all that is in it may go, delete it (${ctl} delete_queue ${name}) and start again`;
   const command =
     current === 'quorum'
       ? `sleep 10 && ${ctl} -q list_queues name messages | grep -E '^${name}\\s0$' && ${ctl} delete_queue ${name}`
@@ -142,10 +142,7 @@ export function replyCode(error: unknown): 403 | 404 | 405 | 406 | undefined {
   return code === 403 || code === 404 || code === 405 || code === 406 ? code : undefined;
 }
 
-/**
- * RabbitMQ reads the last segment of a stream, message by message, before it takes anything after it was killed: with its own 500 MB that
- * took up to 15 s in which no request was confirmed [3.10.8, tried].
- */
+/** With segments of 500 MB, RabbitMQ's own, a node that was killed under load took up to 15 s to open a stream again. See docs/adr/0015. */
 const segmentBytes = 50_000_000;
 
 function argumentsOf({ type, about, ttlMs, deadLetter, singleActive, maxAge }: Queue): Record<string, unknown> {

@@ -105,7 +105,7 @@ export async function start({ binary, home }) {
   mkdirSync(join(home, 'conf.d'), { recursive: true, mode: 0o700 });
   const [port, management, distribution, epmdPort] = await freePorts(4);
   writeFileSync(join(home, 'plugins'), '[rabbitmq_management].\n');
-  // What expires while it starts is moved on after this; by default after three to six minutes (README, Settings).
+  // What expires while it starts may be moved on only after this; 180 s unless set (docs/adr/0015).
   writeFileSync(join(home, 'advanced.config'), '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n');
   writeFileSync(
     join(home, 'rabbitmq.conf'),

@@ -76,7 +76,7 @@ describe('a hub refuses to start', () => {
   afterAll(() => broker?.remove());
 
   /** Somebody has made a queue of this name before us. */
-  async function made(queue: string, type: 'classic' | 'quorum', messages: number): Promise<void> {
+  async function made(queue: string, type: 'classic' | 'quorum' | 'stream', messages: number): Promise<void> {
     const connection = await connect(broker.url);
     const channel = await connection.createConfirmChannel();
     await channel.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': type } });
@@ -127,6 +127,18 @@ describe('a hub refuses to start', () => {
       ),
     );
   }, 60_000);
+
+  it('where the journal is there with another age or other segments; it starts when the command that it prints has deleted that', async () => {
+    await inScenario({ rabbitmq: broker.url }, async (scenario) => {
+      await made(scenario.names.journal, 'stream', 1);
+      const { code, said } = await refusal('hub', where(scenario, broker.url));
+      expect(said).toContain(`RabbitMQ refuses queue ${scenario.names.journal}: PRECONDITION_FAILED`);
+      expect(said).toContain('set what it had before, if that is a setting; or, if all that is in it may go, delete it');
+      expect([commandIn(said), code]).toEqual([`rabbitmqctl delete_queue ${scenario.names.journal}`, 1]);
+      await broker.paste(commandIn(said));
+      await scenario.hub('h1');
+    });
+  });
 
   it('on a Redis that may drop requests; it starts when the command that it prints was run', async () => {
     const redis = await redisChild('--maxmemory-policy', 'allkeys-lru');

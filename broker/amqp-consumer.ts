@@ -71,6 +71,9 @@ const isKept = ({ offset, deliveries }: Delivery): boolean => offset !== undefin
 /** Some 10 ms worth of replies. */
 const servedInOneTurn = 100;
 
+/** How often at most it is told that a handler failed: while a store is away, hundreds do in a second. */
+const tellEveryMs = 1_000;
+
 /** Where fewer are handed out, each that is done makes room for the next at once. */
 const fewAtOnce = 64;
 
@@ -84,6 +87,8 @@ class QueueConsumer implements AmqpConsumer {
   readonly #tags = new WeakMap<Live, string>();
   #running = 0;
   #failedInARow = 0;
+  #toldAt = -Infinity;
+  #untold = 0;
   #idle: () => void = () => {};
   #closed: Promise<void> | undefined;
   readonly #serveInTurn = inTurns(servedInOneTurn, (taken: Taken) => this.#serveTaken(taken));
@@ -221,13 +226,23 @@ class QueueConsumer implements AmqpConsumer {
   /** Never rejects. It rests, so that a message that always fails does not spin. */
   async #failed(live: Live, message: ConsumeMessage, delivery: Delivery, error: unknown): Promise<void> {
     const { signal } = this.#attachment.stopping;
-    const { messageId, deliveries } = delivery;
-    this.#context.log('handler.failed', { queue: this.#queue, messageId, deliveries, error });
+    const { deliveries } = delivery;
+    this.#tell(delivery, error);
     await pause(systemClock, restMs(++this.#failedInARow), signal);
     if (isKept(delivery) && !signal.aborted && live.isOpen())
       return this.#serve(live, message, { ...delivery, redelivered: true, deliveries: deliveries + 1 });
     if (delivery.offset === undefined) live.acks.giveBack(message);
     this.#over(live);
+  }
+
+  /** `untold`: so many more have failed since it was last told. */
+  #tell({ messageId, deliveries }: Delivery, error: unknown): void {
+    const now = performance.now();
+    if (now < this.#toldAt + tellEveryMs) return void this.#untold++;
+    const more = this.#untold === 0 ? {} : { untold: this.#untold };
+    this.#context.log('handler.failed', { queue: this.#queue, messageId, deliveries, error, ...more });
+    this.#toldAt = now;
+    this.#untold = 0;
   }
 
   #over(live: Live): void {

@@ -208,7 +208,9 @@ describe.each([
     const elsewhere = await openReceiver();
     const call = await open();
     receiver.answer({ status: 307, headers: { location: elsewhere.url } });
-    const { id } = (await (await call('/requests/odd', post('crm'))).json()) as { id: string };
+    const response = await call('/requests/odd', post('crm'));
+    expect(response.status).toBe(202);
+    const { id } = (await response.json()) as { id: string };
     await eventually(async () => expect(await statusOf(id)).toMatchObject({ state: 'waiting', attempts: [{ status: 307 }] }));
     expect(elsewhere.received).toEqual([]);
     await elsewhere.close();

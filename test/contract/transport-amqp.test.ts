@@ -471,10 +471,8 @@ describe('when every handler fails, as while a store is away', () => {
     };
     await transport.consume(queue, { prefetch: 20, tag: 'fails' }, failing);
     const told = () => events.filter(({ event }) => event === 'handler.failed').map(({ fields }) => fields);
-    await eventually(() => expect(told()).toHaveLength(2));
+    await eventually(() => expect(told()[1]?.['untold']).toBeGreaterThanOrEqual(19));
     expect(told()[0]).toEqual({ queue, messageId: undefined, deliveries: 0, error: new Error('the store is away') });
-    expect(told()[1]).toHaveProperty('untold', expect.any(Number));
-    expect(told()[1]!['untold']).toBeGreaterThanOrEqual(19);
   });
 });
 

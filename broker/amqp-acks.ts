@@ -4,6 +4,7 @@
  * way, and forgets them when the channel closes [RabbitMQ 3.10.8, tried].
  */
 import type { ConsumeMessage, Session } from './amqp-connection.js';
+import { Chain, type Place } from './under-way.js';
 
 export interface Acknowledging {
   readonly session: Session;
@@ -26,56 +27,64 @@ export interface AcksOptions {
   readonly lazy: boolean;
 }
 
+interface Unsettled {
+  readonly message: ConsumeMessage;
+  isDone: boolean;
+}
+
+/** A message that the channel has handed out. */
+export type Taken = Place<Unsettled>;
+
 export class Acks {
   readonly #on: Acknowledging;
   readonly #options: AcksOptions;
   #timer: NodeJS.Timeout | undefined;
   #isDue = false;
   /** What the channel has handed out and we have not settled, in order. */
-  readonly #unsettled = new Set<ConsumeMessage>();
-  /** Those of them that are done. */
-  readonly #done = new Set<ConsumeMessage>();
+  readonly #unsettled = new Chain<Unsettled>();
+  /** So many of them are done. */
+  #done = 0;
 
   constructor(on: Acknowledging, options: AcksOptions) {
     this.#on = on;
     this.#options = options;
   }
 
-  took(message: ConsumeMessage): void {
-    this.#unsettled.add(message);
+  took(message: ConsumeMessage): Taken {
+    return this.#unsettled.add({ message, isDone: false });
   }
 
   /** It will be acknowledged at the end of this turn (or soon), or never when the channel is gone: the broker has it back then. */
-  done(message: ConsumeMessage): void {
+  done({ item }: Taken): void {
     const { lazy, held } = this.#options;
-    this.#done.add(message);
-    if (lazy && this.#done.size < held) return this.#flushWithin(lazyMs);
+    item.isDone = true;
+    this.#done++;
+    if (lazy && this.#done < held) return this.#flushWithin(lazyMs);
     if (this.#isDue) return;
     this.#isDue = true;
     // After the promises that are settled already: a whole batch of deliveries may be done in one turn.
     process.nextTick(() => {
       this.#isDue = false;
       this.#flushInOrder();
-      if (this.#done.size > held) this.flush();
-      else if (this.#done.size > 0) this.#flushWithin(outOfOrderMs);
+      if (this.#done > held) this.flush();
+      else if (this.#done > 0) this.#flushWithin(outOfOrderMs);
     });
   }
 
   /** Gives it back to the queue. */
-  giveBack(message: ConsumeMessage): void {
-    this.#unsettled.delete(message);
+  giveBack(taken: Taken): void {
+    this.#unsettled.remove(taken);
     // Not `reject`: from RabbitMQ 4.3 on a nack does not count towards a delivery limit, so nothing is dropped for it.
-    this.#send(() => this.#on.channel.nack(message, false, true));
+    this.#send(() => this.#on.channel.nack(taken.item.message, false, true));
   }
 
   /** Acknowledges all that are done. */
   flush(): void {
     this.#flushInOrder();
-    for (const message of this.#done) {
-      this.#unsettled.delete(message);
-      this.#acknowledge(message, false);
+    for (const taken of this.#done > 0 ? this.#unsettled.all().filter(({ item }) => item.isDone) : []) {
+      this.#settled(taken);
+      this.#acknowledge(taken, false);
     }
-    this.#done.clear();
     clearTimeout(this.#timer);
     this.#timer = undefined;
   }
@@ -86,17 +95,18 @@ export class Acks {
 
   /** Acknowledges those that are done up to the first one that is not: one frame. */
   #flushInOrder(): void {
-    let upTo: ConsumeMessage | undefined;
-    for (const message of this.#unsettled) {
-      if (!this.#done.delete(message)) break;
-      this.#unsettled.delete(message);
-      upTo = message;
-    }
+    let upTo: Taken | undefined;
+    for (let next; (next = this.#unsettled.first) !== undefined && next.item.isDone; upTo = next) this.#settled(next);
     if (upTo !== undefined) this.#acknowledge(upTo, true);
   }
 
-  #acknowledge(message: ConsumeMessage, allUpTo: boolean): void {
-    this.#send(() => this.#on.channel.ack(message, allUpTo));
+  #settled(taken: Taken): void {
+    this.#unsettled.remove(taken);
+    this.#done--;
+  }
+
+  #acknowledge({ item }: Taken, allUpTo: boolean): void {
+    this.#send(() => this.#on.channel.ack(item.message, allUpTo));
   }
 
   #send(frame: () => void): void {

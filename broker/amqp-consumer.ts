@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
+import type { Taken } from './amqp-acks.js';
 import { Attachment, ConsumerCancelled, type ConsumerContext, type Live } from './amqp-attachment.js';
 import { answerMs, closeChannel, type ConsumeMessage, type Session, within } from './amqp-connection.js';
 import { deliveryOf } from './amqp-delivery.js';
@@ -91,7 +92,7 @@ class QueueConsumer implements AmqpConsumer {
   #untold = 0;
   #idle: () => void = () => {};
   #closed: Promise<void> | undefined;
-  readonly #serveInTurn = inTurns(servedInOneTurn, (taken: Taken) => this.#serveTaken(taken));
+  readonly #serveInTurn = inTurns(servedInOneTurn, (turn: Turn) => this.#serveTaken(turn));
 
   constructor(queue: string, options: ConsumeOptions, handler: Handler, context: ConsumerContext) {
     this.#queue = queue;
@@ -190,32 +191,33 @@ class QueueConsumer implements AmqpConsumer {
   }
 
   #take(live: Live, message: ConsumeMessage): void {
-    if (this.#attachment.stopping.signal.aborted) return live.acks.giveBack(message);
+    const isStopping = this.#attachment.stopping.signal.aborted;
     // What a failed attempt to listen still brings goes back when its channel is closed, which is under way.
-    if (live.isLeft) return;
-    live.acks.took(message);
+    if (live.isLeft && !isStopping) return;
+    const taken = live.acks.took(message);
+    if (isStopping) return live.acks.giveBack(taken);
     live.running++;
     this.#running++;
     const delivery = deliveryOf(message);
     this.#position.took(delivery);
-    this.#serveInTurn({ live, message, delivery });
+    this.#serveInTurn({ live, taken, delivery });
   }
 
-  #serveTaken({ live, message, delivery }: Taken): void {
+  #serveTaken({ live, taken, delivery }: Turn): void {
     const isStopping = this.#attachment.stopping.signal.aborted;
-    if (!isStopping && !live.isLeft) return this.#serve(live, message, delivery);
-    if (isStopping) live.acks.giveBack(message);
+    if (!isStopping && !live.isLeft) return this.#serve(live, taken, delivery);
+    if (isStopping) live.acks.giveBack(taken);
     this.#over(live);
   }
 
-  #serve(live: Live, message: ConsumeMessage, delivery: Delivery): void {
+  #serve(live: Live, taken: Taken, delivery: Delivery): void {
     const done = () => {
       this.#failedInARow = 0;
       this.#position.settled(delivery);
-      live.acks.done(message);
+      live.acks.done(taken);
       this.#over(live);
     };
-    const failed = (error: unknown) => void this.#failed(live, message, delivery, error);
+    const failed = (error: unknown) => void this.#failed(live, taken, delivery, error);
     try {
       this.#handler(delivery).then(done, failed);
     } catch (error) {
@@ -224,14 +226,14 @@ class QueueConsumer implements AmqpConsumer {
   }
 
   /** Never rejects. It rests, so that a message that always fails does not spin. */
-  async #failed(live: Live, message: ConsumeMessage, delivery: Delivery, error: unknown): Promise<void> {
+  async #failed(live: Live, taken: Taken, delivery: Delivery, error: unknown): Promise<void> {
     const { signal } = this.#attachment.stopping;
     const { deliveries } = delivery;
     this.#tell(delivery, error);
     await pause(systemClock, restMs(++this.#failedInARow), signal);
     if (isKept(delivery) && !signal.aborted && live.isOpen())
-      return this.#serve(live, message, { ...delivery, redelivered: true, deliveries: deliveries + 1 });
-    if (delivery.offset === undefined) live.acks.giveBack(message);
+      return this.#serve(live, taken, { ...delivery, redelivered: true, deliveries: deliveries + 1 });
+    if (delivery.offset === undefined) live.acks.giveBack(taken);
     this.#over(live);
   }
 
@@ -251,9 +253,9 @@ class QueueConsumer implements AmqpConsumer {
   }
 }
 
-interface Taken {
+interface Turn {
   readonly live: Live;
-  readonly message: ConsumeMessage;
+  readonly taken: Taken;
   readonly delivery: Delivery;
 }
 

@@ -14,6 +14,7 @@ import {
 } from './amqp-connection.js';
 import { systemClock } from './clock.js';
 import { type Address, type Headers, type HeaderValue, type Message, PublishError, type PublishOptions } from './transport.js';
+import { Chain, type Place } from './under-way.js';
 
 /** How much may be sent and unconfirmed at once, messages and bytes. */
 const unconfirmedLimit = 10_000;
@@ -58,7 +59,7 @@ export interface PublisherOptions {
 
 export class AmqpPublisher {
   readonly #options: PublisherOptions;
-  readonly #pending = new Set<Pending>();
+  #pending = new Chain<Pending>();
   readonly #encode = propertiesEncoder();
   #session: Session | undefined;
   #durable: ConfirmChannel | undefined;
@@ -167,14 +168,14 @@ export class AmqpPublisher {
           this.#unconfirmedBytes -= message.body.length;
           if (!isOpen()) return;
           this.#confirmedAt = performance.now();
-          this.#settle(pending, error !== null);
+          this.#settle(place, error !== null);
         });
       } catch (error) {
         return reject(asUnsent(error));
       }
       this.#unconfirmed++;
       this.#unconfirmedBytes += message.body.length;
-      this.#pending.add(pending);
+      const place = this.#pending.add(pending);
       this.#session?.coalesce();
       if (this.#timer === undefined) this.#watch(this.#options.confirmMs);
     });
@@ -198,9 +199,10 @@ export class AmqpPublisher {
     }
   }
 
-  #settle(pending: Pending, isRefused: boolean): void {
+  #settle(place: Place<Pending>, isRefused: boolean): void {
+    const pending = place.item;
     const isReturned = this.#returned.length > 0 && this.#takeReturn(pending);
-    if (!this.#pending.delete(pending)) return;
+    if (!this.#pending.remove(place)) return;
     if (isReturned) pending.reject(unroutable(pending.to));
     else if (isRefused) {
       pending.reject(new PublishError('nacked', `RabbitMQ refused the message for "${pending.to.routingKey}": is a queue full?`));
@@ -228,8 +230,8 @@ export class AmqpPublisher {
   /** The confirm channel is gone: what waits is neither known to be there nor known not to be. */
   #lose(error: Error | undefined): void {
     const lesson = this.#learn(error);
-    const lost = [...this.#pending];
-    this.#pending.clear();
+    const lost = this.#pending.all().map(({ item }) => item);
+    this.#pending = new Chain();
     // The message that the channel was closed for is one of these; the last of them came no earlier, and is nowhere.
     const nowhere = lost.findLast(({ to, message }) => lesson?.appliesTo(to, message) === true);
     for (const pending of lost) {
@@ -284,7 +286,7 @@ export class AmqpPublisher {
         const late = [...this.#takeLate(now)];
         for (const pending of late) pending.reject(new PublishError('unknown', `RabbitMQ has not confirmed within ${confirmMs} ms`));
         if (late.length > 0 && this.#session !== undefined && now - this.#confirmedAt >= confirmMs) silent(this.#session);
-        const [next] = this.#pending;
+        const next = this.#pending.first?.item;
         if (next === undefined) return this.#checkDrained();
         if (this.#hasWaited(suspectMs, now)) this.#renew(`it has not confirmed a message for ${suspectMs} ms`);
         if (this.#timer === undefined) this.#watch(next.deadline - now);
@@ -295,15 +297,14 @@ export class AmqpPublisher {
 
   /** What the confirm channel was given first waits for so long. Others may be confirmed meanwhile: they are for other queues. */
   #hasWaited(ms: number, now: number): boolean {
-    for (const { by, deadline } of this.#pending) if (by === this.#durable) return now + this.#options.confirmMs - deadline >= ms;
-    return false;
+    const first = this.#pending.all().find(({ item }) => item.by === this.#durable);
+    return first !== undefined && now + this.#options.confirmMs - first.item.deadline >= ms;
   }
 
   *#takeLate(now: number): Iterable<Pending> {
-    for (const pending of this.#pending) {
-      if (pending.deadline > now) return;
-      this.#pending.delete(pending);
-      yield pending;
+    for (let next; (next = this.#pending.first) !== undefined && next.item.deadline <= now;) {
+      this.#pending.remove(next);
+      yield next.item;
     }
   }
 

@@ -5,9 +5,10 @@
 import type { DeadlineBuckets, Ending } from './clock.js';
 import type { Envelope } from './envelope.js';
 import type { Verdict } from './step.js';
+import type { Chain, Place } from './under-way.js';
 
-/** Those under way in this process, by the id of their message. */
-export type Running = Map<string, Attempt>;
+/** Those under way in this process. */
+export type Running = Chain<Attempt>;
 
 export class Attempt implements Ending {
   readonly envelope: Envelope;
@@ -21,6 +22,7 @@ export class Attempt implements Ending {
   #reject: (why: Error) => void = () => undefined;
   #leftMs = 0;
   #bucket = 0;
+  #place: Place<Attempt> | undefined = undefined;
 
   constructor(envelope: Envelope, report: () => void, running: Running, deadlines: DeadlineBuckets) {
     this.envelope = envelope;
@@ -40,7 +42,7 @@ export class Attempt implements Ending {
     this.#leftMs = ms;
     return new Promise((resolve, reject) => {
       this.#bucket = this.#deadlines.add(ms, this);
-      this.#running.set(this.envelope.id, this);
+      this.#place = this.#running.add(this);
       this.#reject = (why) => {
         this.#over();
         reject(why);
@@ -70,6 +72,6 @@ export class Attempt implements Ending {
 
   #over(): void {
     this.#deadlines.remove(this.#bucket, this);
-    if (this.#running.get(this.envelope.id) === this) this.#running.delete(this.envelope.id);
+    if (this.#place !== undefined) this.#running.remove(this.#place);
   }
 }

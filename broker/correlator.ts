@@ -4,6 +4,7 @@
  */
 import { deadlineBuckets, type Clock, type DeadlineBuckets } from './clock.js';
 import type { Outcome } from './store.js';
+import { IdTable, type Entry } from './under-way.js';
 
 /** What whoever waits wants of an AbortSignal. Where there is one for each request, something cheaper will do: a signal costs as much as a publish. */
 export interface Hangup {
@@ -44,18 +45,19 @@ export interface Correlator {
 /** What all waits of a correlator share. */
 interface Among {
   /** By requests that have a record: any number of requestors may wait for one. */
-  readonly waits: Map<string, Set<Waiting>>;
+  readonly waits: IdTable<Waiting>;
   /** By requests that have none. */
-  readonly alones: Map<string, Waiting>;
+  readonly alones: IdTable<Waiting>;
   readonly buckets: DeadlineBuckets;
   gone: boolean;
 }
 
 /** A class, since there may be as many as there are held connections: with closures each took three times the memory. */
-class Waiting implements Wait {
+class Waiting implements Wait, Entry {
+  readonly id: string;
+  beside: this | undefined = undefined;
   caught: Outcome | undefined = undefined;
   readonly journal: boolean;
-  readonly #requestId: string;
   readonly #alone: boolean;
   readonly #among: Among;
   #resolve: ((outcome: Outcome | undefined) => void) | undefined = undefined;
@@ -63,7 +65,7 @@ class Waiting implements Wait {
   #unlisten: (() => void) | undefined = undefined;
 
   constructor(requestId: string, alone: boolean, journal: boolean, among: Among) {
-    this.#requestId = requestId;
+    this.id = requestId;
     this.#alone = alone;
     this.journal = journal;
     this.#among = among;
@@ -101,29 +103,25 @@ class Waiting implements Wait {
 
   close(): void {
     const { alones, waits } = this.#among;
-    if (this.#alone) return void alones.delete(this.#requestId);
-    const all = waits.get(this.#requestId);
-    all?.delete(this);
-    if (all?.size === 0) waits.delete(this.#requestId);
+    (this.#alone ? alones : waits).remove(this);
   }
 }
 
 export function openCorrelator(clock: Clock): Correlator {
-  const among: Among = { waits: new Map(), alones: new Map(), buckets: deadlineBuckets(clock), gone: false };
+  const among: Among = { waits: new IdTable(), alones: new IdTable(), buckets: deadlineBuckets(clock), gone: false };
   const { waits, alones } = among;
   const wakers = new Map<string, Set<() => void>>();
 
   return {
     expect(requestId, alone, journal = true) {
       const wait = new Waiting(requestId, alone, journal, among);
-      if (alone) alones.set(requestId, wait);
-      else waits.set(requestId, (waits.get(requestId) ?? new Set()).add(wait));
+      (alone ? alones : waits).add(wait);
       return wait;
     },
     deliver(requestId, outcome) {
-      const all = waits.get(requestId);
-      for (const wait of all ?? []) wait.catch(outcome);
-      return all !== undefined;
+      const all = waits.allOf(requestId);
+      for (const wait of all) wait.catch(outcome);
+      return all.length > 0;
     },
     alone: (requestId) => alones.get(requestId),
     wake(requestId) {
@@ -139,7 +137,7 @@ export function openCorrelator(clock: Clock): Correlator {
     },
     letGo() {
       among.gone = true;
-      for (const wait of [...alones.values(), ...[...waits.values()].flatMap((all) => [...all])]) wait.end();
+      for (const wait of [...alones.all(), ...waits.all()]) wait.end();
     },
     get gone() {
       return among.gone;

@@ -26,6 +26,7 @@ import type { Store } from './store.js';
 import { deadAddress, retryAddress, type Names } from './topology.js';
 import type { Consumer, Delivery, Handler, Headers, Message, Transport } from './transport.js';
 import { openTurns } from './turns.js';
+import { Chain } from './under-way.js';
 import { decode, encode, errorHeaders, faultOf, isUndecodable } from './wire.js';
 
 export interface RunnerOptions {
@@ -62,9 +63,9 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const { transport, names, control, clock } = options;
   const stopping = new AbortController();
   setMaxListeners(0, stopping.signal); // each publish that waits for the broker listens
-  const running: Running = new Map();
+  const running: Running = new Chain();
   control.listen((what, id) => {
-    for (const tried of running.values()) {
+    for (const { item: tried } of running.all()) {
       const { envelope } = tried;
       const meant = envelope.requestId === id || envelope.groups.some((group) => group.id === id);
       if (what === 'drop' && meant) tried.abort(new Fault('cancelled', 'the request was cancelled'));
@@ -105,7 +106,7 @@ export async function startRunner(options: RunnerOptions): Promise<Runner> {
     async stop(withinMs) {
       const cancelTimer = clock.after(withinMs, () => {
         stopping.abort(new Error('the process stops'));
-        for (const tried of running.values()) tried.abort(new Error('the process stops'));
+        for (const { item: tried } of running.all()) tried.abort(new Error('the process stops'));
       });
       await Promise.all(consumers.map((consumer) => consumer.close()));
       cancelTimer();

@@ -25,14 +25,15 @@ export interface Visits {
 class Visiting implements Visit {
   taken = false;
   aborted = false;
-  readonly #here: Set<Visiting>;
+  readonly #here: Visiting[];
   readonly #left: () => void;
   readonly #listeners = new Set<() => void>();
   #controller: AbortController | undefined = undefined;
 
   /** `here`: the visits by its socket. */
-  constructor(here: Set<Visiting>, left: () => void) {
-    this.#here = here.add(this);
+  constructor(here: Visiting[], left: () => void) {
+    here.push(this);
+    this.#here = here;
     this.#left = left;
   }
 
@@ -56,11 +57,14 @@ class Visiting implements Visit {
   }
 
   leave(): void {
-    if (this.#here.delete(this)) this.#left();
+    const place = this.#here.indexOf(this);
+    if (place < 0) return;
+    this.#here.splice(place, 1);
+    this.#left();
   }
 
   hangUp(): void {
-    const isHere = this.#here.has(this);
+    const isHere = this.#here.includes(this);
     this.leave();
     if (!isHere) return;
     this.aborted = true;
@@ -74,13 +78,13 @@ export function visits(limits: { readonly all: number; readonly perPrincipal: nu
   let all = 0;
   const byPrincipal = new Map<string, number>();
   const refused = new WeakSet<Socket>();
-  const bySocket = new WeakMap<Socket, Set<Visiting>>();
+  const bySocket = new WeakMap<Socket, Visiting[]>();
 
   /** The visits by one socket (several with pipelining); one listener for all of them. */
   const of = (socket: Socket) => {
     const known = bySocket.get(socket);
     if (known !== undefined) return known;
-    const fresh = new Set<Visiting>();
+    const fresh: Visiting[] = [];
     bySocket.set(socket, fresh);
     socket.once('close', () => [...fresh].forEach((visit) => visit.hangUp()));
     return fresh;

@@ -6,12 +6,11 @@ import { messageOf } from '../broker/fault.js';
 const stopWithinMs = 25_000;
 
 /**
- * V8 looks through all that lives when what has lived for a while has grown by a third or less: under load every three seconds. Its helper
- * threads then take the processor from the hub for 100 to 200 ms, if it has one only, and nobody is refused or answered meanwhile. Here that
- * may grow to five times what lives (less near the heap's limit), which makes it every half a minute [measured], for some 60 MB.
- * In the code, since `NODE_OPTIONS` does not take it.
+ * V8 looks through all that lives when what has lived for a while has grown by a tenth: on a busy hub with many connections every five
+ * seconds. Its helper threads then take the processor from the hub for 100 to 200 ms, if it has one only, and nobody is refused or answered
+ * meanwhile. Here that may double first (less near the heap's limit). In the code, since `NODE_OPTIONS` does not take it.
  */
-setFlagsFromString('--heap-growing-percent=400');
+setFlagsFromString('--heap-growing-percent=100');
 
 /** `begin` gets a signal that aborts when the stop comes before it has ended. */
 export async function runUntilStopped(begin: (signal: AbortSignal) => Promise<{ stop(): Promise<void> }>): Promise<void> {

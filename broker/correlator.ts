@@ -1,5 +1,5 @@
 /**
- * Reply to waiting requestor (EIP: Correlation Identifier): one Map look-up. Waits end by shared deadline buckets, since a
+ * Reply to waiting requestor (EIP: Correlation Identifier): one look-up by id. Waits end by shared deadline buckets, since a
  * timer object per waiting request doubles its memory.
  */
 import { deadlineBuckets, type Clock, type DeadlineBuckets } from './clock.js';
@@ -44,9 +44,9 @@ export interface Correlator {
 
 /** What all waits of a correlator share. */
 interface Among {
-  /** By requests that have a record: any number of requestors may wait for one. */
+  /** Of requests that have a record: any number of requestors may wait for one. */
   readonly waits: IdTable<Waiting>;
-  /** By requests that have none. */
+  /** Of requests that have none. */
   readonly alones: IdTable<Waiting>;
   readonly buckets: DeadlineBuckets;
   gone: boolean;
@@ -107,10 +107,14 @@ class Waiting implements Wait, Entry {
   }
 }
 
+interface Waker extends Entry {
+  listener(): void;
+}
+
 export function openCorrelator(clock: Clock): Correlator {
   const among: Among = { waits: new IdTable(), alones: new IdTable(), buckets: deadlineBuckets(clock), gone: false };
   const { waits, alones } = among;
-  const wakers = new Map<string, Set<() => void>>();
+  const wakers = new IdTable<Waker>();
 
   return {
     expect(requestId, alone, journal = true) {
@@ -125,15 +129,12 @@ export function openCorrelator(clock: Clock): Correlator {
     },
     alone: (requestId) => alones.get(requestId),
     wake(requestId) {
-      for (const waker of wakers.get(requestId) ?? []) waker();
+      for (const { listener } of wakers.allOf(requestId)) listener();
     },
     onWake(requestId, listener) {
-      const all = wakers.get(requestId) ?? new Set();
-      wakers.set(requestId, all.add(listener));
-      return () => {
-        all.delete(listener);
-        if (all.size === 0) wakers.delete(requestId);
-      };
+      const waker: Waker = { id: requestId, listener, beside: undefined };
+      wakers.add(waker);
+      return () => wakers.remove(waker);
     },
     letGo() {
       among.gone = true;

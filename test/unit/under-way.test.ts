@@ -63,8 +63,9 @@ describe('what comes and goes all the time', () => {
     const correlator = openCorrelator(systemClock);
     const grown = await grownMb((id, filler) => {
       const wait = correlator.expect(id, true);
+      const unlisten = correlator.onWake(id, () => filler);
       void wait.within(60_000).then(() => filler);
-      return () => (wait.catch({} as never), wait.close());
+      return () => (unlisten(), wait.catch({} as never), wait.close());
     });
     expect(grown).toBeLessThan(4);
   });

@@ -85,6 +85,8 @@ const withdrawnOpens: Readonly<Record<string, Withdrawn>> = { [openedKind]: with
 
 /** Whoever was rung and has done nothing is rung again. */
 const ringAgainMs = 10_000;
+/** Who is being rung is not rung by anybody else as well: a dead letter would be there twice. Died, or failed: so much later. */
+const ringingMs = 2_000;
 /** A rebuild reads a day of the journal (`rebuild.ts`). */
 const carryAfterMs = 20 * 3_600_000;
 const atOnce = 50;
@@ -143,6 +145,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit, st
     const envelope = envelopeOf(dossier);
     if (envelope === undefined) return;
     const bell = ringFor(envelope, envelope.groups, envelope.slip, `wake-${dossier.version}`, clock.now());
+    await store.called(dossier, ringingMs);
     failpoint('dossier.before-ring');
     await transport.publish(
       workAddress(names, dossier.step, envelope),

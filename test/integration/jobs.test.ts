@@ -179,6 +179,25 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
     await consumer.close();
   });
 
+  it('that is done rings its step once, also when RabbitMQ confirms it after others have looked', async () => {
+    await openFor(() => 'done');
+    const { store, transport } = hub.ports;
+    const { wakeable, publish } = { wakeable: store.wakeable.bind(store), publish: transport.publish.bind(transport) };
+    let looks = 0;
+    const rung: string[] = [];
+    store.wakeable = (limit) => (looks++, wakeable(limit));
+    transport.publish = async (to, message, options) => {
+      const dossier = message.headers?.['hub-dossier'];
+      if (to.exchange === hub.hub.names.work && dossier !== undefined) {
+        const until = looks + 3;
+        if (rung.push(String(dossier)) === 1) await eventually(() => expect(looks).toBeGreaterThanOrEqual(until));
+      }
+      return publish(to, message, options);
+    };
+    expect(await textOf(await ask(1))).toBe('done');
+    expect(rung).toEqual([expect.stringMatching(/^job\//)]);
+  });
+
   it('that takes longer than it may is told to end, and tried again', async () => {
     const reasons: string[] = [];
     await openFor(

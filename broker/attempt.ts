@@ -2,7 +2,7 @@
  * An attempt of a step at a message, under way among those of its process: it has a time and a signal, and is over when either says so, whatever
  * the handler still does.
  */
-import type { DeadlineBuckets, Ending } from './clock.js';
+import type { DeadlineBuckets, Due, Ending } from './clock.js';
 import type { Envelope } from './envelope.js';
 import type { Verdict } from './step.js';
 import type { Chain, Place } from './under-way.js';
@@ -21,7 +21,7 @@ export class Attempt implements Ending {
   #aborted: Error | undefined = undefined;
   #reject: (why: Error) => void = () => undefined;
   #leftMs = 0;
-  #bucket = 0;
+  #due: Due | undefined = undefined;
   #place: Place<Attempt> | undefined = undefined;
 
   constructor(envelope: Envelope, report: () => void, running: Running, deadlines: DeadlineBuckets) {
@@ -41,7 +41,7 @@ export class Attempt implements Ending {
   within(ms: number, run: () => Promise<Verdict>): Promise<Verdict> {
     this.#leftMs = ms;
     return new Promise((resolve, reject) => {
-      this.#bucket = this.#deadlines.add(ms, this);
+      this.#due = this.#deadlines.add(ms, this);
       this.#place = this.#running.add(this);
       this.#reject = (why) => {
         this.#over();
@@ -71,7 +71,7 @@ export class Attempt implements Ending {
   }
 
   #over(): void {
-    this.#deadlines.remove(this.#bucket, this);
+    if (this.#due !== undefined) this.#deadlines.remove(this.#due);
     if (this.#place !== undefined) this.#running.remove(this.#place);
   }
 }

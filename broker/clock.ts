@@ -1,4 +1,5 @@
 /** Time as a port, so that a test can move it: the system's clock, and one that only goes forward when told to. */
+import { Chain, type Place } from './under-way.js';
 
 export interface Clock {
   /** Milliseconds since 1970. */
@@ -36,36 +37,46 @@ export interface Ending {
   end(): void;
 }
 
+interface Bucket {
+  readonly at: number;
+  readonly endings: Chain<Ending>;
+  readonly cancel: () => void;
+}
+
+/** What is to end by time, and where it waits for that. */
+export interface Due {
+  readonly bucket: Bucket;
+  readonly place: Place<Ending>;
+}
+
 export interface DeadlineBuckets {
-  /** Calls `end` after `ms`, up to 50 ms late. Returns what `remove` wants to know. */
-  add(ms: number, ending: Ending): number;
+  /** Calls `end` after `ms`, up to 50 ms late. */
+  add(ms: number, ending: Ending): Due;
   /** Takes that back. */
-  remove(bucket: number, ending: Ending): void;
+  remove(due: Due): void;
 }
 
 /** Many things that may end by time, and mostly end otherwise: one timer for all that are due within the same 50 ms. */
 export function deadlineBuckets(clock: Clock): DeadlineBuckets {
-  const buckets = new Map<number, { readonly endings: Set<Ending>; readonly cancel: () => void }>();
+  const buckets = new Map<number, Bucket>();
   return {
     add(ms, ending) {
       const at = Math.ceil((clock.now() + ms) / bucketMs) * bucketMs;
       let bucket = buckets.get(at);
       if (bucket === undefined) {
-        const endings = new Set<Ending>();
+        const endings = new Chain<Ending>();
         const cancel = clock.after(at - clock.now(), () => {
           buckets.delete(at);
-          for (const each of endings) each.end();
+          for (const { item } of endings.all()) item.end();
         });
-        buckets.set(at, (bucket = { endings, cancel }));
+        buckets.set(at, (bucket = { at, endings, cancel }));
       }
-      bucket.endings.add(ending);
-      return at;
+      return { bucket, place: bucket.endings.add(ending) };
     },
-    remove(at, ending) {
-      const bucket = buckets.get(at);
-      if (bucket?.endings.delete(ending) !== true || bucket.endings.size > 0) return;
+    remove({ bucket: { at, endings, cancel }, place }) {
+      if (!endings.remove(place) || endings.size > 0 || buckets.get(at)?.endings !== endings) return;
       buckets.delete(at);
-      bucket.cancel();
+      cancel();
     },
   };
 }

@@ -2,7 +2,7 @@
  * Reply to waiting requestor (EIP: Correlation Identifier): one look-up by id. Waits end by shared deadline buckets, since a
  * timer object per waiting request doubles its memory.
  */
-import { deadlineBuckets, type Clock, type DeadlineBuckets } from './clock.js';
+import { deadlineBuckets, type Clock, type DeadlineBuckets, type Due } from './clock.js';
 import type { Outcome } from './store.js';
 import { IdTable, type Entry } from './under-way.js';
 
@@ -61,7 +61,7 @@ class Waiting implements Wait, Entry {
   readonly #alone: boolean;
   readonly #among: Among;
   #resolve: ((outcome: Outcome | undefined) => void) | undefined = undefined;
-  #bucket = 0;
+  #due: Due | undefined = undefined;
   #unlisten: (() => void) | undefined = undefined;
 
   constructor(requestId: string, alone: boolean, journal: boolean, among: Among) {
@@ -82,7 +82,7 @@ class Waiting implements Wait, Entry {
     if (this.caught !== undefined || ms <= 0 || this.#among.gone || signal?.aborted) return Promise.resolve(this.caught);
     return new Promise((resolve) => {
       this.#resolve = resolve;
-      this.#bucket = this.#among.buckets.add(ms, this);
+      this.#due = this.#among.buckets.add(ms, this);
       if (signal === undefined) return;
       const end = () => this.end();
       signal.addEventListener('abort', end, { once: true });
@@ -95,7 +95,8 @@ class Waiting implements Wait, Entry {
     const resolve = this.#resolve;
     if (resolve === undefined) return;
     this.#resolve = undefined;
-    this.#among.buckets.remove(this.#bucket, this);
+    if (this.#due !== undefined) this.#among.buckets.remove(this.#due);
+    this.#due = undefined;
     this.#unlisten?.();
     this.#unlisten = undefined;
     resolve(this.caught);

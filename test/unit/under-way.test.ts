@@ -1,36 +1,14 @@
 import { describe, expect, it } from '@jest/globals';
-import { setImmediate } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
-import { systemClock } from '../../broker/clock.js';
-import { openCorrelator } from '../../broker/correlator.js';
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { Chain, IdTable, type Entry } from '../../broker/under-way.js';
 
-setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as (how?: { readonly type: 'minor' }) => void;
-
-/**
- * Has as many come and go as must leave a trace, if they leave any, 200 at a time, after the first of them have become old. Returns the MB
- * by which the heap grew, after collections of the young generation only.
- */
-async function grownMb(enter: (id: string, filler: object) => () => void): Promise<number> {
-  let came = 0;
-  const come = () => enter(`id-${came++}`, new Array<number>(250).fill(came));
-  const here = Array.from({ length: 200 }, come);
-  const turns = async (count: number) => {
-    for (let turn = 0; turn < count; turn++) {
-      here[turn % here.length]!();
-      here[turn % here.length] = come();
-      if (turn % 200 === 0) await setImmediate();
-      if (turn % 2_000 === 0) collect({ type: 'minor' });
-    }
-  };
-  collect();
-  collect();
-  await turns(2_000);
-  const before = process.memoryUsage().heapUsed;
-  await turns(40_000);
-  return (process.memoryUsage().heapUsed - before) / 2 ** 20;
+/** How often V8 looks through the whole heap of a process while 300,000 come and go. */
+async function looks(kind: string): Promise<number> {
+  const script = fileURLToPath(new URL('../support/comes-and-goes.mjs', import.meta.url));
+  const { stdout } = await promisify(execFile)(process.execPath, [script, kind]);
+  return Number(stdout);
 }
 
 interface Item extends Entry {
@@ -40,34 +18,13 @@ interface Item extends Entry {
 const item = (id: string, filler: object = {}): Item => ({ id, filler, beside: undefined });
 
 describe('what comes and goes all the time', () => {
-  it('leaves nothing behind in a chain that has been there for long', async () => {
-    const chain = new Chain<Item>();
-    const grown = await grownMb((id, filler) => {
-      const place = chain.add(item(id, filler));
-      return () => chain.remove(place);
-    });
-    expect(grown).toBeLessThan(4);
+  it.each(['chain', 'table', 'correlator'])('leaves nothing behind in a %s that has been there for long', async (kind) => {
+    expect(await looks(kind)).toBeLessThan(5);
   });
 
-  it('leaves nothing behind in a table by id that has been there for long', async () => {
-    const table = new IdTable<Item>();
-    const grown = await grownMb((id, filler) => {
-      const entry = item(id, filler);
-      table.add(entry);
-      return () => table.remove(entry);
-    });
-    expect(grown).toBeLessThan(4);
-  });
-
-  it('leaves nothing behind in a correlator that has been there for long', async () => {
-    const correlator = openCorrelator(systemClock);
-    const grown = await grownMb((id, filler) => {
-      const wait = correlator.expect(id, true);
-      const unlisten = correlator.onWake(id, () => filler);
-      void wait.within(60_000).then(() => filler);
-      return () => (unlisten(), wait.catch({} as never), wait.close());
-    });
-    expect(grown).toBeLessThan(4);
+  // When this fails, V8 has mended it, and a Set will do.
+  it('leaves much behind in a Set, which is why there are chains', async () => {
+    expect(await looks('set')).toBeGreaterThan(5);
   });
 });
 

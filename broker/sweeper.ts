@@ -3,7 +3,7 @@
  * settled and died before showing, dossiers whose time has come, requests that are pending for so long that the journal must be told of
  * them again. One hub at a time, under a lease; everything it does may be done twice.
  */
-import { pause, type Clock } from './clock.js';
+import { endsBy, pause, type Clock } from './clock.js';
 import type { Dossiers } from './dossiers.js';
 import type { Emit } from './emit.js';
 import { failpoint } from './failpoint.js';
@@ -58,39 +58,65 @@ export function startSweeper({
 }): Sweeper {
   const stopping = new AbortController();
   let carriedAt = -Infinity;
+  let nextBellMs = everyMs;
+
+  const tell = (error: unknown) => void (stopping.signal.aborted || emit('sweeper.failed', { error: messageOf(error) }));
+
+  /** None waits for another: what RabbitMQ does not confirm must not make a deadline late. */
+  const underWay = new Map<() => Promise<void>, Promise<void>>();
+  const start = (duty: () => Promise<void>) => {
+    const running =
+      underWay.get(duty) ??
+      duty()
+        .catch(tell)
+        .finally(() => underWay.delete(duty));
+    underWay.set(duty, running);
+    return running;
+  };
+  const duties = [timeOut, ring, finish, lookAfter, carryForward];
 
   /** Resolves with how long the next round may wait (ms). */
   async function sweep(): Promise<number> {
     await rebuild.check(stopping.signal);
     if (!rebuild.isComplete() || !(await store.lease('sweeper', hub, leaseMs))) return everyMs;
     await store.mark();
-    const nextBellMs = await ring();
-    for (
-      let due = await store.due(atOnce);
-      due.length > 0 && !stopping.signal.aborted;
-      due = due.length < atOnce ? [] : await store.due(atOnce)
-    ) {
-      const fault = new Fault('timeout', 'no answer before the deadline');
+    nextBellMs = everyMs;
+    const ended = await endsBy(clock, clock.now() + everyMs, Promise.all(duties.map(start)));
+    return ended ? Math.min(everyMs, Math.max(soonestMs, nextBellMs)) : soonestMs;
+  }
+
+  /** Ends the requests whose deadline has passed. */
+  async function timeOut(): Promise<void> {
+    const fault = new Fault('timeout', 'no answer before the deadline');
+    for (let due = await store.due(atOnce); due.length > 0 && !stopping.signal.aborted;) {
       const at = await store.time();
       failpoint('sweep.before-timeout');
       await Promise.all(due.map((id) => settler.settle(id, outcomeOfFault('timeout', fault, at), false)));
       failpoint('sweep.after-timeout');
+      due = due.length < atOnce ? [] : await store.due(atOnce);
     }
-    for (const id of await store.owed(owedMs, atOnce)) {
-      failpoint('sweep.before-finish');
-      await settler.finish(id);
-      failpoint('sweep.after-finish');
-    }
-    await dossiers?.lookAfter(stopping.signal);
-    if (clock.now() - carriedAt >= carryEveryMs) await carryForward();
-    return Math.min(everyMs, Math.max(soonestMs, nextBellMs));
   }
 
-  /** Has the groups whose time has come looked at by their aggregators. Resolves with when the next one's comes (ms from now). */
-  async function ring(): Promise<number> {
+  /** Shows the outcomes that a hub settled and has not shown for a while. */
+  async function finish(): Promise<void> {
+    await Promise.all(
+      (await store.owed(owedMs, atOnce)).map(async (id) => {
+        failpoint('sweep.before-finish');
+        await settler.finish(id);
+        failpoint('sweep.after-finish');
+      }),
+    );
+  }
+
+  async function lookAfter(): Promise<void> {
+    await dossiers?.lookAfter(stopping.signal);
+  }
+
+  /** Has the groups whose time has come looked at by their aggregators, and notes when the next one's comes (ms from now). */
+  async function ring(): Promise<void> {
     for (;;) {
       const { due, nextMs = everyMs } = await store.bells(atOnce);
-      if (due.length === 0 || stopping.signal.aborted) return nextMs;
+      if (due.length === 0 || stopping.signal.aborted) return void (nextBellMs = nextMs);
       failpoint('sweep.before-ring');
       const rings = await Promise.allSettled(
         due.map(([, { to, properties }]) => transport.publish(to, { ...properties, body: Buffer.alloc(0) })),
@@ -98,15 +124,14 @@ export function startSweeper({
       failpoint('sweep.after-ring');
       await store.rung(due.map(([id]) => id).filter((_, index) => rings[index]?.status === 'fulfilled'));
       const failed = rings.find((ring) => ring.status === 'rejected');
-      if (failed === undefined) continue;
-      // Tried again in the next round; and what else is to be done does not wait for a queue that is gone.
-      emit('sweeper.failed', { error: messageOf(failed.reason) });
-      return everyMs;
+      // Tried again in the next round.
+      if (failed !== undefined) throw failed.reason;
     }
   }
 
   /** Writes what is pending for long to the journal again, so that a rebuild needs to read no further back. */
   async function carryForward(): Promise<void> {
+    if (clock.now() - carriedAt < carryEveryMs) return;
     for (let cursor = '0'; cursor !== '' && !stopping.signal.aborted;) {
       const page = await store.uncarried(carryAfterMs, cursor, atOnce);
       await Promise.all(page.ids.map(carry));
@@ -125,10 +150,7 @@ export function startSweeper({
 
   const round = () =>
     // The store or the broker is away: the next round finds the same work.
-    sweep().catch((error: unknown) => {
-      if (!stopping.signal.aborted) emit('sweeper.failed', { error: messageOf(error) });
-      return everyMs;
-    });
+    sweep().catch((error: unknown) => (tell(error), everyMs));
   let completed: () => void = () => undefined;
   const complete = new Promise<void>((resolve) => (completed = resolve));
   const ended = (async () => {
@@ -137,6 +159,7 @@ export function startSweeper({
       if (rebuild.isComplete()) completed();
       await pause(clock, nextMs, stopping.signal, 'round');
     }
+    await Promise.all(underWay.values());
   })();
   return {
     complete,

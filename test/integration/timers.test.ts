@@ -1,9 +1,10 @@
 /** Steps that wait for a date, and the dossiers that carry them. On both sets of ports. */
 import { afterEach, describe, expect, it } from '@jest/globals';
-import { aggregator, split, timer, worker } from '../../index.js';
+import { aggregator, foreign, split, timer, worker } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import type { Answer } from '../../broker/gateway.js';
+import type { Transport } from '../../broker/transport.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
 
@@ -125,6 +126,33 @@ describe('a timer by a test clock', () => {
     expect(Math.max(...told)).toBeGreaterThan(clock.now() - 21 * 3_600_000);
     await clock.advance(day + 2_000);
     expect(await hub.gateway.status(id, anonymous)).toMatchObject({ state: 'replied' });
+    await hub.close();
+  });
+
+  it('whose ring RabbitMQ does not confirm makes no deadline of another request wait', async () => {
+    const clock = testClock();
+    const hub = await memoryHub({
+      clock,
+      flows: { remind: ['rest'], price: ['price'] },
+      steps: [timer({ name: 'rest', wait: '1s' }), foreign('price')],
+    });
+    const asked = [hub.ask('remind', 1, { waitMs: 0 }), hub.ask('price', 1, { waitMs: 0, deadlineMs: 5_000 })] as const;
+    await clock.advance(500);
+    const { id } = await asked[1];
+    const transport = hub.ports.transport as { publish: Transport['publish'] };
+    const publish = transport.publish.bind(transport);
+    let rings = 0;
+    let letGo: () => void = () => undefined;
+    const confirmed = new Promise<void>((resolve) => (letGo = resolve));
+    transport.publish = async (to, message, options) => {
+      if (to.routingKey === 'rest' && ++rings > 0) await confirmed;
+      return publish(to, message, options);
+    };
+    await clock.advance(7_000);
+    expect(rings).toBe(1);
+    expect(await hub.gateway.status(id, anonymous)).toMatchObject({ state: 'timed-out' });
+    letGo();
+    await clock.advance(1_000);
     await hub.close();
   });
 });

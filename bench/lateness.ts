@@ -5,11 +5,18 @@ import type { End } from './ends.js';
 import { percentile } from './statistics.js';
 import type { Lateness } from './timers.js';
 
+/** How many, the first in `aheadMs` from now, the others spread over `withinMs`. */
+interface Dates {
+  readonly count: number;
+  readonly aheadMs: number;
+  readonly withinMs: number;
+}
+
 export async function latenessEnd(settings: OurSettings): Promise<End> {
   const { hub, ports, close } = await openOurs(settings);
 
   /** To an exchange with a listener: from the time that was asked for to the delivery. */
-  async function appointments(count: number, withinMs: number): Promise<Lateness> {
+  async function appointments({ count, aheadMs, withinMs }: Dates): Promise<Lateness> {
     const late: number[] = [];
     const dates = new Map<string, number>();
     let done: () => void = () => undefined;
@@ -20,7 +27,7 @@ export async function latenessEnd(settings: OurSettings): Promise<End> {
       late.push(Date.now() - at);
       if (late.length === count) done();
     });
-    const start = Date.now() + 1_000;
+    const start = Date.now() + aheadMs;
     await Promise.all(
       Array.from({ length: count }, (_, index) => {
         const [id, at] = [`bench-${index}`, start + Math.round((index * withinMs) / count)];
@@ -35,7 +42,7 @@ export async function latenessEnd(settings: OurSettings): Promise<End> {
   }
 
   /** Requests that nobody works on: from the deadline to the moment at which a requestor that waits is told. */
-  async function deadlines(count: number, withinMs: number): Promise<Lateness> {
+  async function deadlines({ count, aheadMs, withinMs }: Dates): Promise<Lateness> {
     const late = await Promise.all(
       Array.from({ length: count }, async (_, index) => {
         const asked = await hub.gateway.request({
@@ -44,10 +51,10 @@ export async function latenessEnd(settings: OurSettings): Promise<End> {
           body: Buffer.from('{}'),
           contentType: 'application/json',
           waitMs: 0,
-          deadlineMs: 2_000 + (index * withinMs) / count,
+          deadlineMs: aheadMs + (index * withinMs) / count,
         });
         if (asked.kind !== 'accepted') throw new Error('a request that nobody works on has an outcome');
-        const answer = await hub.gateway.collect(asked.id, anonymous, withinMs + 30_000);
+        const answer = await hub.gateway.collect(asked.id, anonymous, aheadMs + withinMs + 30_000);
         if (answer?.kind !== 'outcome' || answer.outcome.kind !== 'timeout')
           throw new Error('a request that nobody works on has no timeout');
         return Date.now() - asked.status.deadline;
@@ -58,8 +65,9 @@ export async function latenessEnd(settings: OurSettings): Promise<End> {
 
   return {
     async tell(_what, settings) {
-      const [count, withinMs] = [Number(settings['count']), Number(settings['withinMs'])];
-      const [appointed, due] = await Promise.all([appointments(count, withinMs), deadlines(count, withinMs)]);
+      const [count, aheadMs, withinMs] = [Number(settings['count']), Number(settings['aheadMs']), Number(settings['withinMs'])];
+      const dates = { count, aheadMs, withinMs };
+      const [appointed, due] = await Promise.all([appointments(dates), deadlines(dates)]);
       return { appointments: appointed, deadlines: due };
     },
     close,

@@ -145,7 +145,7 @@ export function openDossiers({ transport, store, journal, clock, names, emit, st
     const envelope = envelopeOf(dossier);
     if (envelope === undefined) return;
     const bell = ringFor(envelope, envelope.groups, envelope.slip, `wake-${dossier.version}`, clock.now());
-    await store.called(dossier, ringingMs);
+    if (!(await store.calling(dossier, ringingMs))) return;
     failpoint('dossier.before-ring');
     await transport.publish(
       workAddress(names, dossier.step, envelope),

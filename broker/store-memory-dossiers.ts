@@ -20,6 +20,7 @@ export interface MemoryDossiers {
   dossiers(index: string, options: ListOptions): Page<Listed>;
   count(index: string, upTo?: number): number;
   wakeable(limit: number): readonly Dossier[];
+  calling(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): boolean;
   called(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): void;
   told(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): void;
   untold(limit: number): readonly Dossier[];
@@ -93,6 +94,13 @@ export function memoryDossiers(clock: Clock, retentionMs: number, wake: (name: s
     },
     count: (index, upTo = Infinity) => everyone().filter(({ dossier }) => (dossier.index[index] ?? NaN) <= upTo).length,
     wakeable: (limit) => since(({ wakeAt, told, dossier: { version } }) => (told === version ? wakeAt : undefined), limit),
+    calling(dossier, againMs) {
+      const kept = live(nameOf(dossier));
+      if (kept?.dossier.version !== dossier.version || kept.wakeAt === undefined) return false;
+      if (kept.wakeAt !== kept.dossier.wakeAt && kept.wakeAt > clock.now()) return false;
+      kept.wakeAt = clock.now() + againMs;
+      return true;
+    },
     called(dossier, againMs) {
       const kept = live(nameOf(dossier));
       if (kept?.dossier.version === dossier.version && kept.wakeAt !== undefined) kept.wakeAt = clock.now() + againMs;

@@ -563,6 +563,7 @@ export function memoryState({ clock = systemClock, retentionMs = 86_400_000, soo
         dossiers: (index, options) => open(() => dossiers.dossiers(index, options)),
         count: (index, upTo) => open(() => dossiers.count(index, upTo)),
         wakeable: (limit) => open(() => dossiers.wakeable(limit)),
+        calling: (dossier, againMs) => open(() => dossiers.calling(dossier, againMs)),
         called: (dossier, againMs) => open(() => dossiers.called(dossier, againMs)),
         told: (dossier, againMs) => open(() => dossiers.told(dossier, againMs)),
         untold: (limit) => open(() => dossiers.untold(limit)),

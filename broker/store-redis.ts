@@ -123,7 +123,7 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
     };
     const runOnDossier = (
       dossier: Pick<Dossier, 'kind' | 'id' | 'version'>,
-      script: 'keep' | 'called' | 'told',
+      script: 'keep' | 'calling' | 'called' | 'told',
       ...args: (string | number | Buffer)[]
     ) => {
       const name = nameOf(dossier);
@@ -357,6 +357,9 @@ export async function redisStore({ url, namespace: ns, retentionMs = dayMs, log 
       return Number(await through('count', [key('index', index)], upTo ?? '+inf'));
     },
     wakeable: (limit) => dossiersBefore(wakeable, limit, true),
+    async calling(dossier, againMs) {
+      return Number(await runOnDossier(dossier, 'calling', againMs)) === 1;
+    },
     async called(dossier, againMs) {
       await runOnDossier(dossier, 'called', againMs);
     },

@@ -45,6 +45,16 @@ redis.call('PUBLISH', ns .. ':wake', ref)
 return 1
 `;
 
+/** ARGV[4]: ms. Returns 1 when whoever asks is to call. */
+const calling = `${dossier}
+local has = redis.call('HMGET', dossier, 'v', 'wake')
+local at = tonumber(redis.call('ZSCORE', wakeable, ref))
+if tonumber(has[1] or 0) ~= version or at == nil then return 0 end
+if at ~= tonumber(has[2]) and at > now() then return 0 end
+redis.call('ZADD', wakeable, now() + ARGV[4], ref)
+return 1
+`;
+
 /** ARGV[4]: ms. */
 const called = `${dossier}
 local has = redis.call('HMGET', dossier, 'v', 'wake')
@@ -116,4 +126,4 @@ const count = `${gate}
 return redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[1])
 `;
 
-export const dossierScripts = { keep, called, told, dossiersBefore, list, count } as const;
+export const dossierScripts = { keep, calling, called, told, dossiersBefore, list, count } as const;

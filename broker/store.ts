@@ -403,6 +403,11 @@ export interface Store {
   count(index: string, upTo?: number): Promise<number>;
   /** Those whose `wakeAt` has passed, oldest first; without those whose version the journal does not have. */
   wakeable(limit: number): Promise<readonly Dossier[]>;
+  /**
+   * For whoever is about to call somebody about this version: true when they are to, since it is wakeable or nobody has said so yet. If it
+   * stays as it is, it is wakeable again after `againMs`.
+   */
+  calling(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): Promise<boolean>;
   /** Somebody was called about this version: if it stays as it is, it is wakeable again after `againMs`. */
   called(dossier: Pick<Dossier, 'kind' | 'id' | 'version'>, againMs: number): Promise<void>;
   /** The journal has this version. An open one is untold again after `againMs`. */

@@ -130,6 +130,19 @@ export function dossierContract(name: string, open: (options: { readonly retenti
       expect(await wakeable()).not.toContain(later.id);
     });
 
+    it('are called about by one alone, until others must', async () => {
+      const dossier = await kept({ wakeAt: Date.now() - 1 });
+      expect(await Promise.all([1, 2, 3].map(() => store.calling(dossier, 100)))).toEqual([true, false, false]);
+      await eventually(async () => expect(await store.calling(dossier, 60_000)).toBe(true));
+      // Another machine's clock may be behind: what is to be done at once is.
+      const ahead = await kept({ wakeAt: Date.now() + 60_000 });
+      expect(await store.calling(ahead, 30_000)).toBe(true);
+      expect(await store.calling(ahead, 30_000)).toBe(false);
+      await store.keep({ ...ahead, version: 2 });
+      expect(await store.calling(ahead, 30_000)).toBe(false);
+      expect(await store.calling(await kept(), 60_000)).toBe(false);
+    });
+
     it('are untold until the journal has their version, and open ones again some time after', async () => {
       const dossier = await kept();
       const untold = async () => (await store.untold(1_000)).map(({ id }) => id);

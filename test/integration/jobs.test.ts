@@ -198,6 +198,34 @@ describe.each(hubs)('a job %s', (_name, openHub) => {
     expect(rung).toEqual([expect.stringMatching(/^job\//)]);
   });
 
+  it('that is done rings its step once, also when who keeps it hears late that the journal has it', async () => {
+    await openFor(() => 'done');
+    const { store, transport } = hub.ports;
+    const { wakeable, told, publish } = {
+      wakeable: store.wakeable.bind(store),
+      told: store.told.bind(store),
+      publish: transport.publish.bind(transport),
+    };
+    let looks = 0;
+    const rung: string[] = [];
+    store.wakeable = (limit) => (looks++, wakeable(limit));
+    store.told = async (dossier, againMs) => {
+      await told(dossier, againMs);
+      const until = looks + 3;
+      await eventually(() => expect(looks).toBeGreaterThanOrEqual(until));
+    };
+    transport.publish = (to, message, options) => {
+      if (to.exchange === hub.hub.names.work && message.headers?.['hub-dossier'] !== undefined)
+        rung.push(String(message.headers['hub-dossier']));
+      return publish(to, message, options);
+    };
+    expect(await textOf(await ask(1))).toBe('done');
+    // It has looked whether it is to ring.
+    const until = looks + 3;
+    await eventually(() => expect(looks).toBeGreaterThanOrEqual(until));
+    expect(rung).toEqual([expect.stringMatching(/^job\//)]);
+  });
+
   it('that takes longer than it may is told to end, and tried again', async () => {
     const reasons: string[] = [];
     await openFor(

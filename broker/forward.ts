@@ -30,10 +30,24 @@ export interface Forward {
 }
 
 export function openForward({ transport, store, journal, names, leftOut, emit }: Needs): Forward {
+  /** One after the other for each request: where two copies of a reply come at once, the second finds that it is forwarded. */
+  const forwarding = new Map<string, Promise<void>>();
+
   async function forwardOutcome(record: RequestRecord, outcome: Outcome): Promise<void> {
+    const { id } = record;
     if (record.forward === undefined || record.forwarded === true) return;
+    for (let other = forwarding.get(id); other !== undefined; other = forwarding.get(id)) await other.catch(() => undefined);
+    const forwarded = (async () => {
+      // Since the record was read.
+      if ((await store.get(id))?.forwarded !== true) await handOn(record, outcome);
+    })().finally(() => forwarding.delete(id));
+    forwarding.set(id, forwarded);
+    return forwarded;
+  }
+
+  async function handOn(record: RequestRecord, outcome: Outcome): Promise<void> {
     failpoint('settle.before-forward');
-    const { callback } = record.forward;
+    const { callback } = record.forward ?? {};
     const how = callback === undefined ? await toQueue(record, outcome) : await toStep(record, outcome);
     failpoint('settle.after-forward');
     // So that a rebuild does not send it again.

@@ -18,9 +18,9 @@ import type { Flow } from './flow.js';
 import { triedIn, type Journal } from './journal.js';
 import type { Later } from './later.js';
 import type { Step } from './step.js';
-import type { OutcomeKind, Part, Store } from './store.js';
+import type { Outcome, OutcomeKind, OutcomeSource, Part, Report, Store } from './store.js';
 import { workAddress, type Names } from './topology.js';
-import type { Delivery, Message } from './transport.js';
+import type { Delivery, HeaderValue, Message } from './transport.js';
 import { decode, encode, isUndecodable, outcomeOf, recordIn } from './wire.js';
 
 /** How far before the moment at which the state was last known to be good it is read: clocks of several machines, work under way. */
@@ -29,6 +29,8 @@ const marginMs = 30_000;
 const hourMs = 3_600_000;
 const dayMs = 24 * hourMs;
 const leaseMs = 10_000;
+/** The journal tells a record two or three times, soon after one another, and each step of a request: of so many the last is remembered. */
+const remembered = 20_000;
 
 export interface RebuildOptions {
   readonly store: Store;
@@ -137,6 +139,10 @@ async function restore(
   const topics = new Map<string, { readonly message: Message; readonly at: number }>();
   /** Requests that lost their key to another one, and to which. */
   const ousted = new Map<string, string>();
+  /** The record that was restored last, as the journal has it; by request. */
+  const told = new Map<string, HeaderValue>();
+  /** Where those are that have no outcome yet. */
+  const reports = new Map<string, Report>();
   /** Keyed one-way messages: they have their outcome once the broker has them. */
   const sent = new Map<string, number>();
   let entries = 0;
@@ -147,9 +153,13 @@ async function restore(
     const writes: Promise<unknown>[] = [];
     // Only what we publish ourselves is believed: by exchange, since anybody may write headers elsewhere.
     const note = delivery.exchange === '' ? delivery.headers['hub-note'] : undefined;
-    const record = note !== undefined || delivery.exchange === names.work ? recordIn(delivery) : undefined;
+    const text = note !== undefined || delivery.exchange === names.work ? delivery.headers['hub-record'] : undefined;
+    const isTold = text !== undefined && told.get(delivery.correlationId ?? '') === text;
+    const record = text === undefined || isTold ? undefined : recordIn(delivery);
     if (record !== undefined) {
       records++;
+      told.set(record.id, text!);
+      if (told.size > remembered) told.delete(told.keys().next().value!);
       // It may have been at work already, and a status only moves forward.
       writes.push(
         restoring
@@ -160,7 +170,7 @@ async function restore(
     if (typeof note === 'string') noted(note, delivery, writes);
     else if (delivery.exchange === names.events) event(delivery);
     // The first message of a request that will be answered here says no more than its record does.
-    else if (record === undefined || delivery.replyTo === undefined || delivery.replyTo === names.continuation)
+    else if ((record === undefined && !isTold) || delivery.replyTo === undefined || delivery.replyTo === names.continuation)
       if (delivery.exchange !== names.dead) message(delivery, writes);
     return Promise.all(writes);
   }
@@ -170,7 +180,7 @@ async function restore(
     const at = Number(delivery.headers['hub-note-at'] ?? 0);
     if (note === 'outcome')
       writes.push(
-        restoring.outcome(
+        decided(
           id,
           { ...outcomeOf(delivery, at), kind: delivery.headers['hub-outcome'] as OutcomeKind },
           delivery.headers['hub-instead-of'] === undefined ? 'decision' : 'correction',
@@ -182,6 +192,7 @@ async function restore(
     if (note === 'refused') {
       const acceptedBy = triedIn(delivery);
       if ((sent.get(id) ?? 0) <= acceptedBy) sent.delete(id);
+      told.delete(id);
       writes.push(restoring.discard(id, { acceptedBy }));
     }
     if (note === 'part') message(delivery, writes);
@@ -227,11 +238,26 @@ async function restore(
       if (done.size % 50_000 === 0) for (const [id, until] of done) if (until <= clock.now()) done.delete(id);
       writes.push(restoring.groupDone(completed));
     }
-    if (delivery.exchange === names.replies) return void writes.push(restoring.outcome(requestId, outcomeOf(delivery, at), 'reply'));
+    if (delivery.exchange === names.replies) return void writes.push(decided(requestId, outcomeOf(delivery, at), 'reply'));
     if (envelope.recorded && envelope.replyTo === undefined && step === 1) sent.set(requestId, at);
     if (member !== undefined && envelope.type !== 'event') part(envelope);
     else if (envelope.recorded && step > 1 && slip[0] !== undefined)
-      writes.push(restoring.report(requestId, { state: 'running', step: slip[0], attempt: envelope.attempt }));
+      reached(requestId, { state: 'running', step: slip[0], attempt: envelope.attempt }, writes);
+  }
+
+  function decided(id: string, outcome: Outcome, from: OutcomeSource): Promise<void> {
+    reports.delete(id);
+    return restoring.outcome(id, outcome, from);
+  }
+
+  /** Not written before many others have gone on: mostly the next step, or the outcome, comes soon. */
+  function reached(id: string, report: Report, writes: Promise<unknown>[]): void {
+    reports.set(id, report);
+    if (reports.size <= remembered) return;
+    for (const [oldest, where] of reports) {
+      reports.delete(oldest);
+      return void writes.push(restoring.report(oldest, where));
+    }
   }
 
   function part(envelope: Envelope): void {
@@ -298,6 +324,7 @@ async function restore(
   }
 
   await journal.replay(from, async (delivery) => void (await entry(delivery)), signal);
+  await Promise.all([...reports].map(([id, report]) => restoring.report(id, report)));
   for (const [topic, { message: last, at }] of topics) await restoring.remember(topic, last, at);
   for (const [id, at] of sent)
     await restoring.outcome(id, { kind: 'reply', body: Buffer.alloc(0), contentType: 'text/plain', at }, 'decision');

@@ -35,7 +35,12 @@ export function hashOf(pairs: readonly Buffer[]): Hash {
 
 /** Names and values, without those that are undefined. */
 export function fieldsOf(values: Readonly<Record<string, string | number | Buffer | undefined>>): (string | number | Buffer)[] {
-  return Object.entries(values).flatMap(([name, value]) => (value === undefined ? [] : [name, value]));
+  const fields: (string | number | Buffer)[] = [];
+  for (const name of Object.keys(values)) {
+    const value = values[name];
+    if (value !== undefined) fields.push(name, value);
+  }
+  return fields;
 }
 
 export const recordFields = (record: NewRecord) =>

@@ -407,6 +407,35 @@ describe.each([
     await transport.removeQueue(queue);
   });
 
+  it('answers a foreign requestor once when its reply comes twice', async () => {
+    await open({ flows: { echo: ['echo'] }, steps: [echo] });
+    const { transport } = hub.ports;
+    const publish = transport.publish.bind(transport);
+    transport.publish = async (to, message, options) => {
+      await Promise.all((to.exchange === hub.hub.names.replies ? [1, 2] : [1]).map(() => publish(to, message, options)));
+    };
+    const queue = `${hub.namespace}.theirs`;
+    await transport.declare({ exchanges: [], queues: [{ name: queue, type: 'quorum', about: 'replies of a test' }], bindings: [] });
+    const ask = (n: number) =>
+      publish(
+        { exchange: hub.hub.names.requests, routingKey: 'echo' },
+        { body: Buffer.from(`${n}`), replyTo: queue, correlationId: `${n}` },
+      );
+    const asked = Array.from({ length: 20 }, (_, n) => n);
+    await Promise.all(asked.map(ask));
+    const settled = () => hub.events.filter(({ event }) => event === 'request.settled').map((one) => one.fields['settled']);
+    await eventually(() => expect(settled()).toHaveLength(40));
+    expect(settled().filter((how) => how === 'same')).toHaveLength(20);
+    const came: string[] = [];
+    const consumer = await transport.consume(queue, { prefetch: 50, tag: 'theirs' }, async ({ body }) => void came.push(body.toString()));
+    // What was sent twice is there before this one.
+    await ask(20);
+    await eventually(() => expect(came).toContain('20'));
+    expect(came.map(Number).sort((a, b) => a - b)).toEqual([...asked, 20]);
+    await consumer.close();
+    await transport.removeQueue(queue);
+  });
+
   it('refuses what it has no room for before anything is published', async () => {
     const gate = gated('slow');
     await open({ flows: { slow: ['slow'] }, steps: [gate.step], maxInFlight: 2 });

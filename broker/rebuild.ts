@@ -57,9 +57,11 @@ export function openRebuild(options: RebuildOptions): Rebuild {
   let isComplete = true;
 
   async function check(stopping: AbortSignal): Promise<void> {
+    isComplete = (await store.condition()).complete;
+    if (isComplete || !(await store.lease('rebuild', hub, leaseMs))) return;
+    // Somebody else may have ended it before we had the lease: what others go by is not written over.
     const { complete, since } = await store.condition();
-    isComplete = complete;
-    if (complete || !(await store.lease('rebuild', hub, leaseMs))) return;
+    if (complete) return void (await store.lease('rebuild', hub, 1), (isComplete = true));
     const began = clock.now();
     const from = since === undefined ? began - windowMs : since - marginMs;
     emit('rebuild.started', {

@@ -72,23 +72,27 @@ export function openStale({ store, journal, leftOut, clock, stopping, complete }
     }
   };
 
+  /** When that fails the state may be lost, and be rebuilt from what the journal had before. */
+  async function orMadeSure<T>(requestId: string, outcome: Outcome, doIt: () => Promise<T>): Promise<T> {
+    try {
+      return await doIt();
+    } catch (error) {
+      void makeSure(requestId, outcome);
+      throw error;
+    }
+  }
+
   return {
     tell,
     async retell(requestId, outcome, record) {
       await tell(requestId, outcome, record);
-      if ((await store.settle(requestId, outcome, false)) === 'late') await correct(requestId, outcome);
+      await orMadeSure(requestId, outcome, async () => {
+        if ((await store.settle(requestId, outcome, false)) === 'late') await correct(requestId, outcome);
+      });
     },
-    async shown(requestId, outcome, show) {
-      try {
-        return await show();
-      } catch (error) {
-        // The state may be lost, and be rebuilt from what the journal had before.
-        void makeSure(requestId, outcome);
-        throw error;
-      }
-    },
-    async seat(requestId, outcome) {
-      try {
+    shown: orMadeSure,
+    seat: (requestId, outcome) =>
+      orMadeSure(requestId, outcome, async () => {
         for (;;) {
           const settled = await store.settle(requestId, outcome, false);
           if (settled === 'unknown') return true;
@@ -99,10 +103,6 @@ export function openStale({ store, journal, leftOut, clock, stopping, complete }
           // Or the state was lost once more.
           if (await store.show(requestId, outcome)) return true;
         }
-      } catch (error) {
-        void makeSure(requestId, outcome);
-        throw error;
-      }
-    },
+      }),
   };
 }

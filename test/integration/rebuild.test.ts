@@ -305,6 +305,19 @@ describe.each([
     expect(await collect(after.id)).toMatchObject({ kind: 'reply' });
   });
 
+  it('is not rebuilt once more, over what others have begun to write, by who looked before it was complete', async () => {
+    await open({ flows: { echo: ['echo'] }, steps: [echo] });
+    await isReady();
+    const { store } = hub.ports;
+    const condition = store.condition.bind(store);
+    let looks = 0;
+    store.condition = async () => (looks++ === 0 ? { complete: false } : condition());
+    const before = rebuilds();
+    await eventually(() => expect(looks).toBeGreaterThan(3));
+    expect(hub.events.filter(({ event }) => event === 'rebuild.started')).toHaveLength(before);
+    expect(await store.lease('rebuild', 'another', 10)).toBe(true);
+  });
+
   it('costs a step that needs the store neither attempts nor its message', async () => {
     const gate = gated('bank.c');
     await open({

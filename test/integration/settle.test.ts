@@ -140,6 +140,19 @@ describe('an outcome that was settled when the state was lost', () => {
     });
   });
 
+  it('does not count any more either when Redis could not be asked then', async () => {
+    await store.settle(record.id, cancelled, false);
+    // The rebuild finds the reply in the journal before that.
+    onTheWay = async () => state.lose();
+    await expect(settler.settle(record.id, reply('done'), true)).rejects.toMatchObject({ reason: 'incomplete' });
+    await rebuilt(record);
+    await store.settle(record.id, reply('done'), true);
+    await eventually(async () => {
+      await clock.advance(1_000);
+      expect(told).toEqual(['cancelled', 'reply instead of cancelled']);
+    });
+  });
+
   it('is brought to its end when the journal has it, and it cannot be shown while the state is rebuilt', async () => {
     onTheWay = async () => state.lose();
     await expect(settler.settle(record.id, cancelled, false)).rejects.toMatchObject({ reason: 'incomplete' });

@@ -233,7 +233,11 @@ export function openRequests(options: GatewayOptions): Requests {
   ): Promise<boolean> {
     for (;;) {
       try {
-        if (isKept) return (await settler.settle(record.id, outcome, false)) !== 'late';
+        if (isKept) {
+          if ((await settler.settle(record.id, outcome, false)) !== 'late') return true;
+          // The journal had it first, and hears that it does not count.
+          return isJournalled && (await settler.seat(record.id, outcome));
+        }
         if (isJournalled) await journal.outcome(record.id, outcome, record);
         return await endedInRebuild(record.id, outcome);
       } catch (cause) {

@@ -3,7 +3,8 @@ import { describe, expect, it } from '@jest/globals';
 import { foreign } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
-import { PublishError, type Transport } from '../../broker/transport.js';
+import { StoreError } from '../../broker/store.js';
+import { PublishError, type Message, type Transport } from '../../broker/transport.js';
 import { memoryHub } from '../support/hub.js';
 
 /** A hub whose messages to the journal are refused until `mend` is called. */
@@ -52,4 +53,44 @@ describe('while the journal takes nothing', () => {
     await clock.advance(5_000);
     await closing;
   });
+});
+
+it('hears that an outcome does not count, which it had, when the record got another one first', async () => {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { ask: ['oracle'] }, steps: [foreign('oracle')] });
+  const { transport, store } = hub.ports;
+  const { create, settle } = { create: store.create.bind(store), settle: store.settle.bind(store) };
+  const publish = transport.publish.bind(transport);
+  const told: (Message['headers'] & { readonly body: string })[] = [];
+  transport.publish = (to, message, options) => {
+    if (to.routingKey === hub.hub.names.journal) told.push({ ...message.headers, body: message.body.toString() });
+    return publish(to, message, options);
+  };
+  const away = () => Promise.reject(new StoreError('away', 'Redis is away'));
+  store.create = away;
+  const answer = hub.ask('ask', {}, { waitMs: 1_000 });
+  await clock.advance(1_100);
+  const requestId = String(hub.events.find(({ event }) => event === 'request.accepted')?.fields['requestId']);
+  const reply = (body: string) =>
+    publish(
+      { exchange: '', routingKey: hub.hub.names.reply('h1') },
+      { body: Buffer.from(body), contentType: 'application/json', correlationId: requestId },
+    );
+  await reply('1');
+  await clock.advance(100);
+  // Redis has the record, and not how it ended.
+  store.create = create;
+  store.settle = away;
+  await clock.advance(500);
+  store.settle = settle;
+  await reply('2');
+  await clock.advance(1_000);
+  expect(await answer).toMatchObject({ id: requestId });
+  expect((await store.get(requestId))?.outcome?.body.toString()).toBe('2');
+  const outcomes = told.filter((one) => one['hub-note'] === 'outcome');
+  expect(outcomes[0]).toMatchObject({ body: '1' });
+  expect(outcomes).toContainEqual(expect.objectContaining({ body: '2', 'hub-instead-of': 'reply' }));
+  const closing = hub.close();
+  await clock.advance(5_000);
+  await closing;
 });

@@ -81,8 +81,8 @@ export function startSweeper({
     if (!rebuild.isComplete() || !(await store.lease('sweeper', hub, leaseMs))) return everyMs;
     await store.mark();
     nextBellMs = everyMs;
-    const ended = await endsBy(clock, clock.now() + everyMs, Promise.all(duties.map(start)));
-    return ended ? Math.min(everyMs, Math.max(soonestMs, nextBellMs)) : soonestMs;
+    const areOver = await endsBy(clock, clock.now() + everyMs, Promise.all(duties.map(start)));
+    return areOver ? Math.min(everyMs, Math.max(soonestMs, nextBellMs)) : soonestMs;
   }
 
   /** Ends the requests whose deadline has passed. */
@@ -91,7 +91,7 @@ export function startSweeper({
     for (let due = await store.due(atOnce); due.length > 0 && !stopping.signal.aborted;) {
       const at = await store.time();
       failpoint('sweep.before-timeout');
-      await Promise.all(due.map((id) => settler.settle(id, outcomeOfFault('timeout', fault, at), false)));
+      await ended(due.map((id) => settler.settle(id, outcomeOfFault('timeout', fault, at), false)));
       failpoint('sweep.after-timeout');
       due = due.length < atOnce ? [] : await store.due(atOnce);
     }
@@ -99,7 +99,7 @@ export function startSweeper({
 
   /** Shows the outcomes that a hub settled and has not shown for a while. */
   async function finish(): Promise<void> {
-    await Promise.all(
+    await ended(
       (await store.owed(owedMs, atOnce)).map(async (id) => {
         failpoint('sweep.before-finish');
         await settler.finish(id);
@@ -118,14 +118,18 @@ export function startSweeper({
       const { due, nextMs = everyMs } = await store.bells(atOnce);
       if (due.length === 0 || stopping.signal.aborted) return void (nextBellMs = nextMs);
       failpoint('sweep.before-ring');
-      const rings = await Promise.allSettled(
-        due.map(([, { to, properties }]) => transport.publish(to, { ...properties, body: Buffer.alloc(0) })),
+      const rung: string[] = [];
+      const rings = ended(
+        due.map(async ([id, { to, properties }]) => {
+          await transport.publish(to, { ...properties, body: Buffer.alloc(0) });
+          rung.push(id);
+        }),
       );
+      await rings.catch(() => undefined);
       failpoint('sweep.after-ring');
-      await store.rung(due.map(([id]) => id).filter((_, index) => rings[index]?.status === 'fulfilled'));
-      const failed = rings.find((ring) => ring.status === 'rejected');
-      // Tried again in the next round.
-      if (failed !== undefined) throw failed.reason;
+      await store.rung(rung);
+      // Those that failed are tried again in the next round.
+      await rings;
     }
   }
 
@@ -153,7 +157,7 @@ export function startSweeper({
     sweep().catch((error: unknown) => (tell(error), everyMs));
   let completed: () => void = () => undefined;
   const complete = new Promise<void>((resolve) => (completed = resolve));
-  const ended = (async () => {
+  const over = (async () => {
     while (!stopping.signal.aborted) {
       const nextMs = await round();
       if (rebuild.isComplete()) completed();
@@ -165,7 +169,12 @@ export function startSweeper({
     complete,
     close() {
       stopping.abort();
-      return ended;
+      return over;
     },
   };
+}
+
+/** Resolves, or rejects with the first failure, when all have ended: none goes on beside the round that follows. */
+async function ended(all: readonly Promise<unknown>[]): Promise<void> {
+  for (const one of await Promise.allSettled(all)) if (one.status === 'rejected') throw one.reason;
 }

@@ -4,7 +4,7 @@ import { aggregator, foreign, split, timer, worker } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import type { Answer } from '../../broker/gateway.js';
-import type { Transport } from '../../broker/transport.js';
+import { PublishError, type Transport } from '../../broker/transport.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
 
@@ -155,4 +155,37 @@ describe('a timer by a test clock', () => {
     await clock.advance(1_000);
     await hub.close();
   });
+});
+
+it('an outcome that RabbitMQ does not confirm is not begun again beside it because another one failed', async () => {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { price: ['price'] }, steps: [foreign('price')] });
+  const asked = [1, 2].map((body) => hub.ask('price', body, { waitMs: 0 }));
+  await clock.advance(500);
+  const [stuck, refused] = (await Promise.all(asked)).map(({ id }) => id);
+  const { store } = hub.ports;
+  const transport = hub.ports.transport as { publish: Transport['publish'] };
+  const publish = transport.publish.bind(transport);
+  const told: unknown[] = [];
+  let letGo: () => void = () => undefined;
+  const confirmed = new Promise<void>((resolve) => (letGo = resolve));
+  transport.publish = async (to, message, options) => {
+    if (message.headers?.['hub-note'] === 'outcome') {
+      told.push(message.correlationId);
+      if (message.correlationId === refused) throw new PublishError('nacked', 'not now');
+      await confirmed;
+    }
+    return publish(to, message, options);
+  };
+  // A hub settled them, and died before it told the journal.
+  const outcome = { kind: 'reply', body: Buffer.from('42'), contentType: 'application/json', at: clock.now() } as const;
+  for (const id of [stuck!, refused!]) await store.settle(id, outcome, false);
+  for (let n = 0; n < 20; n++) await clock.advance(500);
+  expect(told.filter((id) => id === stuck)).toHaveLength(1);
+  letGo();
+  await clock.advance(1_000);
+  expect(await store.get(stuck!)).toMatchObject({ shown: true });
+  const closing = hub.close();
+  await clock.advance(5_000);
+  await closing;
 });

@@ -41,6 +41,11 @@ export interface Requests {
 /** On what terms a request is taken. */
 type Terms = Pick<Envelope, 'id' | 'deadline' | 'recorded' | 'replyTo'>;
 
+/** Whether the store knows a request that it was told of: not when it was lost since then, until it knows it again, if ever. */
+interface InStore {
+  isSure: boolean;
+}
+
 export function openRequests(options: GatewayOptions): Requests {
   const { flows, store, correlator, settler, admission, clock, newId, names, control, journal, emit, line } = options;
   const publish = publisher(options.transport);
@@ -81,13 +86,14 @@ export function openRequests(options: GatewayOptions): Requests {
     const letGo = line.hold(flow.name, id, waitMs);
     const wait = correlator.expect(id, !recorded, envelope.journal); // expect, then publish: the reply may be faster than the confirm
     try {
-      await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);
+      const inStore = await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);
       const life = Math.min(waitMs, deadline - clock.now());
       const outcome = recorded ? await recordedWithin(id, wait, life, ask.signal) : await wait.within(life, ask.signal);
       const heldMs = clock.now() - began;
       failpoint('accept.before-answer');
       if (outcome !== undefined) return { kind: 'outcome', id, outcome, heldMs, replayed: false };
-      if (recorded) return await accepted(id, heldMs, false, knownOf(envelope, ask));
+      // Its key may be another's by now, and nobody hears of it: then no promise by what is known here alone.
+      if (recorded) return await accepted(id, heldMs, false, () => (inStore.isSure ? knownOf(envelope, ask) : undefined));
       return await detach(envelope, ask, wait, heldMs);
     } finally {
       wait.close();
@@ -96,7 +102,7 @@ export function openRequests(options: GatewayOptions): Requests {
   }
 
   /** `isFirst`: nobody has tried before. After an earlier try, which may have arrived, a refusal of this one proves nothing. */
-  async function enterRecorded(envelope: Envelope, record: NewRecord | undefined, isFirst: boolean): Promise<void> {
+  async function enterRecorded(envelope: Envelope, record: NewRecord | undefined, isFirst: boolean): Promise<InStore> {
     try {
       await enter(record === undefined ? envelope : withRecord(envelope, record), isFirst);
     } catch (error) {
@@ -105,27 +111,31 @@ export function openRequests(options: GatewayOptions): Requests {
         await store.discard(envelope.requestId, { unpublished: true }).catch(() => undefined);
       throw error;
     }
-    if (record === undefined) return;
+    const inStore = { isSure: true };
+    if (record === undefined) return inStore;
     await supersede(record, options);
     // Not awaited by the requestor: if it is lost, a repeat of the request publishes the same message again.
-    void entered(record);
+    void entered(record, inStore);
+    return inStore;
   }
 
   /** The broker has the request. A store that was lost and rebuilt since it was recorded cannot know of it: then it is told again. */
-  async function entered(record: NewRecord): Promise<void> {
+  async function entered(record: NewRecord, inStore: InStore): Promise<void> {
     while (!options.stopping.aborted) {
       try {
         const { id, flow } = record;
         // Not before it is there: what waits for a foreign worker has arrived. Whoever works on it may have told of more by now.
         const [waiting, event] = waitingAt(options.steps.get(byName.get(flow)!.steps[0]!)) ?? [];
-        if (await store.report(id, { ...waiting, published: true, from: 'accepted' }, event)) return;
+        if (await store.report(id, { ...waiting, published: true, from: 'accepted' }, event)) return void (inStore.isSure = true);
+        inStore.isSure = false;
         const created = await store.create({ ...toldAgain(record), published: true });
+        inStore.isSure = created.result === 'created' || created.record.id === id;
         // Its key was lost with the state, and is another's by now, who has its requestor, too: no rebuild shall take this one for the request.
-        if (created.result === 'exists' && created.record.id !== id && isJournalled(byName.get(flow)!))
-          await journal.note('refused', id, {}, { [triedHeader]: record.acceptedAt });
+        if (!inStore.isSure && isJournalled(byName.get(flow)!)) await journal.note('refused', id, {}, { [triedHeader]: record.acceptedAt });
         return;
       } catch (error) {
         if (!(error instanceof StoreError && error.reason === 'incomplete')) return;
+        inStore.isSure = false;
         await pause(clock, 500, options.stopping);
       }
     }
@@ -194,13 +204,13 @@ export function openRequests(options: GatewayOptions): Requests {
       const kept = await keepCaught(wait.caught, record, isKept, envelope.journal, giveUpAt);
       return kept
         ? { kind: 'outcome', id, outcome: wait.caught, heldMs, replayed: false }
-        : accepted(id, heldMs, false, knownOf(envelope, ask));
+        : accepted(id, heldMs, false, () => knownOf(envelope, ask));
     }
     if (carriedAt === 0) void tellJournal(record);
     wait.close();
     await control.watch(id);
     emit('request.detached', { requestId: id, flow: envelope.flow, heldMs });
-    return accepted(id, heldMs, false, knownOf(envelope, ask));
+    return accepted(id, heldMs, false, () => knownOf(envelope, ask));
   }
 
   /** Makes the record of a request whose hold is over; false: its outcome came first, and nothing was tried. */
@@ -303,7 +313,7 @@ export function openRequests(options: GatewayOptions): Requests {
         await pause(clock, 200);
         found = await reachable(store.get(id));
       }
-      return await accepted(id, clock.now() - began, true, found);
+      return await accepted(id, clock.now() - began, true, () => found);
     } finally {
       wait.close();
       letGo();

@@ -23,8 +23,8 @@ export interface Waiting {
     signal?: Hangup,
     look?: (record: RequestRecord) => Promise<void>,
   ): Promise<Outcome | undefined>;
-  /** "Accepted, answer later", or the outcome if it has come after all. `known`: what to say when the store is away. */
-  accepted(id: string, heldMs: number, replayed: boolean, known?: RequestRecord): Promise<Answer>;
+  /** "Accepted, answer later", or the outcome if it has come after all. `known`: what to say when the store is away, as of then, if anything. */
+  accepted(id: string, heldMs: number, replayed: boolean, known?: () => RequestRecord | undefined): Promise<Answer>;
 }
 
 export function openWaiting({
@@ -70,9 +70,9 @@ export function openWaiting({
     }
   }
 
-  async function accepted(id: string, heldMs: number, replayed: boolean, known?: RequestRecord): Promise<Answer> {
+  async function accepted(id: string, heldMs: number, replayed: boolean, known?: () => RequestRecord | undefined): Promise<Answer> {
     const record = await reachable(
-      known === undefined ? store.get(id) : store.get(id).catch((error: unknown) => knownUnlessLost(known, error)),
+      known === undefined ? store.get(id) : store.get(id).catch((error: unknown) => knownUnlessLost(id, known(), error)),
     );
     if (record?.shown === true && record.outcome !== undefined) return { kind: 'outcome', id, outcome: record.outcome, heldMs, replayed };
     if (record === undefined)
@@ -129,12 +129,12 @@ export const unwritten = (cause?: unknown): Fault =>
   });
 
 /** A store that is away has the record still. One that was lost may not have it again at once: no promise yet. */
-function knownUnlessLost(known: RequestRecord, error: unknown): RequestRecord {
-  if (!(error instanceof StoreError && error.reason === 'incomplete')) return known;
+function knownUnlessLost(id: string, known: RequestRecord | undefined, error: unknown): RequestRecord {
+  if (known !== undefined && !(error instanceof StoreError && error.reason === 'incomplete')) return known;
   throw new Fault(
     'unavailable',
-    `request ${known.id} is under way, but the state of requests is being rebuilt: send it again with the same Idempotency-Key`,
-    { cause: error, reason: 'unknown', requestId: known.id, retryAfterMs: 2_000 },
+    `request ${id} is under way, but the state of requests is being rebuilt: send it again with the same Idempotency-Key`,
+    { cause: error, reason: 'unknown', requestId: id, retryAfterMs: 2_000 },
   );
 }
 

@@ -5,6 +5,7 @@ import { anonymous } from '../../broker/access.js';
 import { testClock } from '../../broker/clock.js';
 import { isFault } from '../../broker/fault.js';
 import type { Answer, Ask } from '../../broker/gateway.js';
+import { StoreError } from '../../broker/store.js';
 import type { Delivery } from '../../broker/transport.js';
 import { eventually } from '../support/eventually.js';
 import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
@@ -111,6 +112,34 @@ describe.each([
     await lose();
     expect(await hub.gateway.status(lost, anonymous)).toBeUndefined();
     expect(await ask()).toMatchObject({ id });
+    gate.open();
+    expect(await collect(id)).toMatchObject({ kind: 'reply' });
+  });
+
+  it('promises nothing to who asked first under a key that is another request’s since then', async () => {
+    const gate = gated('once');
+    await open({ flows: { once: ['once'] }, steps: [gate.step] });
+    const { store, transport } = hub.ports;
+    const { get, publish } = { get: store.get.bind(store), publish: transport.publish.bind(transport) };
+    let arrive: () => void = () => undefined;
+    const arrival = new Promise<void>((resolve) => (arrive = resolve));
+    let first: string | undefined;
+    transport.publish = async (to, message, options) => {
+      if (to.exchange === hub.hub.names.work && (first ??= message.correlationId) === message.correlationId) await arrival;
+      return publish(to, message, options);
+    };
+    const ask = (waitMs: number) => hub.ask('once', { n: 1 }, { waitMs, idempotencyKey: 'k' });
+    const refused = expect(ask(100)).rejects.toMatchObject({ code: 'unavailable', reason: 'unknown' });
+    await eventually(() => expect(first).toBeDefined());
+    await lose();
+    const { id } = await ask(0);
+    expect(id).not.toBe(first);
+    // Its hub has heard whose the key is, and cannot ask Redis when the hold is over.
+    const refusals = async () => (await hub.hub.journal.read(first!)).filter(({ headers }) => headers['hub-note'] === 'refused').length;
+    store.get = (one) => (one === first ? Promise.reject(new StoreError('away', 'Redis is away')) : get(one));
+    arrive();
+    await refused;
+    await eventually(async () => expect(await refusals()).toBe(1));
     gate.open();
     expect(await collect(id)).toMatchObject({ kind: 'reply' });
   });

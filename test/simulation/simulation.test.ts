@@ -27,7 +27,7 @@ interface Mutant {
   readonly change: Readonly<Record<string, string>>;
 }
 
-const enter = 'await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);';
+const enter = 'const inStore = await enterRecorded(envelope, recorded ? recordOf(envelope, ask) : undefined, true);';
 
 const mutants: Readonly<Record<string, Mutant>> = {
   'shows an outcome before the journal has it': {

@@ -36,6 +36,7 @@ export function openForward({ transport, store, journal, names, leftOut, emit }:
   async function forwardOutcome(record: RequestRecord, outcome: Outcome): Promise<void> {
     const { id } = record;
     if (record.forward === undefined || record.forwarded === true) return;
+    // Whether it failed is the business of who began it.
     for (let other = forwarding.get(id); other !== undefined; other = forwarding.get(id)) await other.catch(() => undefined);
     const forwarded = (async () => {
       // Since the record was read.

@@ -61,7 +61,9 @@ export function openRebuild(options: RebuildOptions): Rebuild {
     if (isComplete || !(await store.lease('rebuild', hub, leaseMs))) return;
     // Somebody else may have ended it before we had the lease: what others go by is not written over.
     const { complete, since } = await store.condition();
-    if (complete) return void (await store.lease('rebuild', hub, 1), (isComplete = true));
+    isComplete = complete;
+    // Lets go of the lease.
+    if (complete) return void (await store.lease('rebuild', hub, 1));
     const began = clock.now();
     const from = since === undefined ? began - windowMs : since - marginMs;
     emit('rebuild.started', {

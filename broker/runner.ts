@@ -18,6 +18,7 @@ import type { Jobs } from './jobs.js';
 import type { Journal } from './journal.js';
 import type { Later } from './later.js';
 import { patience } from './patience.js';
+import { openMarks, suspectFrom } from './poison.js';
 import { openResurrect } from './resurrect.js';
 import { openSplitter } from './splitter.js';
 import { commonTools, Tools } from './step-tools.js';
@@ -55,9 +56,6 @@ export interface Runner {
   /** Takes no more, ends what runs (its signal aborts after `withinMs`). */
   stop(withinMs: number): Promise<void>;
 }
-
-/** How often a message may be handed out without ever being finished: whoever takes it dies of it. */
-const deliveryLimit = 5;
 
 export async function startRunner(options: RunnerOptions): Promise<Runner> {
   const { transport, names, control, clock } = options;
@@ -123,6 +121,8 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
   const common = commonTools(options);
   const deadlines = deadlineBuckets(clock);
   const patiently = patience(options, stopping);
+  // Whoever starts under the same name, as a container does, is another one.
+  const marks = openMarks(store, `${options.place}/${clock.now()}`);
 
   return async function work(step: Step, delivery: Delivery): Promise<void> {
     const envelope = decode(delivery);
@@ -139,14 +139,20 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
         await bury(delivery, new Fault('timeout', 'not done before its deadline'), step);
       return;
     }
-    if (delivery.deliveries >= deliveryLimit)
-      return giveUp(
-        step,
-        envelope,
-        delivery,
-        new Error(`handed out ${delivery.deliveries} times and never finished: whoever takes it dies`),
-      );
+    if (delivery.deliveries < suspectFrom) return serve(step, envelope, delivery);
+    const mark = await patiently(() => marks.leave(envelope.id));
+    const dies = `handed out ${delivery.deliveries} times and never finished: whoever takes it dies`;
+    if (mark === undefined) return giveUp(step, envelope, delivery, new Error(dies));
+    try {
+      await serve(step, envelope, delivery);
+    } finally {
+      await marks.remove(mark);
+    }
+  };
 
+  /** Runs the step on a message and sends what follows from it. */
+  async function serve(step: Step, envelope: Envelope, delivery: Delivery): Promise<void> {
+    const about = { step: step.name, requestId: envelope.requestId, attempt: envelope.attempt };
     const started = clock.now();
     let verdict: Verdict;
     try {
@@ -171,7 +177,7 @@ function worker(options: RunnerOptions, running: Running, stopping: AbortSignal)
     if (verdict.afterwards !== undefined) await patiently(verdict.afterwards);
     failpoint('work.before-ack');
     emit('step.done', { ...about, tookMs: clock.now() - started });
-  };
+  }
 
   async function sent(one: Envelope): Promise<void> {
     await patiently(() => send(one));

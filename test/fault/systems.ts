@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PublishError, type Delivery, type Message, type Transport } from '../../broker/transport.js';
 import type { namesIn } from '../../broker/topology.js';
+import { eventually } from '../support/eventually.js';
 import { outcomeOfFault } from './clients.js';
 import type { Effect, History, Operation } from './history.js';
 
@@ -136,7 +137,6 @@ function faultIn(body: Buffer): { readonly kind: string; readonly body: Buffer }
   return outcomeOfFault(code, message);
 }
 
-/** A broker that was killed again and again may take its time to delete. The second time the queue is gone, or goes. */
-export async function removed(transport: Transport, queue: string): Promise<void> {
-  await transport.removeQueue(queue).catch(() => transport.removeQueue(queue));
-}
+/** A broker whose nodes were killed may take its time to delete. */
+export const removed = (transport: Transport, queue: string): Promise<void> =>
+  eventually(() => transport.removeQueue(queue), { withinMs: 20_000 });

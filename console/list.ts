@@ -11,6 +11,8 @@ export interface List {
   readonly gone: ReadonlyMap<string, string>;
   /** Tasks that came in since, and are not shown. */
   readonly newer: ReadonlySet<string>;
+  /** Those of them that the page which was asked for last tells about: the others came while it was on its way. */
+  readonly asked: ReadonlySet<string>;
   readonly next: string | null;
   readonly total: number;
   readonly counts: Counts | undefined;
@@ -24,6 +26,7 @@ const empty: List = {
   rows: [],
   gone: new Map(),
   newer: new Set(),
+  asked: new Set(),
   next: null,
   total: 0,
   counts: undefined,
@@ -51,13 +54,14 @@ export function belongs(task: Summary, view: View, user: User): boolean {
 }
 
 export function change(list: List, change: Change): List {
-  if (change.is === 'asked') return change.anew ? { ...empty, counts: list.counts } : { ...list, loading: true };
+  if (change.is === 'asked') return change.anew ? { ...empty, counts: list.counts } : { ...list, loading: true, asked: list.newer };
   if (change.is === 'failed') return { ...list, loading: false, problem: change.problem };
   if (change.is === 'page') {
     const { tasks, next, total, counts } = change.page;
     const known = new Set(tasks.map(({ id }) => id));
     const rows = change.more ? [...list.rows.filter(({ id }) => !known.has(id)), ...tasks] : tasks;
-    const rest = change.more ? { gone: list.gone, newer: list.newer } : { gone: empty.gone, newer: empty.newer };
+    const since = new Set([...list.newer].filter((id) => !list.asked.has(id) && !known.has(id)));
+    const rest = change.more ? { gone: list.gone, newer: list.newer } : { gone: empty.gone, newer: since };
     return { ...list, ...rest, rows, next, total, counts, loading: false, problem: undefined, loadedAt: Date.now() };
   }
   return told(list, change.news, change.belongs);

@@ -39,9 +39,9 @@ export function readStream(tell: (news: News) => void): Stream {
     source = next;
     next.onopen = () => {
       waitMs = 1_000;
-      become('up');
-      // What happened while nobody listened is not told.
+      // What happened while nobody listened is not told. Who sees that we are up sees that it is looked for.
       tell({ is: 'resync' });
+      become('up');
     };
     next.onerror = () => {
       become('down');

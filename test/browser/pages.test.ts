@@ -201,11 +201,37 @@ describe('the list', () => {
     const page = await visit('/inbox?view=groups');
     await page.getByRole('link', { name: 'There before' }).waitFor();
     await page.getByText('Live').waitFor();
+    // What happened before is being looked for.
+    await page.locator('.rows[aria-busy="false"]').waitFor();
     hub.tell(add({ title: 'Newcomer', dueAt: new Date(0).toISOString() }));
     await page.getByRole('button', { name: '1 newer' }).waitFor();
     expect(await page.getByRole('link', { name: 'Newcomer' }).count()).toBe(0);
     await page.getByRole('button', { name: '1 newer' }).click();
     await page.getByRole('link', { name: 'Newcomer' }).waitFor();
+  });
+
+  it('still announces a task that came in while the list was on its way', async () => {
+    add({ title: 'There before' });
+    const page = await visit('/inbox?view=groups');
+    await page.getByText('Live').waitFor();
+    await page.locator('.rows[aria-busy="false"]').waitFor();
+    const soon = new Date(0).toISOString();
+    hub.tell(add({ title: 'First', dueAt: soon }));
+    await page.getByRole('button', { name: '1 newer' }).waitFor();
+    await page.route(
+      '**/tasks?*',
+      async (route) => {
+        const response = await route.fetch();
+        hub.tell(add({ title: 'Second', dueAt: soon }));
+        await page.getByRole('button', { name: '2 newer' }).waitFor();
+        await route.fulfill({ response });
+      },
+      { times: 1 },
+    );
+    await page.getByRole('button', { name: '1 newer' }).click();
+    await page.getByRole('link', { name: 'First' }).waitFor();
+    await page.getByRole('button', { name: '1 newer' }).waitFor();
+    expect(await page.getByRole('link', { name: 'Second' }).count()).toBe(0);
   });
 
   it('decides several at once, and says which was refused and why', async () => {

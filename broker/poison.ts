@@ -29,6 +29,7 @@ export function openMarks(store: Store, self: string): Marks {
       }
       return undefined;
     },
+    // The store may be away: then the mark counts for a day as one that was left behind, alone too little to give a message up.
     remove: async (mark) => void (await store.lease(mark, self, 1).catch(() => undefined)),
   };
 }

@@ -44,8 +44,9 @@ process.exit(outcome.code);
 async function runJest(services) {
   const folder = mkdtempSync(join(tmpdir(), 'answerback-test-'));
   const results = join(folder, 'results.json');
-  // Tests that take minutes live in folders of these names, and run only when asked for by that name.
-  const unasked = ['simulation', 'cluster', 'long'].filter((folder) => !args.some((arg) => arg.includes(folder)));
+  // Tests that take minutes, and those that kill what others would share a machine with, live in folders of these names, and run only
+  // when asked for by that name.
+  const unasked = ['simulation', 'fault', 'cluster', 'long'].filter((folder) => !args.some((arg) => arg.includes(folder)));
   const ignored = ['/node_modules/', ...unasked.map((folder) => `/test/(.+/)?${folder}/`)].flatMap((path) => [
     '--testPathIgnorePatterns',
     path,

@@ -32,7 +32,8 @@ export function openSplitter({
 
     const id = deriveId(envelope.id, 'group');
     const now = clock.now();
-    const deadline = now + Math.min(gatherMs, (envelope.deadline - now) * 0.9);
+    // Whole milliseconds, as every time in a message: one with a fraction cannot be read there.
+    const deadline = now + Math.floor(Math.min(gatherMs, (envelope.deadline - now) * 0.9));
     const member = (index: number) => [
       { id, index, size: parts.length, at, deadline, name: nameOf(parts[index], index) },
       ...envelope.groups,

@@ -84,7 +84,10 @@ export interface ScenarioOptions {
   readonly redis?: string;
   /** Way of the hubs and workers to RabbitMQ, when it is another one (a proxy). */
   readonly via?: string;
-  /** How long clients come back for their answer before they give up. */
+  /**
+   * How long clients come back for their answer before they give up: for longer than services are away, one after the other. What
+   * hangs is for the checker to say, which does not count outages.
+   */
   readonly patienceMs?: number;
   /** What they start. Default: `test/fault/project`. */
   readonly project?: string;
@@ -111,7 +114,7 @@ export async function openScenario({
   rabbitmq = rabbitmqUrl(),
   redis = redisUrl(),
   via = String(rabbitmq),
-  patienceMs = 90_000,
+  patienceMs = 240_000,
   project: projectFolder = folderOfProject,
   about = {},
 }: ScenarioOptions = {}): Promise<Scenario> {

@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { aggregator, Fault, route, split, worker } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
+import { systemClock } from '../../broker/clock.js';
 import type { RequestEvent } from '../../broker/store.js';
 import { memoryHub, realHub, type TestHub, type TestHubOptions } from '../support/hub.js';
 import { eventually } from '../support/eventually.js';
@@ -24,6 +25,12 @@ function gated(name: string) {
 }
 
 const echo = worker({ name: 'echo', handle: (body) => body });
+/** One part for each name, to the step of that name. */
+const spread = worker({ name: 'spread', handle: (names: string[]) => split(names.map((name) => ({ body: name, steps: [name] }))) });
+const never = worker({
+  name: 'never',
+  handle: (_b, _e, { signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error))),
+});
 
 describe.each([
   ['in memory', memoryHub],
@@ -247,12 +254,7 @@ describe.each([
   });
 
   it('completes a group at the number that is enough, by a predicate, after a quiet period, and without any part', async () => {
-    const spread = worker({ name: 'spread', handle: (names: string[]) => split(names.map((name) => ({ body: name, steps: [name] }))) });
     const fast = ['a', 'b'].map((name) => worker({ name, handle: () => name }));
-    const never = worker({
-      name: 'never',
-      handle: (_b, _e, { signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error))),
-    });
     const tell = (answers: readonly { from: string }[], { completedBy, missing }: { completedBy: string; missing: readonly string[] }) => ({
       completedBy,
       missing,
@@ -267,6 +269,14 @@ describe.each([
     expect(await hub.reply('when', ['a', 'never'])).toEqual({ completedBy: 'predicate', missing: ['never'], answered: ['a'] });
     expect(await hub.reply('quiet', ['a', 'b', 'never'])).toEqual({ completedBy: 'quiet', missing: ['never'], answered: ['a', 'b'] });
     expect(await hub.reply('two', [])).toEqual({ completedBy: 'all', missing: [], answered: [] });
+  });
+
+  it('completes a group shortly before the deadline of its request, where that comes before its own', async () => {
+    const gather = aggregator({ name: 'gather', combine: (answers, { completedBy, missing }) => [answers.length, completedBy, missing] });
+    // Seven milliseconds past a hundredth: nine tenths of what is left of a whole second are no whole number.
+    const clock = { ...systemClock, now: () => Date.now() - (Date.now() % 10) + 7 };
+    await open({ flows: { some: ['spread', 'gather'] }, steps: [spread, worker({ name: 'a', handle: () => 'a' }), never, gather], clock });
+    expect(await hub.reply('some', ['a', 'never'], { deadlineMs: 3_000 })).toEqual([1, 'deadline', ['never']]);
   });
 
   it('follows a route that a step chooses', async () => {

@@ -30,7 +30,9 @@ try {
   const env = { ...process.env, HUB_RABBITMQ_URL: rabbitmq.url, HUB_REDIS_URL: redis.url };
   try {
     await built;
-    code = args.some((arg) => arg.startsWith('--')) ? 0 : await run([join(project, 'scripts/test.mjs'), 'test/fault'], env, 2);
+    code = args.some((arg) => arg.startsWith('--'))
+      ? 0
+      : await run([join(project, 'scripts/test.mjs'), 'test/fault', '--maxWorkers=1'], env, 2);
     code ||= await run(['--import', 'tsx', join(project, 'test/fault/run.ts'), ...args], env, 1);
   } finally {
     await stop();

@@ -246,6 +246,8 @@ export async function openScenario({
     },
     forget() {
       history.forget();
+      // When something is broken, all of it is looked into later.
+      if (isBroken) appendFileSync(join(folder, 'effects-judged.ndjson'), readFileSync(file));
       writeFileSync(file, '');
     },
     async close({ keep = isBroken } = {}) {

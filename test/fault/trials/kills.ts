@@ -52,7 +52,8 @@ async function runBatch(field: Field, batch: number, { seed, size, say }: TrialC
   await foreigners;
   const violations = await scenario.atRest({ withinMs: 70_000, answeredWithinMs: 30_000 });
   const row = rowOf('random kills', scenario, violations, { kills, say });
-  if (violations.length === 0) scenario.forget();
+  // Also of what is broken: it counts once, in its own batch.
+  scenario.forget();
   return row;
 }
 

@@ -12,10 +12,8 @@ import type { Emit } from './broker/emit.js';
 import { checkFlows } from './broker/flow.js';
 import { messageOf } from './broker/fault.js';
 import { openHub, openWorkers, type Hub, type Ports, type Workers } from './broker/hub.js';
-import { bullmqJobs } from './broker/jobs-bullmq.js';
 import { memoryJobs } from './broker/jobs-memory.js';
 import { openJournal, type Journal } from './broker/journal.js';
-import { bullmqLater } from './broker/later-bullmq.js';
 import { memoryLater } from './broker/later-memory.js';
 import { openLog } from './broker/log.js';
 import { openMetrics } from './broker/metrics.js';
@@ -136,10 +134,11 @@ interface Connected extends Ports {
   close(): Promise<void>;
 }
 
-/** The real ports: RabbitMQ, Redis, BullMQ. */
+/** The real ports: RabbitMQ, Redis, BullMQ. BullMQ is loaded here, since it takes a third of a second, which no other command needs to wait for. */
 async function connect(project: Project, role: string, emit: Emit): Promise<Connected> {
   const { settings } = project;
   const log = (event: string, fields: Record<string, unknown> = {}) => emit(event, fields);
+  const [{ bullmqLater }, { bullmqJobs }] = await Promise.all([import('./broker/later-bullmq.js'), import('./broker/jobs-bullmq.js')]);
   const transport = await amqpTransport({ url: settings.rabbitmq.url, name: role, confirmMs: settings.rabbitmq.confirm, log });
   const store = await redisStore({ url: settings.redis.url, namespace: settings.namespace, retentionMs: settings.retention, log }).catch(
     async (error: unknown) => {

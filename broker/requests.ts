@@ -232,7 +232,8 @@ export function openRequests(options: GatewayOptions): Requests {
 
   /**
    * The outcome came in the very moment in which the request got its record: store and journal, told of the record, are told how it
-   * ended before anybody else. False: it ended otherwise.
+   * ended before anybody else. False: it ended otherwise. Where no record was made here, a rebuild may have made it from what the journal was told, and
+   * read nothing of how it ended: so the store must be there to say so, or nobody is told.
    */
   async function keepCaught(
     outcome: Outcome,
@@ -249,22 +250,11 @@ export function openRequests(options: GatewayOptions): Requests {
           return isJournalled && (await settler.seat(record.id, outcome));
         }
         if (isJournalled) await journal.outcome(record.id, outcome, record);
-        return await endedInRebuild(record.id, outcome);
+        return await settler.seat(record.id, outcome);
       } catch (cause) {
         if (clock.now() >= giveUpAt) throw noPlace(record.id, cause);
         await pause(clock, 500);
       }
-    }
-  }
-
-  /** A rebuild that ends at this moment may have read that there is a record, and not how it ended. */
-  async function endedInRebuild(id: string, outcome: Outcome): Promise<boolean> {
-    try {
-      return await settler.seat(id, outcome);
-    } catch (error) {
-      // It is seen to; and one that begins later reads all of it.
-      if (error instanceof StoreError && error.reason === 'away') return true;
-      throw error;
     }
   }
 

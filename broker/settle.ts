@@ -111,7 +111,7 @@ export function openSettler(options: SettlerOptions): Settler {
   async function settleRecorded(requestId: string, outcome: Outcome, journalled: boolean, isLeftOut = false): Promise<Settled> {
     failpoint('settle.before-store');
     let settled = await inOrder(requestId, journalled, (overtakes) =>
-      store.settle(requestId, outcome, (journalled && !overtakes) || isLeftOut),
+      store.settle(requestId, outcome, (journalled && !overtakes && !stale.isTelling(requestId)) || isLeftOut),
     );
     failpoint('settle.after-store');
     if ((settled === 'won' || settled === 'same') && !(await complete(requestId, outcome))) settled = 'late';

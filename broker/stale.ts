@@ -19,6 +19,8 @@ export interface Stale {
    * False: another one. Rejects, and sees to it for as long as the hub lives, when RabbitMQ or Redis is away.
    */
   seat(requestId: string, outcome: Outcome): Promise<boolean>;
+  /** The journal is being told of an outcome of this request, or may have been, or may be yet: what is in it now need not come before that. */
+  isTelling(requestId: string): boolean;
 }
 
 export interface StaleOptions {
@@ -38,6 +40,8 @@ const againMs = 500;
 export function openStale({ store, journal, leftOut, clock, stopping, complete }: StaleOptions): Stale {
   /** Requests whose outcome may or may not be in the journal. */
   const unsure = new Set<string>();
+  /** Outcomes that the journal has not confirmed, by request. */
+  const telling = new Map<string, number>();
 
   /** The journal has or may have an outcome of this kind, and another one counts. */
   async function correct(requestId: string, { kind }: Outcome): Promise<void> {
@@ -63,12 +67,17 @@ export function openStale({ store, journal, leftOut, clock, stopping, complete }
   }
 
   const tell: Stale['tell'] = async (requestId, outcome, record) => {
+    telling.set(requestId, (telling.get(requestId) ?? 0) + 1);
     try {
       await journal.outcome(requestId, outcome, record);
     } catch (error) {
       // As long as the record has it, whoever sweeps brings it to its end. But the state may be lost meanwhile.
       if (error instanceof PublishError && error.failure === 'unknown') void makeSure(requestId, outcome);
       throw error;
+    } finally {
+      const others = telling.get(requestId)! - 1;
+      if (others === 0) telling.delete(requestId);
+      else telling.set(requestId, others);
     }
   };
 
@@ -84,6 +93,7 @@ export function openStale({ store, journal, leftOut, clock, stopping, complete }
 
   return {
     tell,
+    isTelling: (requestId) => telling.has(requestId) || unsure.has(requestId),
     async retell(requestId, outcome, record) {
       await tell(requestId, outcome, record);
       await orMadeSure(requestId, outcome, async () => {

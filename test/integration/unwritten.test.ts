@@ -2,9 +2,10 @@
 import { describe, expect, it } from '@jest/globals';
 import { foreign } from '../../index.js';
 import { anonymous } from '../../broker/access.js';
-import { testClock } from '../../broker/clock.js';
-import { StoreError } from '../../broker/store.js';
+import { pause, testClock } from '../../broker/clock.js';
+import { StoreError, type NewRecord } from '../../broker/store.js';
 import { PublishError, type Message, type Transport } from '../../broker/transport.js';
+import { recordIn } from '../../broker/wire.js';
 import { memoryHub } from '../support/hub.js';
 
 /** A hub whose messages to the journal are refused until `mend` is called. */
@@ -90,6 +91,42 @@ it('hears that an outcome does not count, which it had, when the record got anot
   const outcomes = told.filter((one) => one['hub-note'] === 'outcome');
   expect(outcomes[0]).toMatchObject({ body: '1' });
   expect(outcomes).toContainEqual(expect.objectContaining({ body: '2', 'hub-instead-of': 'reply' }));
+  const closing = hub.close();
+  await clock.advance(5_000);
+  await closing;
+});
+
+it('tells nobody an outcome that came while the record was being told, if Redis is away: a rebuild may have made the record of it', async () => {
+  const clock = testClock();
+  const hub = await memoryHub({ clock, flows: { ask: ['oracle'] }, steps: [foreign('oracle')] });
+  const { transport, store } = hub.ports;
+  const settle = store.settle.bind(store);
+  const publish = transport.publish.bind(transport);
+  let record: NewRecord | undefined;
+  transport.publish = async (to, message, options) => {
+    await publish(to, message, options);
+    if (message.headers?.['hub-note'] !== 'recorded') return;
+    // The journal has it, a rebuild reads it, and the confirm never comes.
+    record = recordIn(message);
+    await pause(clock, 2_000);
+    throw new PublishError('unknown', 'not confirmed');
+  };
+  let refusal: unknown;
+  const asked = hub.ask('ask', {}, { waitMs: 1_000, deadlineMs: 9_000 }).catch((error: unknown) => (refusal = error));
+  await clock.advance(1_100);
+  const requestId = String(hub.events.find(({ event }) => event === 'request.accepted')?.fields['requestId']);
+  await store.create(record!);
+  store.settle = () => Promise.reject(new StoreError('away', 'Redis is away'));
+  await publish(
+    { exchange: '', routingKey: hub.hub.names.reply('h1') },
+    { body: Buffer.from('42'), contentType: 'application/json', correlationId: requestId },
+  );
+  await clock.advance(5_000);
+  await asked;
+  expect(refusal).toMatchObject({ code: 'unavailable', reason: 'unknown', requestId });
+  store.settle = settle;
+  await clock.advance(1_000);
+  expect((await store.get(requestId))?.outcome?.body.toString()).toBe('42');
   const closing = hub.close();
   await clock.advance(5_000);
   await closing;

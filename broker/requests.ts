@@ -242,14 +242,15 @@ export function openRequests(options: GatewayOptions): Requests {
     isJournalled: boolean,
     giveUpAt: number,
   ): Promise<boolean> {
-    for (;;) {
+    for (let isTold = !isJournalled; ;) {
       try {
         if (isKept) {
           if ((await settler.settle(record.id, outcome, false)) !== 'late') return true;
           // The journal had it first, and hears that it does not count.
           return isJournalled && (await settler.seat(record.id, outcome));
         }
-        if (isJournalled) await journal.outcome(record.id, outcome, record);
+        if (!isTold) await journal.outcome(record.id, outcome, record);
+        isTold = true;
         return await settler.seat(record.id, outcome);
       } catch (cause) {
         if (clock.now() >= giveUpAt) throw noPlace(record.id, cause);

@@ -103,8 +103,10 @@ it('tells nobody an outcome that came while the record was being told, if Redis 
   const settle = store.settle.bind(store);
   const publish = transport.publish.bind(transport);
   let record: NewRecord | undefined;
+  let outcomes = 0;
   transport.publish = async (to, message, options) => {
     await publish(to, message, options);
+    if (message.headers?.['hub-note'] === 'outcome' && message.headers['hub-record'] !== undefined) outcomes++;
     if (message.headers?.['hub-note'] !== 'recorded') return;
     // The journal has it, a rebuild reads it, and the confirm never comes.
     record = recordIn(message);
@@ -124,6 +126,8 @@ it('tells nobody an outcome that came while the record was being told, if Redis 
   await clock.advance(5_000);
   await asked;
   expect(refusal).toMatchObject({ code: 'unavailable', reason: 'unknown', requestId });
+  // Asked of Redis again and again, told to the journal once.
+  expect(outcomes).toBe(1);
   store.settle = settle;
   await clock.advance(1_000);
   expect((await store.get(requestId))?.outcome?.body.toString()).toBe('42');
